@@ -1,5 +1,5 @@
-//! bpf(2): device filters of cgroup v2. <https://docs.kernel.org/bpf/prog_cgroup_sysctl.html>'s sibling,
-//! `BPF_PROG_TYPE_CGROUP_DEVICE`: the program sees the device and the access asked for, and returns whether it may be.
+//! bpf(2): device filters of cgroup v2. The program sees the device and the access asked for, and answers whether it may be.
+//! <https://docs.kernel.org/admin-guide/cgroup-v2.html#device-controller>
 
 use super::check;
 use rustix::io::{Errno, Result};

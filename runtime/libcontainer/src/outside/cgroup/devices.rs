@@ -4,11 +4,13 @@
 //! only exceptions from "all" or "none": where the rules need more (an exception from an exception with a wildcard), v1 refuses
 //! them and v2 does as they say.
 
+mod filter;
+
 use crate::{
     error::{At, Error, Result},
     outside::cgroup::{Mode, file},
     spec::DeviceRule,
-    sys::bpf::{self, Insn},
+    sys::bpf,
 };
 use rustix::io::Errno;
 use std::{
@@ -92,7 +94,7 @@ impl Rules {
     /// container, which would go on denying.
     pub(super) fn attach_v2(&self, dir: BorrowedFd<'_>, fresh: bool) -> Result<()> {
         let old = if fresh { Vec::new() } else { bpf::device_programs(dir).at("query the device filters")? };
-        let program = bpf::load_device_program(&program(&self.0)).map_err(|errno| {
+        let program = bpf::load_device_program(&filter::program(&self.0)?).map_err(|errno| {
             let error = Error::from(errno).at("load the device filter");
             if errno == Errno::PERM {
                 error.at("bpf(2) needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN")
@@ -210,85 +212,6 @@ fn line((kind, major, minor): (Kind, Option<u32>, Option<u32>), access: u8) -> S
         .map(|(_, it)| it)
         .collect();
     format!("{kind} {}:{} {access}", number(major), number(minor))
-}
-
-// Registers: 1 is the context at first, 2 the type, 3 the access that no rule has allowed yet, 4 and 5 the numbers.
-const KIND: u8 = 2;
-const ACCESS: u8 = 3;
-const MAJOR: u8 = 4;
-const MINOR: u8 = 5;
-
-const fn insn(code: u8, registers: u8, offset: i16, immediate: i32) -> Insn {
-    Insn { code, registers, offset, immediate }
-}
-/// `to = *(u32 *)(context + offset)`
-const fn load(to: u8, offset: i16) -> Insn {
-    insn(0x61, to | 1 << 4, offset, 0)
-}
-const fn and(register: u8, bits: i32) -> Insn {
-    insn(0x54, register, 0, bits)
-}
-const fn shift_right(register: u8, bits: i32) -> Insn {
-    insn(0x74, register, 0, bits)
-}
-/// Skips instructions if the register is not the value.
-const fn unless_equal(register: u8, value: i32, skip: i16) -> Insn {
-    insn(0x55, register, skip, value)
-}
-/// Skips instructions if the register has any of the bits.
-const fn if_any(register: u8, bits: i32, skip: i16) -> Insn {
-    insn(0x45, register, skip, bits)
-}
-const fn jump(skip: i16) -> Insn {
-    insn(0x05, 0, skip, 0)
-}
-const fn answer(allow: bool) -> [Insn; 2] {
-    [insn(0xb4, 0, 0, allow as i32), insn(0x95, 0, 0, 0)]
-}
-
-/// The rules from the last to the first. An allowing rule takes its bits off the access asked for, and nothing left means yes;
-/// a denying rule that has one of the bits left means no.
-fn program(rules: &[Rule]) -> Vec<Insn> {
-    let mut program = vec![
-        load(KIND, 0),
-        load(ACCESS, 0),
-        and(KIND, 0xffff),
-        shift_right(ACCESS, 16),
-        load(MAJOR, 4),
-        load(MINOR, 8),
-    ];
-    let mut otherwise = false;
-    for rule in rules.iter().rev() {
-        if *rule == (Rule { allow: rule.allow, kind: Kind::Any, major: None, minor: None, access: ALL }) {
-            // Whatever stands before has no say, and the kernel refuses code that cannot be reached.
-            otherwise = rule.allow;
-            break;
-        }
-        let verdict: Vec<Insn> = match rule {
-            Rule { access: ALL, .. } => answer(rule.allow).into(),
-            Rule { allow: true, access, .. } => {
-                [&[and(ACCESS, i32::from(ALL & !access)), unless_equal(ACCESS, 0, 2)][..], &answer(true)].concat()
-            }
-            Rule { access, .. } => [&[if_any(ACCESS, i32::from(*access), 1), jump(2)][..], &answer(false)].concat(),
-        };
-        let kind = match rule.kind {
-            Kind::Any => None,
-            Kind::Block => Some((KIND, 1)),
-            Kind::Char => Some((KIND, 2)),
-        };
-        let tests: Vec<(u8, i32)> = kind
-            .into_iter()
-            .chain(rule.major.map(|it| (MAJOR, it as i32)))
-            .chain(rule.minor.map(|it| (MINOR, it as i32)))
-            .collect();
-        for (index, (register, value)) in tests.iter().enumerate() {
-            // To the first instruction behind this rule.
-            program.push(unless_equal(*register, *value, (tests.len() - index - 1 + verdict.len()) as i16));
-        }
-        program.extend(verdict);
-    }
-    program.extend(answer(otherwise));
-    program
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
     io::{Errno, Result, pread, read as read_fd, retry_on_intr, write as write_fd},
+    path::Arg,
 };
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -19,7 +20,7 @@ pub(super) fn open_dir(path: &Path) -> Result<OwnedFd> {
     retry_on_intr(|| openat2(CWD, path, flags, Mode::empty(), resolve))
 }
 
-pub(super) fn open(dir: BorrowedFd<'_>, file: &str, flags: OFlags) -> Result<OwnedFd> {
+pub(super) fn open(dir: BorrowedFd<'_>, file: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd> {
     retry_on_intr(|| openat(dir, file, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()))
 }
 
@@ -38,7 +39,7 @@ pub(super) fn read(dir: BorrowedFd<'_>, file: &str) -> Result<String> {
 }
 
 /// The text of a file that is known to be one value or a few lines: a single read has it all.
-pub(super) fn read_short(dir: BorrowedFd<'_>, file: &str) -> Result<String> {
+pub(super) fn read_short(dir: BorrowedFd<'_>, file: impl Arg + Copy) -> Result<String> {
     reread(open(dir, file, OFlags::RDONLY)?.as_fd())
 }
 

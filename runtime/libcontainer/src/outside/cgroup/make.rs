@@ -1,7 +1,8 @@
-//! Making a container's cgroup.
+//! Making a container's cgroup, in two steps: a place to be born in, and the limits that are in force before its program runs.
 
 use super::{
-    Cgroup, Hierarchy, Mode, Placement, Setting, devices::Rules, file, freeze, settings_v1, settings_v2, tree, v1, v2,
+    Cgroup, Hierarchy, Mode, Placement, Setting, devices::Rules, file, freeze, setting, settings_v1, settings_v2, tree,
+    v1, v2,
 };
 use crate::{
     error::{At, Error, Result},
@@ -13,6 +14,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What [`Cgroup::restrict`] is still to do.
+#[derive(Debug)]
+pub(super) struct Restrictions {
+    settings: Vec<Setting>,
+    rules: Rules,
+    /// For each hierarchy whether the directory is new.
+    is_new: Vec<bool>,
+    privileged: bool,
+}
+
 pub(super) fn settings(mode: Mode, resources: &Resources) -> Result<Vec<Setting>> {
     match mode {
         Mode::V1 => settings_v1(resources),
@@ -21,13 +32,13 @@ pub(super) fn settings(mode: Mode, resources: &Resources) -> Result<Vec<Setting>
 }
 
 impl Cgroup {
-    /// Makes the cgroup with its limits and its device filter, and leaves nothing behind where it fails.
+    /// Makes the cgroup, so that a process can be born in it or join it, and leaves nothing behind where it fails. Everything
+    /// that can be refused in `resources` is refused here, before anything is touched; [`Cgroup::restrict`] acts on them.
     ///
-    /// A cgroup that exists must be empty and not frozen. Without privilege the device filter is set where the kernel lets us,
-    /// and a container that neither names its cgroup nor has limits does without the hierarchies that the caller may not write
-    /// to: then [`Cgroup::placement`] has fewer, or none.
+    /// A cgroup that exists must be empty and not frozen. A container of an unprivileged caller that neither names its cgroup
+    /// nor has limits does without the hierarchies that the caller may not write to: then [`Cgroup::placement`] has fewer, or
+    /// none.
     pub fn make(placement: Placement, resources: &Resources, privileged: bool) -> Result<Self> {
-        // All refusals of the configuration come before anything is touched.
         let settings = settings(placement.mode, resources)?;
         let rules = Rules::of(&resources.devices)?;
         rules.check(placement.mode)?;
@@ -37,39 +48,67 @@ impl Cgroup {
                  /sys/fs/cgroup/devices",
             ));
         }
-        let mut made =
-            Self { placement: Placement { hierarchies: Vec::new(), ..placement }, dirs: Vec::new(), made: Vec::new() };
-        match made.fill(placement.hierarchies, &settings, &rules, privileged) {
-            Ok(()) => Ok(made),
+        // A process can join neither a v1 cpuset that is empty nor, with a real-time policy, a cgroup without time for it.
+        let (early, settings) = settings.into_iter().partition(|it: &Setting| {
+            placement.mode == Mode::V1 && (it.controller == "cpuset" || it.file.starts_with("cpu.rt_"))
+        });
+        let hierarchies = placement.hierarchies;
+        let mut cgroup = Self {
+            placement: Placement { hierarchies: Vec::new(), ..placement },
+            dirs: Vec::new(),
+            made: Vec::new(),
+            restrictions: Some(Restrictions { settings, rules, is_new: Vec::new(), privileged }),
+        };
+        match cgroup.make_dirs(hierarchies, &early).and_then(|()| cgroup.make_joinable(&early)) {
+            Ok(()) => Ok(cgroup),
             Err(error) => {
                 // The first failure is what the caller needs to know.
-                let _ = made.undo();
+                let _ = cgroup.undo();
                 Err(error)
             }
         }
     }
 
-    fn fill(
-        &mut self,
-        hierarchies: Vec<Hierarchy>,
-        settings: &[Setting],
-        rules: &Rules,
-        privileged: bool,
-    ) -> Result<()> {
-        let mut fresh = Vec::new();
+    /// Puts limits and device filter in force, once, for a cgroup that [`Cgroup::make`] has made. Processes may be in it
+    /// already: the runtime's own work in a container (block devices to mount, memory, time) is not the container's, and goes
+    /// on meanwhile.
+    pub fn restrict(&mut self) -> Result<()> {
+        let Some(Restrictions { settings, rules, is_new, privileged }) = self.restrictions.take() else {
+            return Ok(());
+        };
+        let hierarchies = &self.placement.hierarchies;
+        for ((hierarchy, dir), is_new) in hierarchies.iter().zip(self.dirs.iter().flatten()).zip(is_new) {
+            let filtered = match self.placement.mode {
+                Mode::V2 => rules.attach_v2(dir.as_fd(), is_new),
+                Mode::V1 if hierarchy.has("devices") => rules.write_v1(dir.as_fd()),
+                Mode::V1 => Ok(()),
+            };
+            match filtered {
+                // An unprivileged caller has no devices to give away.
+                Err(error) if !privileged && matches!(error.errno(), Some(PERM | ACCES)) => {}
+                result => result.at_with(|| format!("cgroup {}", hierarchy.dir().display()))?,
+            }
+        }
+        setting::apply(&settings, |controller| self.dir_of(controller))
+    }
+
+    fn make_dirs(&mut self, hierarchies: Vec<Hierarchy>, early: &[Setting]) -> Result<()> {
+        let Some(restrictions) = &mut self.restrictions else { return Ok(()) };
         for hierarchy in hierarchies {
             match make_dir(&hierarchy, &mut self.made) {
                 Ok((dir, is_new)) => {
                     if !is_new {
                         refuse_lived_in(&hierarchy, dir.as_fd())?;
                     }
-                    fresh.push(is_new);
+                    restrictions.is_new.push(is_new);
                     self.placement.hierarchies.push(hierarchy);
                     self.dirs.push(Some(dir));
                 }
-                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) if !privileged && !self.placement.chosen => {
-                    if let Some(setting) = settings.iter().find(|it| hierarchy.is_v2() || hierarchy.has(&it.controller))
-                    {
+                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS))
+                    if !restrictions.privileged && !self.placement.chosen =>
+                {
+                    let mut all = early.iter().chain(&restrictions.settings);
+                    if let Some(setting) = all.find(|it| hierarchy.is_v2() || hierarchy.has(&it.controller)) {
                         return Err(needs_permission(&hierarchy, setting, errno));
                     }
                 }
@@ -79,32 +118,23 @@ impl Cgroup {
                 }
             }
         }
-        let (hierarchies, dirs) = (&self.placement.hierarchies, &self.dirs);
-        for ((hierarchy, dir), is_new) in hierarchies.iter().zip(dirs.iter().flatten()).zip(fresh) {
-            let step = || format!("cgroup {}", hierarchy.dir().display());
-            let dir = dir.as_fd();
-            if hierarchy.is_v2() && self.placement.mode == Mode::V2 {
-                v2::enable_controllers(&hierarchy.mount, &hierarchy.path, dir)
-                    .at("enable controllers")
-                    .at_with(step)?;
-            }
-            let filtered = match self.placement.mode {
-                Mode::V2 => rules.attach_v2(dir, is_new),
-                Mode::V1 if hierarchy.has("devices") => rules.write_v1(dir),
-                Mode::V1 => Ok(()),
-            };
-            match filtered {
-                // An unprivileged caller has no devices to give away.
-                Err(error) if !privileged && matches!(error.errno(), Some(PERM | ACCES)) => {}
-                result => result.at_with(step)?,
-            }
+        Ok(())
+    }
+
+    fn make_joinable(&self, early: &[Setting]) -> Result<()> {
+        let each = || self.placement.hierarchies.iter().zip(self.dirs.iter().flatten());
+        if self.placement.mode == Mode::V2 {
+            return each().try_for_each(|(it, dir)| {
+                v2::enable_controllers(&it.mount, &it.path, dir.as_fd())
+                    .at_with(|| format!("enable controllers for {}", it.dir().display()))
+            });
         }
-        let cpuset = || hierarchies.iter().zip(dirs.iter().flatten()).filter(|(it, _)| it.has("cpuset"));
-        if settings.iter().any(|it| it.controller == "cpuset") {
+        let cpuset = || each().filter(|(it, _)| it.has("cpuset"));
+        if early.iter().any(|it| it.controller == "cpuset") {
             // Processors must be a subset of the parent's, and a new parent has none yet.
             cpuset().try_for_each(|(it, _)| v1::inherit_cpuset_above(&it.mount, &it.path))?;
         }
-        super::setting::apply(settings, |controller| self.dir_of(controller))?;
+        setting::apply(early, |controller| self.dir_of(controller))?;
         cpuset().try_for_each(|(it, dir)| v1::inherit_cpuset(&it.mount, &it.path, dir.as_fd()))
     }
 }
@@ -112,31 +142,26 @@ impl Cgroup {
 const PERM: i32 = Errno::PERM.raw_os_error();
 const ACCES: i32 = Errno::ACCESS.raw_os_error();
 
+/// How often another container's clean-up may come between making a directory and the one in it.
+const ATTEMPTS: usize = 100;
+
 /// Makes a cgroup and those above it, and notes which. Tells whether it is new.
 fn make_dir(hierarchy: &Hierarchy, made: &mut Vec<PathBuf>) -> rustix::io::Result<(OwnedFd, bool)> {
     let dir = hierarchy.dir();
-    loop {
-        let is_new = match new_dir(&dir, made) {
-            Err(Errno::NOENT) => {
-                let mut above: Vec<&Path> =
-                    hierarchy.path.ancestors().skip(1).filter(|it| !it.as_os_str().is_empty()).collect();
-                above.reverse();
-                for ancestor in above {
-                    match new_dir(&hierarchy.mount.join(ancestor), made) {
-                        // Another container's clean-up came between two of these.
-                        Err(Errno::NOENT) => break,
-                        result => result?,
-                    };
-                }
-                continue;
-            }
-            result => result?,
-        };
-        match file::open_dir(&dir) {
-            Err(Errno::NOENT) => {}
-            opened => return Ok((opened?, is_new)),
+    for _ in 0..ATTEMPTS {
+        let opened = new_dir(&dir, made).and_then(|is_new| Ok((file::open_dir(&dir)?, is_new)));
+        if !matches!(opened, Err(Errno::NOENT)) {
+            return opened;
+        }
+        let above = hierarchy.path.ancestors().skip(1).filter(|it| !it.as_os_str().is_empty());
+        for ancestor in above.collect::<Vec<_>>().into_iter().rev() {
+            match new_dir(&hierarchy.mount.join(ancestor), made) {
+                Err(Errno::NOENT) => break,
+                result => result?,
+            };
         }
     }
+    Err(Errno::NOENT)
 }
 
 fn new_dir(path: &Path, made: &mut Vec<PathBuf>) -> rustix::io::Result<bool> {
@@ -152,8 +177,8 @@ fn new_dir(path: &Path, made: &mut Vec<PathBuf>) -> rustix::io::Result<bool> {
 
 /// Two containers in one cgroup would share limits and die together. The texts are runc's, which engines know.
 fn refuse_lived_in(hierarchy: &Hierarchy, dir: BorrowedFd<'_>) -> Result<()> {
-    let pids = tree::pids(dir).at_with(|| format!("read {}", hierarchy.dir().join("cgroup.procs").display()))?;
     let step = || hierarchy.dir().display().to_string();
+    let pids = tree::pids(dir).at("read cgroup.procs").at_with(step)?;
     if !pids.is_empty() {
         return Err(
             Error::other(format!("container's cgroup is not empty: {} process(es) found", pids.len())).at(step())

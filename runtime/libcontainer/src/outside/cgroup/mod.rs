@@ -1,7 +1,7 @@
 //! Control groups, v1 and v2, with the directories and files of cgroupfs ("fs driver").
 //!
 //! [`Host::look`] and [`place`] find where a container's cgroup is, [`settings_v1`] and [`settings_v2`] what is written to
-//! its files; neither touches anything. [`Cgroup::make`] acts it out. The rules are the kernel's
+//! its files; neither touches anything. [`Cgroup::make`] and [`Cgroup::restrict`] act it out. The rules are the kernel's
 //! (<https://docs.kernel.org/admin-guide/cgroup-v2.html>) and, where those leave a choice, runc's.
 
 mod devices;
@@ -44,6 +44,7 @@ pub struct Cgroup {
     dirs: Vec<Option<OwnedFd>>,
     /// The directories that [`Cgroup::make`] made, parents first.
     made: Vec<PathBuf>,
+    restrictions: Option<make::Restrictions>,
 }
 
 impl Cgroup {
@@ -58,7 +59,12 @@ impl Cgroup {
                 Err(errno) => Err(Error::from(errno).at(format!("open cgroup {}", dir.display()))),
             }
         });
-        Ok(Self { dirs: dirs.collect::<Result<_>>()?, placement: placement.clone(), made: Vec::new() })
+        Ok(Self {
+            dirs: dirs.collect::<Result<_>>()?,
+            placement: placement.clone(),
+            made: Vec::new(),
+            restrictions: None,
+        })
     }
 
     /// Where the cgroup is. After [`Cgroup::make`] without privilege this may have fewer hierarchies than were asked for: this
@@ -87,7 +93,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Writes limits. Devices are set once, when the cgroup is made.
+    /// Changes limits. Devices stay as they are.
     pub fn set(&self, resources: &Resources) -> Result<()> {
         let settings = self.settings(resources)?;
         if let Some(dir) = self.clone_into().filter(|_| self.placement.mode == Mode::V2) {

@@ -159,8 +159,9 @@ pub(super) fn check_usage(dir: BorrowedFd<'_>, memory: &crate::spec::Memory) -> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::spec::Resources;
     use std::{fs, os::fd::AsFd};
 
     /// A directory of ordinary files stands for a cgroup.
@@ -173,6 +174,29 @@ mod tests {
         let result = apply(settings, |controller| (controller != "absent").then(|| fd.as_fd()));
         let after = files.iter().map(|(name, _)| fs::read_to_string(dir.path().join(name)).unwrap()).collect();
         (result, after)
+    }
+
+    /// Compares the settings of resources in JSON with `file=value` and what follows a refusal.
+    pub(in super::super) fn table(settings: fn(&Resources) -> Result<Vec<Setting>>, rows: &[(&str, &str)]) {
+        for (json, expected) in rows {
+            let settings = crate::spec::parse(json.as_bytes()).and_then(|it| settings(&it)).unwrap();
+            let texts: Vec<String> = settings
+                .iter()
+                .map(|it| {
+                    let otherwise = match &it.otherwise {
+                        Otherwise::Fail => String::new(),
+                        Otherwise::Absent => " (absent)".into(),
+                        Otherwise::Later => " (later)".into(),
+                        Otherwise::Else(file, value) => format!(" (else {file}={value})"),
+                        Otherwise::Lines => " (lines)".into(),
+                    };
+                    assert!(it.field.starts_with("linux.resources."), "{it:?}");
+                    assert!(it.file.starts_with(&*it.controller), "{it:?}");
+                    format!("{}={}{otherwise}", it.file, it.value)
+                })
+                .collect();
+            assert_eq!(texts.join(" "), *expected, "{json}");
+        }
     }
 
     #[test]

@@ -61,6 +61,17 @@ struct Scene {
     children: Vec<Child>,
 }
 
+fn made(placement: Placement, resources: &Resources, privileged: bool) -> Result<Cgroup> {
+    let mut cgroup = Cgroup::make(placement, resources, privileged)?;
+    match cgroup.restrict() {
+        Ok(()) => Ok(cgroup),
+        Err(error) => {
+            cgroup.undo()?;
+            Err(error)
+        }
+    }
+}
+
 impl Scene {
     fn new(name: &str) -> Self {
         let path = format!("/tare-test-{}-{name}/leaf", std::process::id());
@@ -69,7 +80,7 @@ impl Scene {
     }
 
     fn make(&self, resources: &Resources) -> Result<Cgroup> {
-        Cgroup::make(self.placement.clone(), resources, true)
+        made(self.placement.clone(), resources, true)
     }
 
     fn dir(&self, controller: &str) -> PathBuf {
@@ -471,7 +482,7 @@ fn an_unprivileged_caller_goes_without_or_is_told_what_to_do() {
 #[ignore = "run by an_unprivileged_caller_goes_without_or_is_told_what_to_do"]
 fn as_nobody() {
     let make = |path: &str, resources: &Resources| {
-        Cgroup::make(place(path, "tare-test-nobody", &Host::look(path).unwrap()).unwrap(), resources, false)
+        made(place(path, "tare-test-nobody", &Host::look(path).unwrap()).unwrap(), resources, false)
     };
     let none = make("", &Resources::default()).unwrap();
     assert!(none.placement().hierarchies.is_empty() && none.clone_into().is_none());

@@ -171,3 +171,6 @@ fn inherit(mount: &Path, path: &Path, dir: BorrowedFd<'_>, name: &str) -> rustix
     file::write(dir, name, value.trim())?;
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     spec::{BlockIo, Cpu, Memory, Resources},
 };
+use rustix::fs::CWD;
 use std::{
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -56,7 +57,9 @@ fn memory(memory: &Memory, add: &mut Vec<Setting>) -> Result<()> {
         add.push(Setting::new("memory", "memory.swap.max", max(swap), SWAP).or(otherwise));
     }
     if let Some(limit) = limit {
-        add.push(Setting::new("memory", "memory.max", max(limit), "linux.resources.memory.limit"));
+        let setting = Setting::new("memory", "memory.max", max(limit), "linux.resources.memory.limit");
+        // Without the controller nothing is limited anyhow.
+        add.push(if limit == -1 { setting.or(Otherwise::Absent) } else { setting });
     }
     if let Some(reservation) = memory.reservation.filter(|&it| it != 0) {
         add.push(Setting::new("memory", "memory.low", max(reservation), "linux.resources.memory.reservation"));
@@ -96,7 +99,7 @@ fn cpu(cpu: &Cpu, add: &mut Vec<Setting>) -> Result<()> {
 }
 
 /// v1's 2 to 262144 with default 1024 as v2's 1 to 10000 with default 100: the power of ten whose exponent is quadratic in the
-/// logarithm, which meets all three. <https://github.com/opencontainers/cgroups/pull/20>
+/// logarithm, which meets all three.
 fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         ..=2 => 1,
@@ -172,8 +175,7 @@ fn unified(resources: &Resources, add: &mut Vec<Setting>) -> Result<()> {
 /// Hands every controller that the hierarchy has down to a cgroup: limits need them, and so do statistics of a container
 /// without limits. What an ancestor refuses stays away, and the setting that needs it says so.
 pub(super) fn enable_controllers(mount: &Path, path: &Path, dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let root = file::open_dir(mount)?;
-    let all = file::read_short(root.as_fd(), "cgroup.controllers")?;
+    let all = file::read_short(CWD, &*mount.join("cgroup.controllers"))?;
     let missing = missing(&all, &file::read_short(dir, "cgroup.controllers")?);
     if missing.is_empty() {
         return Ok(());
@@ -203,3 +205,6 @@ pub(super) fn enable_controllers(mount: &Path, path: &Path, dir: BorrowedFd<'_>)
 fn missing<'a>(all: &'a str, have: &str) -> Vec<&'a str> {
     all.split_whitespace().filter(|it| !have.split_whitespace().any(|had| had == *it)).collect()
 }
+
+#[cfg(test)]
+mod tests;

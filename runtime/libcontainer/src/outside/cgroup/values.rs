@@ -67,7 +67,9 @@ pub(super) fn pids(resources: &Resources, add: &mut Vec<Setting>) {
     if let Some(limit) = resources.pids.as_ref().and_then(|it| it.limit) {
         // 0 would leave no room for the container's own first process; runc and systemd take it for 1.
         let value = if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() };
-        add.push(Setting::new("pids", "pids.max", value, "linux.resources.pids.limit"));
+        let setting = Setting::new("pids", "pids.max", value, "linux.resources.pids.limit");
+        // Without the controller nothing is limited anyhow.
+        add.push(if limit < 0 { setting.or(Otherwise::Absent) } else { setting });
     }
 }
 

@@ -1,4 +1,5 @@
-use super::*;
+use super::{filter::program, *};
+use crate::sys::bpf::Insn;
 
 fn rule(text: &str) -> DeviceRule {
     // "+c 1:3 rwm" allows, "-" denies; "+a" leaves everything out.
@@ -21,21 +22,25 @@ fn run(program: &[Insn], kind: u32, access: u32, major: u32, minor: u32) -> bool
     let mut at = 0usize;
     loop {
         let Insn { code, registers: names, offset, immediate } = program[at];
-        let (to, from) = (usize::from(names & 15), names >> 4);
-        let wide = i64::from(immediate) as u64;
+        let (to, from) = (usize::from(names & 15), usize::from(names >> 4));
+        let (value, skip) = (immediate as u32, usize::try_from(offset));
+        let low = registers[to] as u32;
         at += 1;
         match code {
             0x61 => {
                 assert_eq!(from, 1, "loads come from the context");
                 registers[to] = u64::from([access << 16 | kind, major, minor][usize::try_from(offset).unwrap() / 4]);
             }
-            0x54 => registers[to] = u64::from(registers[to] as u32 & immediate as u32),
-            0x74 => registers[to] = u64::from(registers[to] as u32 >> immediate),
-            0xb4 => registers[to] = u64::from(immediate as u32),
-            0x55 if registers[to] != wide => at += usize::try_from(offset).unwrap(),
-            0x45 if registers[to] & wide != 0 => at += usize::try_from(offset).unwrap(),
-            0x05 => at += usize::try_from(offset).unwrap(),
-            0x55 | 0x45 => {}
+            0xb4 => registers[to] = u64::from(value),
+            0xbc => registers[to] = u64::from(registers[from] as u32),
+            0x54 => registers[to] = u64::from(low & value),
+            0x4c => registers[to] = u64::from(low | registers[from] as u32),
+            0x64 => registers[to] = u64::from(low << value),
+            0x74 => registers[to] = u64::from(low >> value),
+            0x16 if low == value => at += skip.unwrap(),
+            0x56 if low != value => at += skip.unwrap(),
+            0x46 if low & value != 0 => at += skip.unwrap(),
+            0x16 | 0x56 | 0x46 => {}
             0x95 => return registers[0] == 1,
             other => panic!("unknown instruction {other:#x}"),
         }
@@ -57,7 +62,7 @@ fn meant(rules: &[Rule], kind: Kind, access: u8, major: u32, minor: u32) -> bool
     })
 }
 
-const TABLES: [&[&str]; 11] = [
+const TABLES: [&[&str]; 12] = [
     &[],
     &["-a"],
     &["+a"],
@@ -69,17 +74,18 @@ const TABLES: [&[&str]; 11] = [
     &["+c 1:3 rwm", "-a", "+b *:0 rw"],
     &["-a 1:3 r", "+a 1:3 rwm", "-a 1:3 r"],
     &["+a", "-a 8:1 rwm"],
+    &["+c 4095:1048575 rwm", "+c 4096:0 rwm", "+b 0:1048576 rwm", "-c *:1048575 w"],
 ];
 
 #[test]
 fn the_program_does_what_the_rules_mean() {
     for table in TABLES {
         for rules in [own_rules(table), own_rules(table).into_iter().chain(DEFAULTS).collect()] {
-            let program = program(&rules);
+            let program = program(&rules).unwrap();
             for (kind, number) in [(Kind::Block, 1), (Kind::Char, 2)] {
                 for access in 1..=ALL {
-                    for major in [0, 1, 5, 8, 10, 136] {
-                        for minor in [0, 1, 2, 3, 11] {
+                    for major in [0, 1, 5, 8, 10, 136, 4095] {
+                        for minor in [0, 1, 2, 3, 11, 0xf_ffff] {
                             assert_eq!(
                                 run(&program, number, access.into(), major, minor),
                                 meant(&rules, kind, access, major, minor),
@@ -96,7 +102,7 @@ fn the_program_does_what_the_rules_mean() {
 #[test]
 fn every_instruction_can_be_reached_and_no_jump_leaves() {
     for table in TABLES {
-        let program = program(&own_rules(table));
+        let program = program(&own_rules(table)).unwrap();
         let mut reached = vec![false; program.len()];
         let mut open = vec![0usize];
         while let Some(at) = open.pop() {
@@ -106,8 +112,7 @@ fn every_instruction_can_be_reached_and_no_jump_leaves() {
             let skip = at + 1 + usize::try_from(program[at].offset).unwrap();
             match program[at].code {
                 0x95 => {}
-                0x05 => open.push(skip),
-                0x55 | 0x45 => open.extend([at + 1, skip]),
+                0x16 | 0x56 | 0x46 => open.extend([at + 1, skip]),
                 _ => open.push(at + 1),
             }
         }
@@ -116,8 +121,14 @@ fn every_instruction_can_be_reached_and_no_jump_leaves() {
 }
 
 #[test]
+fn more_rules_than_a_jump_can_skip_are_refused() {
+    let rules = vec![check(&rule("+c 1:3 r")).unwrap(); 20_000];
+    assert!(program(&rules).unwrap_err().to_string().starts_with("linux.resources.devices: more rules"));
+}
+
+#[test]
 fn a_container_without_rules_gets_the_defaults_only() {
-    let program = program(&Rules::of(&[]).unwrap().0);
+    let program = program(&Rules::of(&[]).unwrap().0).unwrap();
     let (block, char) = (1, 2);
     for (kind, access, major, minor, expected) in [
         (char, READ | WRITE, 1, 3, true),
