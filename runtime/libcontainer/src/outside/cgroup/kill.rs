@@ -4,8 +4,9 @@ use super::{Cgroup, Mode, file, tree};
 use crate::error::{At, Error, Result};
 use rustix::{
     event::{PollFd, PollFlags},
+    fd::AsFd,
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
@@ -46,7 +47,7 @@ impl Cgroup {
             // A cgroup that stands still cannot fork faster than it is killed. Without a freezer the loop is all there is.
             let frozen = self.freeze().is_ok();
             let processes = Processes::of(dir).at("list the container's processes")?;
-            let sent = processes.signal(Signal::KILL);
+            let sent = processes.signal(libc::SIGKILL);
             if frozen {
                 self.thaw()?;
             }
@@ -58,7 +59,7 @@ impl Cgroup {
     }
 
     /// Sends a signal to every process in the container's cgroup and below.
-    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
         let Some(dir) = self.census() else { return Ok(()) };
         // While they stand still nobody can fork a child that the signal misses. One that was frozen stays so.
         let frozen = !self.is_frozen()? && self.freeze().is_ok();
@@ -116,10 +117,10 @@ impl Processes {
         Ok(Self(open.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, fd)| fd).collect()))
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
-        self.0.iter().try_for_each(|fd| match pidfd_send_signal(fd, signal) {
+    fn signal(&self, signal: i32) -> Result<()> {
+        self.0.iter().try_for_each(|fd| match crate::sys::send_signal(fd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(errno) => Err(Error::from(errno).at(format!("send signal {}", signal.as_raw()))),
+            Err(errno) => Err(Error::from(errno).at(format!("send signal {signal}"))),
         })
     }
 
