@@ -66,7 +66,7 @@ fn find(name: &str, search: Option<&str>) -> Result<PathBuf> {
         return match executable(Path::new(name)) {
             Ok(()) => Ok(name.into()),
             Err(Errno::NOENT) => failed(format!("stat {name}: no such file or directory")),
-            Err(Errno::ISDIR) => failed("is a directory".to_owned()),
+            Err(Errno::ISDIR) => failed("is a directory: permission denied".to_owned()),
             Err(error) => failed(Error::from(error).to_string()),
         };
     }
@@ -144,7 +144,7 @@ mod tests {
             ("nope", "exec: \"nope\": executable file not found in $PATH"),
             ("/nope", "exec: \"/nope\": stat /nope: no such file or directory"),
             ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
-            ("/etc", "exec: \"/etc\": is a directory"),
+            ("/etc", "exec: \"/etc\": is a directory: permission denied"),
         ] {
             assert_eq!(find(name, Some("/bin")).unwrap_err().to_string(), text);
         }
