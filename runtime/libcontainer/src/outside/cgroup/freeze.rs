@@ -32,7 +32,11 @@ impl Cgroup {
     pub fn thaw(&self) -> Result<()> {
         let (dir, v2) = self.freezer()?;
         let (file, value) = if v2 { ("cgroup.freeze", "0") } else { ("freezer.state", "THAWED") };
-        file::write(dir, file, value).at_with(|| format!("write {file} {value:?}"))
+        match file::write(dir, file, value) {
+            // What is gone does not stand still.
+            Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+            result => result.at_with(|| format!("write {file} {value:?}")),
+        }
     }
 
     /// Whether the container was frozen; one that stands still because of a cgroup above it was not, and one that is gone

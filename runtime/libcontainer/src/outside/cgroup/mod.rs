@@ -111,17 +111,18 @@ impl Cgroup {
     /// come to live there. Processes must be dead or dying; a cgroup that was there before stays.
     pub fn undo(&self) -> Result<()> {
         let mut result = Ok(());
+        let until = tree::patience();
         for dir in self.made.iter().rev() {
             let own = self.placement.hierarchies.iter().find(|it| it.dir() == *dir);
             let removed = match own {
-                Some(hierarchy) => tree::remove(dir, hierarchy.is_v2()),
+                Some(hierarchy) => tree::remove(dir, hierarchy.is_v2(), until),
                 None => match rustix::fs::rmdir(dir) {
                     // Not ours alone any more.
                     Ok(()) | Err(Errno::BUSY | Errno::NOTEMPTY | Errno::NOENT) => Ok(()),
-                    Err(errno) => Err(errno.into()),
+                    Err(errno) => Err(Error::from(errno).at(format!("remove cgroup {}", dir.display()))),
                 },
             };
-            result = result.and(removed.at_with(|| format!("remove cgroup {}", dir.display())));
+            result = result.and(removed);
         }
         result
     }

@@ -1,6 +1,6 @@
 //! A cgroup and the cgroups below it, which belong to the container: it may have made any number, at any depth.
 
-use super::{Placement, file};
+use super::{Placement, file, kill};
 use crate::error::{At, Error, Result};
 use rustix::{
     fs::{AtFlags, Dir, FileType, OFlags, fstat, rmdir, unlinkat},
@@ -15,6 +15,7 @@ use std::{
 
 /// For how long dying processes may keep a cgroup from being removed.
 const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Calls `enter` for the cgroup and each one below it, and `leave` for each one below it, with its parent, after those in
 /// it. Holds one descriptor at a time, because the container chooses the depth; `..` is safe, because cgroups cannot move to
@@ -106,15 +107,22 @@ impl Placement {
     ///
     /// An empty cgroup goes with one call, so that this is also the fastest way to see that no process is left.
     pub fn remove(&self) -> Result<()> {
-        self.hierarchies.iter().try_for_each(|hierarchy| {
-            let dir = hierarchy.dir();
-            remove(&dir, hierarchy.is_v2()).at_with(|| format!("remove cgroup {}", dir.display()))
-        })
+        // One that cannot be removed is no reason to leave the others.
+        let until = patience();
+        self.hierarchies.iter().map(|it| remove(&it.dir(), it.is_v2(), until)).fold(Ok(()), Result::and)
     }
 }
 
-pub(super) fn remove(path: &Path, v2: bool) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
+/// Until when removing may take, for all hierarchies together.
+pub(super) fn patience() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+pub(super) fn remove(path: &Path, v2: bool, until: Instant) -> Result<()> {
+    try_remove(path, v2, until).at_with(|| format!("remove cgroup {}", path.display()))
+}
+
+fn try_remove(path: &Path, v2: bool, until: Instant) -> Result<()> {
     loop {
         match rmdir(path) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -137,14 +145,21 @@ pub(super) fn remove(path: &Path, v2: bool) -> Result<()> {
             Err(errno) => return Err(errno.into()),
         }
         let pids = pids(dir.as_fd())?;
-        let left = until.saturating_duration_since(Instant::now());
+        let now = Instant::now();
         let emptied = if v2 {
-            file::await_event(dir.as_fd(), "populated 0", left)?
+            file::await_event(dir.as_fd(), "populated 0", until.saturating_duration_since(now))?
+        } else if pids.is_empty() {
+            // The last process is off the list already, and not yet off the books: v1 has no event for that.
+            file::wait(&mut [], now + PAUSE)?;
+            true
         } else {
-            super::kill::await_exit(&pids, until)?
+            kill::await_exit(&pids, until)?
         };
-        if left.is_zero() || !emptied {
-            return Err(Error::other(format!("{} process(es) still in it; kill them first", pids.len())));
+        if now >= until || !emptied {
+            return Err(match pids.len() {
+                0 => Errno::BUSY.into(),
+                count => Error::other(format!("{count} process(es) still in it; kill them first")),
+            });
         }
     }
 }
