@@ -60,7 +60,7 @@ pub(super) const FLAGS: [(&str, u32); 4] = [
 ];
 
 /// How an argument is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Operator {
     Ne,
     Lt,
@@ -72,7 +72,7 @@ pub(super) enum Operator {
 }
 
 /// `argument[index] & mask OPERATOR value`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Condition {
     pub(super) index: u8,
     pub(super) operator: Operator,
@@ -81,24 +81,25 @@ pub(super) struct Condition {
     pub(super) value: u64,
 }
 
-/// An action and the conditions which must all hold, by ascending index.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Conditions which must all hold, by ascending index.
+pub(super) type Conditions = Vec<Condition>;
+
+/// A rule, whatever calls it is for.
 pub(super) struct Rule {
-    pub(super) conditions: Vec<Condition>,
     pub(super) action: u32,
-    /// Its place in `linux.seccomp.syscalls`.
-    pub(super) at: usize,
+    /// Any of these will do.
+    pub(super) alternatives: Vec<Conditions>,
 }
 
-/// All that a profile says of one system call's name.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Rules {
+/// What a profile says of one system call's name, by places in its rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Said {
     #[default]
-    None,
+    Nothing,
     /// The first rule has no condition, so that no other counts.
-    Always(u32),
+    Always(usize),
     /// In the profile's order.
-    Listed(Vec<Rule>),
+    Rules(Vec<usize>),
 }
 
 /// A checked profile.
@@ -109,8 +110,10 @@ pub(super) struct Profile {
     pub(super) abis: Vec<&'static Abi>,
     /// Whether calls newer than the newest that the profile names fail with ENOSYS, so that programs fall back.
     pub(super) enosys: bool,
+    /// `linux.seccomp.syscalls`.
+    pub(super) rules: Vec<Rule>,
     /// By the name's place.
-    pub(super) rules: Vec<Rules>,
+    pub(super) said: Vec<Said>,
     /// Whether any rule names the call, even one that changes nothing; by the name's place.
     pub(super) named: Vec<bool>,
 }
@@ -135,7 +138,8 @@ impl Profile {
             flags: 0,
             abis: abis(&profile.architectures, machine)?,
             enosys: !matches!(default & 0xffff_0000, action::ALLOW | action::LOG | action::TRACE),
-            rules: vec![Rules::None; machine.names().len()],
+            rules: Vec::with_capacity(profile.syscalls.len()),
+            said: vec![Said::Nothing; machine.names().len()],
             named: vec![false; machine.names().len()],
         };
         let mut listener = false;
@@ -148,6 +152,7 @@ impl Profile {
             )?;
             listener |= action == action::USER_NOTIF && !rule.names.is_empty();
             let alternatives = alternatives(&rule.args, at)?;
+            let unconditional = alternatives.iter().any(Vec::is_empty);
             for (index, name) in rule.names.iter().enumerate() {
                 if name.is_empty() {
                     let field = format_args!("linux.seccomp.syscalls[{at}].names[{index}]");
@@ -162,27 +167,26 @@ impl Profile {
                 let Some(place) = machine.names().find(name) else { continue };
                 this.named[place] = true;
                 if action != default {
-                    this.rules[place].add(&alternatives, action, at);
+                    this.said[place].add(at, unconditional);
                 }
             }
+            this.rules.push(Rule { action, alternatives });
         }
         this.flags = flags(profile.flags.as_deref(), listener)?;
         Ok(this)
     }
 }
 
-impl Rules {
-    fn add(&mut self, alternatives: &[Vec<Condition>], action: u32, at: usize) {
+impl Said {
+    fn add(&mut self, at: usize, unconditional: bool) {
         match self {
             Self::Always(_) => {}
-            Self::None if alternatives.iter().any(Vec::is_empty) => *self = Self::Always(action),
-            Self::None => *self = Self::Listed(Self::of(alternatives, action, at).collect()),
-            Self::Listed(rules) => rules.extend(Self::of(alternatives, action, at)),
+            Self::Nothing if unconditional => *self = Self::Always(at),
+            Self::Nothing => *self = Self::Rules(vec![at]),
+            // A name may be in the list of a rule twice.
+            Self::Rules(rules) if rules.last() == Some(&at) => {}
+            Self::Rules(rules) => rules.push(at),
         }
-    }
-
-    fn of(alternatives: &[Vec<Condition>], action: u32, at: usize) -> impl Iterator<Item = Rule> + '_ {
-        alternatives.iter().map(move |conditions| Rule { conditions: conditions.clone(), action, at })
     }
 }
 
@@ -213,15 +217,10 @@ impl Condition {
     }
 }
 
-impl Rule {
-    /// See [`Condition::precedence`]; a rule whose conditions are the beginning of another's hides that one.
-    pub(super) fn precedence(&self, other: &Self) -> Ordering {
-        let pairs = self.conditions.iter().zip(&other.conditions);
-        pairs
-            .map(|(a, b)| a.precedence(b))
-            .find(|order| order.is_ne())
-            .unwrap_or_else(|| self.conditions.len().cmp(&other.conditions.len()))
-    }
+/// See [`Condition::precedence`]; conditions which are the beginning of others hide those.
+pub(super) fn precedence(one: &[Condition], other: &[Condition]) -> Ordering {
+    let pairs = one.iter().zip(other).map(|(a, b)| a.precedence(b));
+    pairs.fold(Ordering::Equal, Ordering::then).then(one.len().cmp(&other.len()))
 }
 
 fn action(
@@ -263,7 +262,7 @@ fn abis(architectures: &[String], machine: Machine) -> Result<Vec<&'static Abi>>
 }
 
 /// Alternative lists of conditions, each by ascending index; one empty list where the rule has no condition.
-fn alternatives(args: &[SyscallArg], at: usize) -> Result<Vec<Vec<Condition>>> {
+fn alternatives(args: &[SyscallArg], at: usize) -> Result<Vec<Conditions>> {
     let mut conditions = Vec::with_capacity(args.len());
     let mut seen = 0_u8;
     let mut repeated = false;

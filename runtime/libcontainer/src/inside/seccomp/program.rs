@@ -18,10 +18,10 @@ use super::Insn;
 use super::arch::Width;
 use super::profile::{Condition, Operator};
 use super::verdict::{BAD_ARCH, Conditional, Range, Verdict, Verdicts};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// The kernel's `BPF_MAXINSNS`.
-const MAX: usize = 4096;
+pub(super) const MAX: usize = 4096;
 
 // Opcodes (linux/bpf_common.h), all on the constant K.
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -69,13 +69,18 @@ pub(super) fn program(verdicts: &Verdicts) -> Result<Vec<Insn>> {
     writer.push(LOAD, ARCH);
     let len = writer.reversed.len();
     if len > MAX {
-        let rule = format!(
-            "linux.seccomp: the profile takes {len} instructions, more than the kernel's {MAX}: use fewer conditions on arguments"
-        );
-        return Err(Error::new(Kind::Invalid, rule));
+        return Err(too_long(len));
     }
     writer.reversed.reverse();
     Ok(writer.reversed)
+}
+
+/// The refusal of a profile that takes so many instructions at least.
+pub(super) fn too_long(len: usize) -> Error {
+    let rule = format!(
+        "the profile takes {len} instructions, more than the kernel's {MAX}: use fewer conditions on arguments"
+    );
+    Error::invalid("linux.seccomp", rule)
 }
 
 struct Writer<'a> {
@@ -167,7 +172,7 @@ impl Writer<'_> {
 
     fn conditional(&mut self, ask: &Conditional) -> Label {
         let mut otherwise = self.answer(Verdict::Return(self.verdicts.default));
-        for rule in ask.rules.iter().rev() {
+        for rule in ask.alternatives.iter().rev() {
             let mut holds = self.answer(Verdict::Return(rule.action));
             for condition in rule.conditions.iter().rev() {
                 holds = self.compare(condition, ask.width, holds, otherwise);

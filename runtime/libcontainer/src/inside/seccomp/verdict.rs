@@ -2,7 +2,8 @@
 
 use super::arch::{Abi, Width, X32_BIT, X86_64};
 use super::names::{IPC, SOCKETCALL, carried};
-use super::profile::{Condition, Operator, Profile, Rule, Rules, action};
+use super::profile::{Condition, Conditions, Operator, Profile, Said, action, precedence};
+use super::program;
 use crate::error::{Error, Result};
 
 /// What happens to a call of an architecture that the profile does not list: libseccomp's default for it.
@@ -25,11 +26,18 @@ pub(super) struct Range {
     pub(super) verdict: Verdict,
 }
 
-/// The rules of a call, of which the first that holds counts, else the default.
+/// An action, and the conditions which must all hold for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Alternative {
+    pub(super) conditions: Conditions,
+    pub(super) action: u32,
+}
+
+/// Alternatives of which the first that holds counts, else the default.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Conditional {
     pub(super) width: Width,
-    pub(super) rules: Vec<Rule>,
+    pub(super) alternatives: Vec<Alternative>,
 }
 
 /// All answers of a profile.
@@ -38,11 +46,14 @@ pub(super) struct Verdicts {
     pub(super) architectures: Vec<(u32, Vec<Range>)>,
     pub(super) conditional: Vec<Conditional>,
     pub(super) default: u32,
+    /// What a list of rules came to: a rule is often for many calls.
+    listed: Vec<(Width, Vec<usize>, Verdict)>,
 }
 
 impl Verdicts {
     pub(super) fn of(profile: &Profile) -> Result<Self> {
-        let mut this = Self { architectures: Vec::new(), conditional: Vec::new(), default: profile.default };
+        let mut this =
+            Self { architectures: Vec::new(), conditional: Vec::new(), default: profile.default, listed: Vec::new() };
         for abi in &profile.abis {
             if abi.base == X32_BIT {
                 continue; // goes with x86-64
@@ -105,80 +116,123 @@ impl Verdicts {
         if abi.carriers && matches!(place, SOCKETCALL | IPC) {
             return self.carrier(profile, abi, place);
         }
-        match &profile.rules[place] {
-            Rules::None => Ok(Verdict::Return(profile.default)),
-            Rules::Always(action) => Ok(Verdict::Return(*action)),
-            Rules::Listed(rules) => self.listed(rules, abi.width),
+        match &profile.said[place] {
+            Said::Nothing => Ok(Verdict::Return(profile.default)),
+            Said::Always(at) => Ok(Verdict::Return(profile.rules[*at].action)),
+            Said::Rules(rules) => {
+                let known = self.listed.iter().find(|(width, list, _)| *width == abi.width && list == rules);
+                if let Some((.., verdict)) = known {
+                    return Ok(*verdict);
+                }
+                let verdict = self.ask(alternatives(profile, rules, abi.width)?, abi.width)?;
+                self.listed.push((abi.width, rules.clone(), verdict));
+                Ok(verdict)
+            }
         }
     }
 
     /// A profile that names, say, `connect` means it however i386 makes that call. Its arguments are in memory then,
     /// where no filter can look: conditions on the first one are lost.
     fn carrier(&mut self, profile: &Profile, abi: &Abi, place: usize) -> Result<Verdict> {
-        let mut rules = match &profile.rules[place] {
-            Rules::None => Vec::new(),
-            Rules::Always(action) => return Ok(Verdict::Return(*action)),
-            Rules::Listed(rules) => rules.clone(),
+        let mut all = match &profile.said[place] {
+            Said::Nothing => Vec::new(),
+            Said::Always(at) => return Ok(Verdict::Return(profile.rules[*at].action)),
+            Said::Rules(rules) => alternatives(profile, rules, abi.width)?,
         };
         for (place, call) in carried(place) {
-            let this = Condition { index: 0, operator: Operator::Eq, mask: u64::MAX, value: call.into() };
-            let only = |action, at| Rule { conditions: vec![this], action, at };
-            match &profile.rules[place] {
-                Rules::None => {}
-                Rules::Always(action) => rules.push(only(*action, usize::MAX)),
-                Rules::Listed(listed) => {
-                    if let Some(rule) = unconditional(listed, abi.width) {
-                        rules.push(only(rule.action, rule.at));
-                        continue;
-                    }
-                    for rule in listed {
-                        let others = rule.conditions.iter().copied().filter(|condition| condition.index != 0);
-                        let rule = Rule { conditions: std::iter::once(this).chain(others).collect(), ..*rule };
-                        // Two rules that differ in the first argument alone: the one that comes first counts.
-                        if !rules.iter().any(|other| other.conditions == rule.conditions) {
-                            rules.push(rule);
-                        }
-                    }
+            let this = Condition { index: 0, operator: Operator::Eq, mask: u32::MAX.into(), value: call.into() };
+            let direct = match &profile.said[place] {
+                Said::Nothing => continue,
+                Said::Always(at) => vec![Alternative { conditions: Vec::new(), action: profile.rules[*at].action }],
+                Said::Rules(rules) => alternatives(profile, rules, abi.width)?,
+            };
+            let before = all.len();
+            if before > program::MAX {
+                return Err(program::too_long(2 * before));
+            }
+            for Alternative { conditions, action } in direct {
+                let others = conditions.into_iter().filter(|condition| condition.index != 0);
+                let conditions: Vec<_> = std::iter::once(this).chain(others).collect();
+                // Rules that differed in the first argument alone contradict each other now: the one with fewer
+                // conditions counts, then the one that comes first.
+                if !all.iter().any(|other| conditions.starts_with(&other.conditions)) {
+                    all.extract_if(before.., |other| other.conditions.starts_with(&conditions)).for_each(drop);
+                    all.push(Alternative { conditions, action });
                 }
             }
         }
-        if rules.is_empty() { Ok(Verdict::Return(profile.default)) } else { self.listed(&rules, abi.width) }
+        self.ask(all, abi.width)
     }
 
-    fn listed(&mut self, rules: &[Rule], width: Width) -> Result<Verdict> {
-        if let Some(rule) = unconditional(rules, width) {
-            return Ok(Verdict::Return(rule.action));
-        }
-        let mut kept: Vec<Rule> = Vec::with_capacity(rules.len());
-        for rule in rules {
-            let conditions: Vec<_> = rule.conditions.iter().filter_map(|one| one.narrowed(width)).collect();
-            // An earlier rule that this one covers, with another action, cannot be obeyed.
-            let contradicted =
-                kept.iter().find(|other| other.action != rule.action && other.conditions.starts_with(&conditions));
-            if let Some(other) = contradicted {
-                let field = format_args!("linux.seccomp.syscalls[{}].args", rule.at);
-                let rule = format_args!("syscalls[{}] has another action for what these arguments cover", other.at);
-                return Err(Error::invalid(field, rule));
-            }
-            if !kept.iter().any(|other| other.conditions == conditions) {
-                kept.push(Rule { conditions, ..*rule });
+    fn ask(&mut self, mut alternatives: Vec<Alternative>, width: Width) -> Result<Verdict> {
+        match &alternatives[..] {
+            [] => return Ok(Verdict::Return(self.default)),
+            [only] if only.conditions.is_empty() => return Ok(Verdict::Return(only.action)),
+            [first, others @ ..] => {
+                if others.iter().any(|other| other.action != first.action) {
+                    alternatives.sort_by(|one, other| precedence(&one.conditions, &other.conditions));
+                }
             }
         }
-        if kept.iter().any(|rule| rule.action != kept[0].action) {
-            kept.sort_by(Rule::precedence);
-        }
-        let conditional = Conditional { width, rules: kept };
+        let conditional = Conditional { width, alternatives };
         let place = self.conditional.iter().position(|other| *other == conditional).unwrap_or_else(|| {
             self.conditional.push(conditional);
             self.conditional.len() - 1
         });
-        Ok(Verdict::Ask(place))
+        // Each takes a load and a jump at least: there is no use in going on.
+        let least = 2 * self.conditional.iter().map(|one| one.alternatives.len()).sum::<usize>();
+        if least > program::MAX { Err(program::too_long(least)) } else { Ok(Verdict::Ask(place)) }
     }
 }
 
-/// The first rule without any condition on registers of that width, which no other rule can limit.
-fn unconditional(rules: &[Rule], width: Width) -> Option<&Rule> {
-    rules.iter().find(|rule| rule.conditions.iter().all(|one| one.narrowed(width).is_none()))
+/// What rules come to on registers of that width: one alternative without conditions, or several with.
+fn alternatives(profile: &Profile, rules: &[usize], width: Width) -> Result<Vec<Alternative>> {
+    // (conditions, their rule's place in the list, action); by that place is by the profile's order.
+    let mut all = Vec::new();
+    for (order, &at) in rules.iter().enumerate() {
+        let action = profile.rules[at].action;
+        for conditions in &profile.rules[at].alternatives {
+            let conditions: Vec<_> = conditions.iter().filter_map(|one| one.narrowed(width)).collect();
+            if conditions.is_empty() {
+                return Ok(vec![Alternative { conditions, action }]);
+            }
+            all.push((conditions, order, action));
+        }
+        if all.len() > program::MAX {
+            return Err(program::too_long(2 * all.len()));
+        }
+    }
+    if all.len() == 1 {
+        return Ok(all.into_iter().map(|(conditions, _, action)| Alternative { conditions, action }).collect());
+    }
+    all.sort();
+    // Whatever begins with some conditions comes right after them now.
+    let mut beginnings: Vec<&(Conditions, usize, u32)> = Vec::new();
+    let mut kept = Vec::with_capacity(all.len());
+    for one in &all {
+        let (conditions, order, action) = one;
+        beginnings.retain(|(beginning, ..)| conditions.starts_with(beginning));
+        for (beginning, earlier, other) in &beginnings {
+            // A rule that covers one before it, with another action, cannot be obeyed.
+            if other != action && (beginning == conditions || earlier > order) {
+                let (first, last) = (rules[*earlier.min(order)], rules[*earlier.max(order)]);
+                return Err(Error::invalid(
+                    format_args!("linux.seccomp.syscalls[{last}].args"),
+                    format_args!("syscalls[{first}] has another action for what these arguments cover"),
+                ));
+            }
+        }
+        if beginnings.last().is_none_or(|(beginning, ..)| beginning != conditions) {
+            beginnings.push(one);
+            kept.push(one);
+        }
+    }
+    kept.sort_by_key(|(_, order, _)| order);
+    let alternative = |(conditions, _, action): &(Conditions, usize, u32)| Alternative {
+        conditions: conditions.clone(),
+        action: *action,
+    };
+    Ok(kept.into_iter().map(alternative).collect())
 }
 
 struct Ranges(Vec<Range>);

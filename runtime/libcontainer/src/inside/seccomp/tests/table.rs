@@ -263,6 +263,24 @@ fn i386_carries_socket_and_ipc_calls_in_others() {
 }
 
 #[test]
+fn rules_that_only_the_first_argument_tells_apart_are_one_to_a_carrier() {
+    let filter = on_x86(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"], "syscalls": [
+            {"names": ["socket"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 16, "op": "SCMP_CMP_EQ"},
+                {"index": 2, "value": 9, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 16, "op": "SCMP_CMP_NE"}]},
+            {"names": ["bind"], "action": "SCMP_ACT_TRAP", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["bind"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 2, "op": "SCMP_CMP_EQ"}]}]}"#,
+    );
+    let (socket, bind) = (359, 361);
+    assert_eq!(filter.answer(I386, socket, &[16, 0, 9]), 0x7ffc_0000);
+    assert_eq!(filter.answer(I386, socket, &[1, 0, 9]), ALLOW);
+    assert_eq!(filter.answer(I386, bind, &[2]), 0x7ffc_0000);
+    assert_eq!(filter.answer(I386, 102, &[1, 0, 9]), ALLOW);
+    assert_eq!(filter.answer(I386, 102, &[2]), 0x0003_0000);
+}
+
+#[test]
 fn flags_are_the_kernels_and_speculation_is_free_only_by_default() {
     let flags = |list: &str, rules: &str| {
         on_x86(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW" {list}, "syscalls": [{rules}]}}"#)).flags
@@ -369,6 +387,26 @@ fn too_many_conditions_are_refused() {
     };
     assert_eq!(on_x86(&json(1000)).call("read", &[999]), ALLOW);
     assert!(refusal(&json(1100)).contains("more than the kernel's 4096"));
+}
+
+#[test]
+fn enormous_profiles_are_refused_in_no_time() {
+    let args: Vec<_> =
+        (0..50_000).map(|value| format!(r#"{{"index": 0, "value": {value}, "op": "SCMP_CMP_EQ"}}"#)).collect();
+    let names: Vec<_> =
+        (0..335).filter_map(syscalls::x86_64::Sysno::new).map(|call| format!("{:?}", call.name())).collect();
+    let rule = |names: &str| {
+        format!(r#"{{"names": [{names}], "action": "SCMP_ACT_ALLOW", "args": [{}]}}"#, args[..2000].join(","))
+    };
+    let each: Vec<_> = names.iter().map(|name| rule(name)).collect();
+    let one =
+        format!(r#"{{"names": [{}], "action": "SCMP_ACT_ALLOW", "args": [{}]}}"#, names.join(","), args.join(","));
+    for rules in [one, each.join(","), format!("{},{}", rule(&names.join(",")), each.join(","))] {
+        let profile = profile(&format!(r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{rules}]}}"#));
+        let begun = std::time::Instant::now();
+        assert!(compile_for(&profile, Machine::X86).is_err());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
 }
 
 #[test]
