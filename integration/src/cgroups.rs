@@ -53,14 +53,7 @@ pub fn enter_v2() {
     leave_shared_mounts();
     // Top down in one go: the hierarchies stay mounted for everybody else.
     umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH).expect("detach /sys/fs/cgroup");
-    mount(
-        Some("cgroup2"),
-        "/sys/fs/cgroup",
-        Some("cgroup2"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .expect("mount cgroup2");
+    mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), None::<&str>).expect("mount cgroup2");
 }
 
 /// The same with version 1 alone: the hybrid's version 2 is covered by an empty directory.
@@ -70,34 +63,17 @@ pub fn enter_v1() {
         Mode::V2 => panic!("this machine has cgroup v2 only: TARE_TEST_CGROUPS=v1 cannot be had"),
         Mode::Hybrid => {
             leave_shared_mounts();
-            let unified = mounts()
-                .into_iter()
-                .find(|m| m.kind == "cgroup2")
-                .expect("a cgroup2 mount")
-                .at;
+            let unified = mounts().into_iter().find(|m| m.kind == "cgroup2").expect("a cgroup2 mount").at;
             umount2(unified.as_str(), MntFlags::empty()).expect("unmount cgroup2");
-            mount(
-                Some("tmpfs"),
-                unified.as_str(),
-                Some("tmpfs"),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .expect("cover it");
+            mount(Some("tmpfs"), unified.as_str(), Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("cover it");
         }
     }
 }
 
 fn leave_shared_mounts() {
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare the mount namespace (the tests run as root)");
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .expect("make mounts private");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .expect("make mounts private");
 }
 
 /// The directory of a process's cgroup that holds this controller's files, if the controller is there at all.
@@ -106,28 +82,20 @@ pub fn dir(pid: i32, controller: &str) -> Option<PathBuf> {
     let (wanted, mounted) = if mode() == Mode::V2 {
         ("0::".to_owned(), "/sys/fs/cgroup".to_owned())
     } else {
-        let mount = mounts()
-            .into_iter()
-            .find(|m| m.kind == "cgroup" && m.fs_options.iter().any(|o| o == controller))?;
+        let mount =
+            mounts().into_iter().find(|m| m.kind == "cgroup" && m.fs_options.iter().any(|o| o == controller))?;
         (format!("{controller}:"), mount.at)
     };
     let path = lines.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
         let (names, path) = rest.split_once(':')?;
-        let hit = if wanted == "0::" {
-            line.starts_with("0::")
-        } else {
-            names.split(',').any(|n| n == controller)
-        };
+        let hit = if wanted == "0::" { line.starts_with("0::") } else { names.split(',').any(|n| n == controller) };
         hit.then(|| path.to_owned())
     })?;
     let dir = PathBuf::from(mounted).join(path.trim_start_matches('/'));
     if wanted == "0::" {
         let available = fs::read_to_string(dir.join("cgroup.controllers")).ok()?;
-        available
-            .split_whitespace()
-            .any(|c| c == controller)
-            .then_some(dir)
+        available.split_whitespace().any(|c| c == controller).then_some(dir)
     } else {
         Some(dir)
     }
@@ -137,12 +105,7 @@ pub fn dir(pid: i32, controller: &str) -> Option<PathBuf> {
 pub fn value(pid: i32, controller: &str, names: (&str, &str)) -> Option<String> {
     let name = if mode() == Mode::V2 { names.1 } else { names.0 };
     let path = dir(pid, controller)?.join(name);
-    Some(
-        fs::read_to_string(&path)
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-            .trim()
-            .to_owned(),
-    )
+    Some(fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned())
 }
 
 /// Whether a container of this machine can be given limits of this controller.
@@ -151,8 +114,6 @@ pub fn has(controller: &str) -> bool {
         let all = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
         all.split_whitespace().any(|c| c == controller)
     } else {
-        mounts()
-            .iter()
-            .any(|m| m.kind == "cgroup" && m.fs_options.iter().any(|o| o == controller))
+        mounts().iter().any(|m| m.kind == "cgroup" && m.fs_options.iter().any(|o| o == controller))
     }
 }

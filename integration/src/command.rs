@@ -47,10 +47,7 @@ impl Out {
         assert_eq!(self.code, 1, "{self}");
         assert_eq!(self.stderr.lines().count(), 1, "one line on stderr: {self}");
         for word in words {
-            assert!(
-                self.stderr.contains(word),
-                "stderr does not name '{word}': {self}"
-            );
+            assert!(self.stderr.contains(word), "stderr does not name '{word}': {self}");
         }
         self
     }
@@ -64,8 +61,7 @@ impl Out {
     /// stdout as the probe's list of outcomes.
     #[track_caller]
     pub fn outcomes(&self) -> Vec<Outcome> {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("not a list of outcomes: {e}: {self}"))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not a list of outcomes: {e}: {self}"))
     }
 
     /// stdout as JSON.
@@ -77,11 +73,7 @@ impl Out {
 
 impl std::fmt::Display for Out {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "`{}` ended with {}\n--- stdout\n{}\n--- stderr\n{}",
-            self.line, self.code, self.stdout, self.stderr
-        )
+        write!(f, "`{}` ended with {}\n--- stdout\n{}\n--- stderr\n{}", self.line, self.code, self.stdout, self.stderr)
     }
 }
 
@@ -96,10 +88,7 @@ pub struct Files {
 impl Files {
     /// Two files named after `name` in `dir`.
     pub fn new(dir: &Path, name: &str) -> Self {
-        Self {
-            stdout: dir.join(format!("{name}.out")),
-            stderr: dir.join(format!("{name}.err")),
-        }
+        Self { stdout: dir.join(format!("{name}.out")), stderr: dir.join(format!("{name}.err")) }
     }
 
     /// Points the command there. stdin stays as it was set.
@@ -125,31 +114,20 @@ pub fn run(command: &mut Command, files: &Files) -> Out {
         );
     }
     let status = child.wait().expect("its status");
-    Out {
-        line,
-        code: code(status),
-        stdout: read(&files.stdout),
-        stderr: read(&files.stderr),
-        peer: false,
-    }
+    Out { line, code: code(status), stdout: read(&files.stdout), stderr: read(&files.stderr), peer: false }
 }
 
 /// Runs a tool of the host in a temporary directory of its own; for what leaves nothing running.
 #[track_caller]
 pub fn tool<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Out {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    run(
-        Command::new(program).args(args).stdin(Stdio::null()),
-        &Files::new(dir.path(), "tool"),
-    )
+    run(Command::new(program).args(args).stdin(Stdio::null()), &Files::new(dir.path(), "tool"))
 }
 
 /// The exit status as a shell says it.
 pub fn code(status: std::process::ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 fn read(path: &Path) -> String {

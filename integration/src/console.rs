@@ -23,32 +23,18 @@ impl Socket {
     /// Listens at `dir/console.sock`.
     pub fn new(dir: &Path) -> Self {
         let path = dir.join("console.sock");
-        Self {
-            listener: UnixListener::bind(&path).expect("bind the console socket"),
-            path,
-        }
+        Self { listener: UnixListener::bind(&path).expect("bind the console socket"), path }
     }
 
     /// Takes the terminal that the runtime sent.
     pub fn receive(&self) -> Terminal {
-        assert!(
-            wait::readable(self.listener.as_fd(), LIMIT),
-            "no terminal was sent"
-        );
+        assert!(wait::readable(self.listener.as_fd(), LIMIT), "no terminal was sent");
         let (stream, _) = self.listener.accept().expect("accept");
-        assert!(
-            wait::readable(stream.as_fd(), LIMIT),
-            "no terminal was sent"
-        );
+        assert!(wait::readable(stream.as_fd(), LIMIT), "no terminal was sent");
         let mut name = [0_u8; 4096];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(
-            &stream,
-            &mut [IoSliceMut::new(&mut name)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        );
+        let got = recvmsg(&stream, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC);
         let length = got.expect("recvmsg").bytes;
         let mut fds: Vec<OwnedFd> = control
             .drain()
@@ -81,9 +67,7 @@ pub struct Terminal {
 impl Terminal {
     /// Types this text.
     pub fn types(&mut self, text: &str) {
-        self.master
-            .write_all(text.as_bytes())
-            .expect("write to the terminal");
+        self.master.write_all(text.as_bytes()).expect("write to the terminal");
     }
 
     /// Reads until the words have been seen, or the other side has gone.
@@ -101,10 +85,7 @@ impl Terminal {
             match self.master.read(&mut buffer) {
                 Ok(n) if n > 0 => self.seen.push_str(&String::from_utf8_lossy(&buffer[..n])),
                 // EIO is how a master learns that nobody has the other side open.
-                _ => panic!(
-                    "the terminal closed before '{words}' was seen: {}",
-                    self.seen
-                ),
+                _ => panic!("the terminal closed before '{words}' was seen: {}", self.seen),
             }
         }
         &self.seen
@@ -112,12 +93,7 @@ impl Terminal {
 
     /// Sets rows and columns.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = rustix::termios::Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&self.master, size).expect("resize");
     }
 }

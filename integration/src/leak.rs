@@ -6,21 +6,9 @@ use std::path::{Path, PathBuf};
 /// Everything on the machine that bears this id, one line each. Our own process and its parents do not count.
 pub fn find(id: &str) -> Vec<String> {
     let mut found = Vec::new();
-    found.extend(
-        mounts(id)
-            .into_iter()
-            .map(|at| format!("mount {}", at.display())),
-    );
-    found.extend(
-        cgroups(id)
-            .into_iter()
-            .map(|dir| format!("cgroup {}", dir.display())),
-    );
-    found.extend(
-        processes(id)
-            .into_iter()
-            .map(|pid| format!("process {pid} {}", describe(pid))),
-    );
+    found.extend(mounts(id).into_iter().map(|at| format!("mount {}", at.display())));
+    found.extend(cgroups(id).into_iter().map(|dir| format!("cgroup {}", dir.display())));
+    found.extend(processes(id).into_iter().map(|pid| format!("process {pid} {}", describe(pid))));
     found
 }
 
@@ -30,11 +18,7 @@ pub fn mounts(id: &str) -> Vec<PathBuf> {
     let mut at: Vec<PathBuf> = table
         .lines()
         .filter(|line| line.contains(id))
-        .filter_map(|line| {
-            line.split(' ')
-                .nth(4)
-                .map(|p| PathBuf::from(p.replace("\\040", " ")))
-        })
+        .filter_map(|line| line.split(' ').nth(4).map(|p| PathBuf::from(p.replace("\\040", " "))))
         .collect();
     at.reverse();
     at
@@ -51,10 +35,7 @@ fn collect(dir: &Path, id: &str, inside: bool, depth: usize, found: &mut Vec<Pat
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };
-    for entry in entries
-        .flatten()
-        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-    {
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
         let matches = inside || entry.file_name().to_string_lossy().contains(id);
         if depth < 12 {
             collect(&entry.path(), id, matches, depth + 1, found);
@@ -73,16 +54,11 @@ pub fn processes(id: &str) -> Vec<i32> {
         return found;
     };
     for entry in entries.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<i32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
             continue;
         };
         let bears = |file: &str| {
-            fs::read(entry.path().join(file))
-                .is_ok_and(|bytes| bytes.windows(id.len()).any(|w| w == id.as_bytes()))
+            fs::read(entry.path().join(file)).is_ok_and(|bytes| bytes.windows(id.len()).any(|w| w == id.as_bytes()))
         };
         if pid != own && (bears("cmdline") || bears("environ") || bears("cgroup")) {
             reap(pid);
@@ -103,14 +79,8 @@ pub fn reap(pid: i32) {
 fn describe(pid: i32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = state
-        .rsplit_once(") ")
-        .map_or("?", |(_, rest)| rest.get(..1).unwrap_or("?"))
-        .to_owned();
-    format!(
-        "({state}) {}",
-        String::from_utf8_lossy(&line).replace('\0', " ")
-    )
+    let state = state.rsplit_once(") ").map_or("?", |(_, rest)| rest.get(..1).unwrap_or("?")).to_owned();
+    format!("({state}) {}", String::from_utf8_lossy(&line).replace('\0', " "))
 }
 
 /// Removes by force what [`find`] finds, so that one failed test does not fail those after it.
@@ -118,16 +88,12 @@ pub fn remove(id: &str) {
     for pid in processes(id) {
         if let Some(process) = rustix::process::Pid::from_raw(pid) {
             // A descriptor is taken first, and the id looked at again: the number may have been given anew.
-            let Ok(fd) = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())
-            else {
+            let Ok(fd) = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()) else {
                 continue;
             };
             if processes(id).contains(&pid) {
                 let _ = rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::KILL);
-                crate::wait::readable(
-                    std::os::fd::AsFd::as_fd(&fd),
-                    std::time::Duration::from_secs(5),
-                );
+                crate::wait::readable(std::os::fd::AsFd::as_fd(&fd), std::time::Duration::from_secs(5));
                 reap(pid);
             }
         }

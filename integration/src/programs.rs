@@ -39,11 +39,7 @@ impl Runtime {
             Some("crun") => Kind::Crun,
             _ => Kind::Tare,
         };
-        Self {
-            binary: binary.to_owned(),
-            kind,
-            name,
-        }
+        Self { binary: binary.to_owned(), kind, name }
     }
 
     /// The one that the tests are to test.
@@ -59,11 +55,7 @@ impl Runtime {
 /// One of our programs. It must have been built.
 pub fn ours(name: &str) -> PathBuf {
     let path = bin_dir().join(name);
-    assert!(
-        path.exists(),
-        "{} does not exist: build it with `cargo build --release`",
-        path.display()
-    );
+    assert!(path.exists(), "{} does not exist: build it with `cargo build --release`", path.display());
     path
 }
 
@@ -74,21 +66,13 @@ pub fn bin_dir() -> PathBuf {
     }
     let debug = build_dir();
     let release = debug.with_file_name("release");
-    if release.join("runtime").exists() {
-        release
-    } else {
-        debug
-    }
+    if release.join("runtime").exists() { release } else { debug }
 }
 
 /// The static program that goes into containers.
 pub fn probe() -> PathBuf {
     let path = build_dir().join("probe");
-    assert!(
-        path.exists(),
-        "{} does not exist: build it with `cargo build -p integration`",
-        path.display()
-    );
+    assert!(path.exists(), "{} does not exist: build it with `cargo build -p integration`", path.display());
     path
 }
 
@@ -96,17 +80,12 @@ pub fn probe() -> PathBuf {
 fn build_dir() -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
     let dir = exe.parent().expect("a directory");
-    if dir.ends_with("deps") {
-        dir.parent().expect("a directory").to_owned()
-    } else {
-        dir.to_owned()
-    }
+    if dir.ends_with("deps") { dir.parent().expect("a directory").to_owned() } else { dir.to_owned() }
 }
 
 /// Directory that keeps downloads from run to run.
 pub fn cache() -> PathBuf {
-    let dir = std::env::var_os("TARE_CACHE")
-        .map_or_else(|| PathBuf::from("/var/cache/tare"), PathBuf::from);
+    let dir = std::env::var_os("TARE_CACHE").map_or_else(|| PathBuf::from("/var/cache/tare"), PathBuf::from);
     std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
     dir
 }
@@ -121,9 +100,7 @@ pub fn find(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {
         return Some(name.to_owned());
     }
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|dir| dir.join(name))
-        .find(|p| p.is_file())
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|p| p.is_file())
 }
 
 /// Prints and records a skip. The thread of a libtest test bears its name.
@@ -132,11 +109,7 @@ pub fn note_skip(module: &str, reason: &str) {
     let test = thread.name().unwrap_or(module).to_owned();
     println!("skipped {test}: {reason}");
     if let Some(file) = std::env::var_os("TARE_TEST_SKIPS") {
-        let file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(file);
-        writeln!(file.expect("the file of skips"), "{test}\t{reason}")
-            .expect("write the file of skips");
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
+        writeln!(file.expect("the file of skips"), "{test}\t{reason}").expect("write the file of skips");
     }
 }

@@ -113,12 +113,7 @@ impl Mount {
             root: (*left.get(3)?).to_owned(),
             at: left.get(4)?.replace("\\040", " "),
             options: list(left.get(5)?),
-            propagation: left
-                .get(6..)?
-                .iter()
-                .filter_map(|f| f.split(':').next())
-                .map(str::to_owned)
-                .collect(),
+            propagation: left.get(6..)?.iter().filter_map(|f| f.split(':').next()).map(str::to_owned).collect(),
             kind: (*right.first()?).to_owned(),
             source: (*right.get(1)?).to_owned(),
             fs_options: list(right.get(2)?),
@@ -127,10 +122,7 @@ impl Mount {
 
     /// Whether the mount, or its file system, has this option.
     pub fn has(&self, option: &str) -> bool {
-        self.options
-            .iter()
-            .chain(&self.fs_options)
-            .any(|o| o == option)
+        self.options.iter().chain(&self.fs_options).any(|o| o == option)
     }
 }
 

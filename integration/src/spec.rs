@@ -47,13 +47,7 @@ pub const MASKED: [&str; 8] = [
 ];
 
 /// Paths that an ordinary container must not write.
-pub const READONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+pub const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// An ordinary container's configuration, without seccomp, running `args` on `rootfs`.
 pub fn ordinary(id: &str, args: &[&str]) -> Value {
@@ -106,29 +100,19 @@ pub fn engine_seccomp(capabilities: &[&str]) -> Option<Value> {
     let text = std::fs::read_to_string("/usr/share/containers/seccomp.json").ok()?;
     let profile: Value = serde_json::from_str(&text).expect("the installed profile");
     let granted = |list: &Value| -> bool {
-        list.as_array().is_none_or(|l| {
-            l.is_empty() || l.iter().all(|c| capabilities.iter().any(|have| c == have))
-        })
+        list.as_array().is_none_or(|l| l.is_empty() || l.iter().all(|c| capabilities.iter().any(|have| c == have)))
     };
-    let any = |list: &Value| {
-        list.as_array()
-            .is_some_and(|l| l.iter().any(|c| capabilities.iter().any(|have| c == have)))
-    };
-    let here = |list: &Value| {
-        list.as_array()
-            .is_none_or(|l| l.is_empty() || l.iter().any(|a| a == "amd64" || a == "x86_64"))
-    };
+    let any =
+        |list: &Value| list.as_array().is_some_and(|l| l.iter().any(|c| capabilities.iter().any(|have| c == have)));
+    let here =
+        |list: &Value| list.as_array().is_none_or(|l| l.is_empty() || l.iter().any(|a| a == "amd64" || a == "x86_64"));
     let syscalls: Vec<Value> = profile["syscalls"]
         .as_array()?
         .iter()
         .filter(|rule| {
             let (includes, excludes) = (&rule["includes"], &rule["excludes"]);
-            let excluded = excludes["arches"].as_array().is_some_and(|l| !l.is_empty())
-                && here(&excludes["arches"]);
-            granted(&includes["caps"])
-                && here(&includes["arches"])
-                && !any(&excludes["caps"])
-                && !excluded
+            let excluded = excludes["arches"].as_array().is_some_and(|l| !l.is_empty()) && here(&excludes["arches"]);
+            granted(&includes["caps"]) && here(&includes["arches"]) && !any(&excludes["caps"]) && !excluded
         })
         .map(|rule| {
             let mut clean = json!({ "names": rule["names"], "action": rule["action"] });

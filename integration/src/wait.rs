@@ -14,10 +14,8 @@ pub fn readable(fd: BorrowedFd<'_>, limit: Duration) -> bool {
     let end = Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let timeout = rustix::event::Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
+        let timeout =
+            rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
             Ok(n) => return n > 0,
@@ -47,9 +45,7 @@ pub fn file(path: &Path, limit: Duration, mut test: impl FnMut(&str) -> bool) ->
         | AddWatchFlags::IN_CLOSE_WRITE
         | AddWatchFlags::IN_MOVED_TO
         | AddWatchFlags::IN_DELETE;
-    notify
-        .add_watch(path.parent().expect("a directory"), what)
-        .expect("watch the directory");
+    notify.add_watch(path.parent().expect("a directory"), what).expect("watch the directory");
     let end = Instant::now() + limit;
     loop {
         // After the watch is set, so that no change falls between the look and the wait.
@@ -67,19 +63,10 @@ pub fn file(path: &Path, limit: Duration, mut test: impl FnMut(&str) -> bool) ->
 /// Whether the path came to exist (or, with `gone`, to be gone) in time. Its directory must exist.
 pub fn exists(path: &Path, gone: bool, limit: Duration) -> bool {
     let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).expect("inotify");
-    notify
-        .add_watch(
-            path.parent().expect("a directory"),
-            AddWatchFlags::IN_ALL_EVENTS,
-        )
-        .expect("watch the directory");
+    notify.add_watch(path.parent().expect("a directory"), AddWatchFlags::IN_ALL_EVENTS).expect("watch the directory");
     let end = Instant::now() + limit;
     loop {
-        if path
-            .symlink_metadata()
-            .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
-            == gone
-        {
+        if path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) == gone {
             return true;
         }
         let left = end.saturating_duration_since(Instant::now());
@@ -92,11 +79,7 @@ pub fn exists(path: &Path, gone: bool, limit: Duration) -> bool {
 
 /// Tries until it succeeds or the time is over, `every` so often: for what gives no event, such as another program's
 /// service becoming ready.
-pub fn until<T>(
-    every: Duration,
-    limit: Duration,
-    mut attempt: impl FnMut() -> Option<T>,
-) -> Option<T> {
+pub fn until<T>(every: Duration, limit: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
     loop {
         if let Some(value) = attempt() {
@@ -105,10 +88,8 @@ pub fn until<T>(
         if Instant::now() >= end {
             return None;
         }
-        let pause = rustix::event::Timespec {
-            tv_sec: every.as_secs() as i64,
-            tv_nsec: i64::from(every.subsec_nanos()),
-        };
+        let pause =
+            rustix::event::Timespec { tv_sec: every.as_secs() as i64, tv_nsec: i64::from(every.subsec_nanos()) };
         let _ = poll(&mut [], Some(&pause));
     }
 }

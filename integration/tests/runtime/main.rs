@@ -2,11 +2,6 @@
 //! (`TARE_TEST_RUNTIME`) and on any cgroup version (`TARE_TEST_CGROUPS`).
 
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by a panic"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
 mod lifecycle;

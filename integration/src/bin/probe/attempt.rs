@@ -18,16 +18,11 @@ pub(crate) fn run(attempt: &str) -> Outcome {
         Ok(value) => (None, value),
         Err(errno) => (Some(format!("{errno:?}")), String::new()),
     };
-    Outcome {
-        attempt: attempt.to_owned(),
-        errno,
-        value,
-    }
+    Outcome { attempt: attempt.to_owned(), errno, value }
 }
 
 fn errno(e: std::io::Error) -> Errno {
-    e.raw_os_error()
-        .map_or_else(|| panic!("an error without a number: {e}"), Errno::from_raw)
+    e.raw_os_error().map_or_else(|| panic!("an error without a number: {e}"), Errno::from_raw)
 }
 
 fn act(words: &[&str]) -> Result<String, Errno> {
@@ -36,31 +31,18 @@ fn act(words: &[&str]) -> Result<String, Errno> {
     match words {
         ["read", path] => {
             let mut bytes = Vec::new();
-            fs::File::open(path)
-                .map_err(errno)?
-                .take(65536)
-                .read_to_end(&mut bytes)
-                .map_err(errno)?;
+            fs::File::open(path).map_err(errno)?.take(65536).read_to_end(&mut bytes).map_err(errno)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         }
         ["write", path, text @ ..] => {
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .open(path)
-                .map_err(errno)?;
-            file.write_all(text.join(" ").as_bytes())
-                .map_err(errno)
-                .map(done)
+            let mut file = fs::OpenOptions::new().write(true).open(path).map_err(errno)?;
+            file.write_all(text.join(" ").as_bytes()).map_err(errno).map(done)
         }
         ["create", path] => fs::File::create(path).map_err(errno).map(|_| String::new()),
         ["mkdir", path] => fs::create_dir(path).map_err(errno).map(done),
         ["unlink", path] => fs::remove_file(path).map_err(errno).map(done),
-        ["symlink", target, path] => std::os::unix::fs::symlink(target, path)
-            .map_err(errno)
-            .map(done),
-        ["readlink", path] => fs::read_link(path)
-            .map(|p| p.to_string_lossy().into_owned())
-            .map_err(errno),
+        ["symlink", target, path] => std::os::unix::fs::symlink(target, path).map_err(errno).map(done),
+        ["readlink", path] => fs::read_link(path).map(|p| p.to_string_lossy().into_owned()).map_err(errno),
         ["list", path] => {
             let mut names = fs::read_dir(path)
                 .map_err(errno)?
@@ -74,39 +56,20 @@ fn act(words: &[&str]) -> Result<String, Errno> {
         ["chdir", path] => std::env::set_current_dir(path).map_err(errno).map(done),
         ["chown", path, uid] => nix::unistd::chown(*path, Some(number(uid).into()), None).map(done),
         ["mknod", path, kind, major, minor] => {
-            let kind = if *kind == "b" {
-                SFlag::S_IFBLK
-            } else {
-                SFlag::S_IFCHR
-            };
+            let kind = if *kind == "b" { SFlag::S_IFBLK } else { SFlag::S_IFCHR };
             let device = nix::sys::stat::makedev(number(major).into(), number(minor).into());
             nix::sys::stat::mknod(*path, kind, Mode::from_bits_truncate(0o666), device).map(done)
         }
         // Opens for reading and writing and says which refused; a device that has no driver answers ENXIO, a filter EPERM.
-        ["open", path] => fs::OpenOptions::new()
-            .read(true)
-            .open(path)
-            .map_err(errno)
-            .map(|_| String::new()),
-        ["openw", path] => fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .map_err(errno)
-            .map(|_| String::new()),
+        ["open", path] => fs::OpenOptions::new().read(true).open(path).map_err(errno).map(|_| String::new()),
+        ["openw", path] => fs::OpenOptions::new().write(true).open(path).map_err(errno).map(|_| String::new()),
         ["mount", source, target, kind] => {
             nix::mount::mount(Some(*source), *target, Some(*kind), MsFlags::empty(), none).map(done)
         }
-        ["bind", source, target] => {
-            nix::mount::mount(Some(*source), *target, none, MsFlags::MS_BIND, none).map(done)
+        ["bind", source, target] => nix::mount::mount(Some(*source), *target, none, MsFlags::MS_BIND, none).map(done),
+        ["remount-rw", target] => {
+            nix::mount::mount(none, *target, none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, none).map(done)
         }
-        ["remount-rw", target] => nix::mount::mount(
-            none,
-            *target,
-            none,
-            MsFlags::MS_REMOUNT | MsFlags::MS_BIND,
-            none,
-        )
-        .map(done),
         ["umount", target] => nix::mount::umount2(*target, MntFlags::MNT_DETACH).map(done),
         ["unshare", namespace] => nix::sched::unshare(match *namespace {
             "user" => CloneFlags::CLONE_NEWUSER,
@@ -124,9 +87,7 @@ fn act(words: &[&str]) -> Result<String, Errno> {
             let bits = nix::sys::personality::Persona::from_bits_retain(number(bits) as i32);
             nix::sys::personality::set(bits).map(|_| String::new())
         }
-        ["kill", pid] => {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(number(pid) as i32), None).map(done)
-        }
+        ["kill", pid] => nix::sys::signal::kill(nix::unistd::Pid::from_raw(number(pid) as i32), None).map(done),
         ["limit-files", soft, hard] => nix::sys::resource::setrlimit(
             nix::sys::resource::Resource::RLIMIT_NOFILE,
             number(soft).into(),
@@ -155,8 +116,7 @@ fn act(words: &[&str]) -> Result<String, Errno> {
 }
 
 fn number(text: &str) -> u32 {
-    text.parse()
-        .unwrap_or_else(|_| panic!("probe: not a number: {text}"))
+    text.parse().unwrap_or_else(|_| panic!("probe: not a number: {text}"))
 }
 
 /// Type, mode in octal, owner, group, and the device number of a device.

@@ -32,9 +32,7 @@ use integration::report::HookCall;
 use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args_os()
-        .map(|a| a.to_string_lossy().into_owned())
-        .collect();
+    let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     let rest: Vec<&str> = args.iter().skip(2).map(String::as_str).collect();
     match args.get(1).map(String::as_str) {
         Some("report") => {
@@ -85,9 +83,7 @@ fn hold(children: usize) -> ExitCode {
     }
     signals.thread_block().unwrap();
     // The executable by its own name may be hidden by then: the kernel's link to it never is.
-    let crowd: Vec<_> = (0..children)
-        .map(|_| Command::new("/proc/self/exe").arg("wait").spawn().unwrap())
-        .collect();
+    let crowd: Vec<_> = (0..children).map(|_| Command::new("/proc/self/exe").arg("wait").spawn().unwrap()).collect();
     println!("ready");
     loop {
         let signal = signals.wait().unwrap();
@@ -106,25 +102,12 @@ fn hold(children: usize) -> ExitCode {
 fn hook(rest: &[&str]) -> ExitCode {
     let mut stdin = String::new();
     std::io::stdin().read_to_string(&mut stdin).unwrap();
-    let mut root: Vec<String> = std::fs::read_dir("/")
-        .unwrap()
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut root: Vec<String> =
+        std::fs::read_dir("/").unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     root.sort();
-    let call = HookCall {
-        name: rest[1].to_owned(),
-        stdin,
-        report: see::report(),
-        root,
-    };
+    let call = HookCall { name: rest[1].to_owned(), stdin, report: see::report(), root };
     let mut line = serde_json::to_string(&call).unwrap();
     line.push('\n');
-    std::fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(rest[0])
-        .unwrap()
-        .write_all(line.as_bytes())
-        .unwrap();
+    std::fs::OpenOptions::new().append(true).create(true).open(rest[0]).unwrap().write_all(line.as_bytes()).unwrap();
     ExitCode::from(rest.get(2).map_or(0, |n| n.parse().unwrap()))
 }

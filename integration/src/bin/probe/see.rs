@@ -13,30 +13,17 @@ pub(crate) fn report() -> Report {
     let status = status(&mut blind);
     let field = |name: &str| status.get(name).cloned().unwrap_or_default();
     let mask = |name: &str| u64::from_str_radix(&field(name), 16).unwrap_or_default();
-    let ids = |name: &str| {
-        field(name)
-            .split_whitespace()
-            .filter_map(|n| n.parse().ok())
-            .collect::<Vec<u32>>()
-    };
+    let ids = |name: &str| field(name).split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>();
     let uname = nix::sys::utsname::uname().ok();
     Report {
         pid: nix::unistd::getpid().as_raw(),
         ppid: nix::unistd::getppid().as_raw(),
         sid: nix::unistd::getsid(None).map_or(-1, nix::unistd::Pid::as_raw),
-        args: std::env::args_os()
-            .map(|a| a.to_string_lossy().into_owned())
-            .collect(),
+        args: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
         env: std::env::vars_os()
-            .map(|(k, v)| {
-                (
-                    k.to_string_lossy().into_owned(),
-                    v.to_string_lossy().into_owned(),
-                )
-            })
+            .map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned()))
             .collect(),
-        cwd: nix::unistd::getcwd()
-            .map_or_else(|e| format!("{e:?}"), |p| p.to_string_lossy().into_owned()),
+        cwd: nix::unistd::getcwd().map_or_else(|e| format!("{e:?}"), |p| p.to_string_lossy().into_owned()),
         umask: u32::from_str_radix(&field("Umask"), 8).unwrap_or(u32::MAX),
         uid: ids("Uid"),
         gid: ids("Gid"),
@@ -50,33 +37,16 @@ pub(crate) fn report() -> Report {
         },
         no_new_privs: field("NoNewPrivs") == "1",
         seccomp: field("Seccomp").parse().unwrap_or(u32::MAX),
-        signals: Signals {
-            blocked: mask("SigBlk"),
-            ignored: mask("SigIgn"),
-        },
+        signals: Signals { blocked: mask("SigBlk"), ignored: mask("SigIgn") },
         limits: limits(&mut blind),
         namespaces: namespaces(&mut blind),
-        mounts: text("/proc/self/mountinfo", &mut blind)
-            .lines()
-            .filter_map(Mount::parse)
-            .collect(),
-        cgroups: text("/proc/self/cgroup", &mut blind)
-            .lines()
-            .map(str::to_owned)
-            .collect(),
-        hostname: uname
-            .as_ref()
-            .map(|u| u.nodename().to_string_lossy().into_owned())
-            .unwrap_or_default(),
-        domainname: uname
-            .as_ref()
-            .map(|u| u.domainname().to_string_lossy().into_owned())
-            .unwrap_or_default(),
+        mounts: text("/proc/self/mountinfo", &mut blind).lines().filter_map(Mount::parse).collect(),
+        cgroups: text("/proc/self/cgroup", &mut blind).lines().map(str::to_owned).collect(),
+        hostname: uname.as_ref().map(|u| u.nodename().to_string_lossy().into_owned()).unwrap_or_default(),
+        domainname: uname.as_ref().map(|u| u.domainname().to_string_lossy().into_owned()).unwrap_or_default(),
         fds,
         processes: processes(),
-        oom_score_adj: text("/proc/self/oom_score_adj", &mut blind)
-            .trim()
-            .to_owned(),
+        oom_score_adj: text("/proc/self/oom_score_adj", &mut blind).trim().to_owned(),
         interfaces: text("/proc/self/net/dev", &mut blind)
             .lines()
             .filter_map(|l| l.split_once(':').map(|(name, _)| name.trim().to_owned()))
@@ -124,16 +94,8 @@ fn namespaces(blind: &mut Vec<String>) -> BTreeMap<String, u64> {
     entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            let target = fs::read_link(entry.path())
-                .ok()?
-                .to_string_lossy()
-                .into_owned();
-            let inode = target
-                .split_once('[')?
-                .1
-                .trim_end_matches(']')
-                .parse()
-                .ok()?;
+            let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
+            let inode = target.split_once('[')?.1.trim_end_matches(']').parse().ok()?;
             Some((entry.file_name().to_string_lossy().into_owned(), inode))
         })
         .collect()
@@ -147,9 +109,7 @@ fn descriptors(blind: &mut Vec<String>) -> BTreeMap<i32, String> {
             return BTreeMap::new();
         }
     };
-    let listed: Vec<i32> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_string_lossy().parse().ok())
-        .collect();
+    let listed: Vec<i32> = entries.filter_map(|entry| entry.ok()?.file_name().to_string_lossy().parse().ok()).collect();
     // The directory that was just read is closed by now: its link is gone and so it is not in the result.
     listed
         .into_iter()

@@ -1,0 +1,3 @@
+//! What init does to itself: mounts, console, identity, limits, seccomp.
+
+pub mod seccomp;

@@ -1,0 +1,1 @@
+//! Seccomp profiles, compiled to classic BPF.

@@ -1,0 +1,3 @@
+//! What the host's side does for a container: cgroups, id maps, hooks, devices to hand in.
+
+pub mod cgroup;

@@ -1,0 +1,1 @@
+//! bpf(2): device filters of cgroup v2.
