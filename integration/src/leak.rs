@@ -40,10 +40,17 @@ fn collect(dir: &Path, id: &str, inside: bool, depth: usize, found: &mut Vec<Pat
         if depth < 12 {
             collect(&entry.path(), id, matches, depth + 1, found);
         }
-        if matches {
+        if matches && is_cgroup(&entry.path()) {
             found.push(entry.path());
         }
     }
+}
+
+/// Not what a runtime writes into a directory that merely covers a hierarchy.
+fn is_cgroup(dir: &Path) -> bool {
+    const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
+    const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+    rustix::fs::statfs(dir).is_ok_and(|fs| [CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC].contains(&fs.f_type))
 }
 
 /// Processes with the id in their command line, environment or cgroup. Zombies that are ours to reap are reaped first.

@@ -4,4 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
+mod badinput;
 mod lifecycle;
+mod process;
+mod verbs;
