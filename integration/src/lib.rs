@@ -38,11 +38,12 @@ macro_rules! skip {
     }};
 }
 
-/// Skips the test on a peer that is known to behave otherwise; the reason says how. Never skips on ours.
+/// Skips the test on a peer that is known to behave otherwise. The peer is given by how its `--version` begins (a name,
+/// or a name and a version), the reason says how it behaves.
 #[macro_export]
 macro_rules! not_on {
-    ($case:expr, $peer:ident, $($reason:tt)*) => {
-        if $case.runtime.kind == $crate::programs::Kind::$peer {
+    ($case:expr, $peer:expr, $($reason:tt)*) => {
+        if $case.runtime.is($peer) {
             $crate::skip!("{}: {}", $case.runtime.name, format!($($reason)*));
         }
     };

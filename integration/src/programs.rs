@@ -42,6 +42,11 @@ impl Runtime {
         Self { binary: binary.to_owned(), kind, name }
     }
 
+    /// Whether this is the peer that is meant: `--version` begins with these words.
+    pub fn is(&self, peer: &str) -> bool {
+        self.kind != Kind::Tare && self.name.starts_with(peer)
+    }
+
     /// The one that the tests are to test.
     pub fn under_test() -> &'static Self {
         static RUNTIME: OnceLock<Runtime> = OnceLock::new();

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
 mod badinput;
+mod exec;
 mod lifecycle;
+mod namespaces;
 mod process;
 mod verbs;

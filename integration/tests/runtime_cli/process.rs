@@ -8,7 +8,8 @@ use serde_json::json;
 #[test]
 fn arguments_and_environment_are_exactly_what_was_asked() {
     let mut case = Case::new();
-    case.spec["process"]["env"] = json!(["PATH=/", "A=1", "EMPTY=", "SPACED=a b = c", format!("TARE_TEST={}", case.id)]);
+    case.spec["process"]["env"] =
+        json!(["PATH=/", "A=1", "EMPTY=", "SPACED=a b = c", format!("TARE_TEST={}", case.id)]);
     let report = case.args(&["/probe", "report"]).run().ok().report();
     assert_eq!(report.args, ["/probe", "report"]);
     let mut env = report.env;
@@ -59,7 +60,7 @@ fn the_working_directory_is_set_and_made_when_missing() {
 }
 
 #[test]
-fn a_working_directory_that_the_user_cannot_enter_is_refused() {
+fn a_working_directory_that_only_root_can_enter_is_entered() {
     use std::os::unix::fs::PermissionsExt;
     let mut case = Case::new();
     std::fs::create_dir(case.rootfs().join("closed")).unwrap();
@@ -67,9 +68,7 @@ fn a_working_directory_that_the_user_cannot_enter_is_refused() {
     case.spec["process"]["cwd"] = json!("/closed");
     case.spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
     case.spec["process"]["capabilities"] = json!({});
-    let out = case.args(&["/probe", "report"]).run();
-    assert_ne!(out.code, 0, "{out}");
-    case.nothing_left();
+    case.attempts(&[("readlink /proc/self/cwd", Ok("/closed")), ("list /closed", Err("EACCES"))]);
 }
 
 #[test]
@@ -133,8 +132,8 @@ fn without_capabilities_root_has_none() {
         if none.is_null() {
             case.spec["process"].as_object_mut().unwrap().remove("capabilities");
             // What to do without the object is not specified: runc and crun differ.
-            not_on!(case, Runc, "leaves the caller's bounding set when there is no capabilities object");
-            not_on!(case, Crun, "leaves the caller's bounding set when there is no capabilities object");
+            not_on!(case, "runc", "leaves the caller's bounding set when there is no capabilities object");
+            not_on!(case, "crun", "leaves the caller's bounding set when there is no capabilities object");
         }
         let caps = case.report().caps;
         assert_eq!(caps.effective | caps.permitted | caps.inheritable | caps.ambient | caps.bounding, 0, "{none}");
@@ -197,8 +196,9 @@ fn no_signal_is_blocked_or_ignored() {
     let mut case = Case::new();
     let signals = case.report().signals;
     assert_eq!(signals.blocked, 0);
-    // The probe itself ignores SIGPIPE, as every Rust program does.
-    assert_eq!(signals.ignored & !bits(&[12]), 0);
+    // The probe itself ignores SIGPIPE, as every Rust program does. Signals 32 and 33 are the C library's own: it lets
+    // no program change them, so they come from whoever started the tests.
+    assert_eq!(signals.ignored & !bits(&[12, 31, 32]), 0);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn hostname_and_domainname_are_set() {
     let mut case = Case::new();
     case.spec["hostname"] = json!("named");
     assert_eq!(case.report().hostname, "named");
-    not_on!(case, Runc, "1.1.5 does not know domainname");
+    not_on!(case, "runc version 1.1", "does not know domainname");
     case.spec["domainname"] = json!("example.org");
     let report = case.report();
     assert_eq!((report.hostname.as_str(), report.domainname.as_str()), ("named", "example.org"));
@@ -277,6 +277,8 @@ fn a_program_that_is_not_executable_is_named() {
     case.args(&["/etc/passwd"]);
     let out = case.run();
     assert_ne!(out.code, 0, "{out}");
-    assert!(out.stderr.contains("/etc/passwd") && out.stderr.to_lowercase().contains("permission denied"), "{out}");
+    if !out.peer {
+        assert!(out.stderr.contains("/etc/passwd") && out.stderr.to_lowercase().contains("permission denied"), "{out}");
+    }
     case.nothing_left();
 }

@@ -16,7 +16,10 @@ fn list_shows_what_there_is_in_three_forms() {
     let table = case.call(&["list"]).ok().stdout;
     let lines: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
     assert_eq!(lines.len(), 2, "{table}");
-    assert_eq!(&lines[0][..4], ["ID", "PID", "STATUS", "BUNDLE"].map(|w| if w == "ID" && lines[0][0] == "NAME" { "NAME" } else { w }));
+    assert_eq!(
+        &lines[0][..4],
+        ["ID", "PID", "STATUS", "BUNDLE"].map(|w| if w == "ID" && lines[0][0] == "NAME" { "NAME" } else { w })
+    );
     assert_eq!(lines[1][0], case.id);
     assert_eq!(lines[1][1], case.pid().to_string());
     assert_eq!(lines[1][2], "running");
@@ -33,8 +36,8 @@ fn list_shows_what_there_is_in_three_forms() {
 #[test]
 fn list_of_nothing_is_an_empty_answer() {
     let case = Case::new();
-    let out = case.call(&["list", "--format", "json"]).ok();
-    assert!(matches!(out.stdout.trim(), "null" | "[]"), "{out}");
+    let all = case.call(&["list", "--format", "json"]).ok().json();
+    assert!(all.is_null() || all == json!([]), "{all}");
 }
 
 #[test]
@@ -94,7 +97,7 @@ fn a_paused_container_can_be_killed_and_deleted_by_force() {
 #[test]
 fn exec_into_a_paused_container_is_refused() {
     let case = Case::new();
-    not_on!(case, Crun, "waits in the frozen cgroup instead of refusing");
+    not_on!(case, "crun", "waits in the frozen cgroup instead of refusing");
     case.hold();
     case.call(&["pause", &case.id]).ok();
     let out = case.exec(&["/probe", "say", "hello"]);
@@ -137,6 +140,7 @@ fn spec_writes_a_configuration_that_runs() {
 #[test]
 fn spec_for_an_ordinary_user_has_a_user_namespace() {
     let case = Case::new();
+    not_on!(case, "crun", "writes no mappings");
     case.call(&["spec", "--rootless", "--bundle", case.bundle().to_str().unwrap()]).ok();
     let text = std::fs::read_to_string(case.bundle().join("config.json")).unwrap();
     let spec: Value = serde_json::from_str(&text).unwrap();
@@ -149,9 +153,7 @@ fn spec_for_an_ordinary_user_has_a_user_namespace() {
 #[test]
 fn features_says_what_the_runtime_can_do() {
     let case = Case::new();
-    if case.runtime.name.starts_with("crun version 1.8.1") {
-        skip!("{}: has no `features` verb", case.runtime.name);
-    }
+    not_on!(case, "crun version 1.8.1", "has no `features` verb");
     let features = case.call(&["features"]).ok().json();
     assert!(features["ociVersionMin"].as_str().unwrap().starts_with("1.0"));
     assert!(features["ociVersionMax"].as_str().unwrap().starts_with("1."));
@@ -176,6 +178,7 @@ fn features_says_what_the_runtime_can_do() {
 #[test]
 fn errors_go_to_the_log_as_json_lines() {
     let mut case = Case::new();
+    not_on!(case, "crun", "newer ones write an object over several lines");
     let log = case.dir.join("log.json");
     case.global = ["--log", log.to_str().unwrap(), "--log-format", "json"].map(str::to_owned).to_vec();
     case.call(&["start", &case.id]).is(1);
