@@ -1,0 +1,113 @@
+//! A static program that the tests put into containers. It says what it sees, as JSON, and tries what it is told to try.
+//!
+//! ```text
+//! probe report [--to FILE]      what this process sees (see `integration::report::Report`)
+//! probe try ATTEMPT...          each attempt is one argument, see `attempt.rs`; prints a list of outcomes
+//! probe hold                    says "ready", prints every signal it gets, ends with status 0 at TERM, 2 at INT
+//! probe crowd N                 the same with N children that wait beside it
+//! probe wait                    waits for ever, every signal keeps its default
+//! probe exit N                  ends with status N
+//! probe say TEXT...             prints the text
+//! probe complain TEXT...        prints the text on stderr
+//! probe cat                     copies stdin to stdout
+//! probe tty                     what it sees of its terminal
+//! probe hook FILE NAME [N]      as a hook: appends what it saw to FILE, ends with status N
+//! ```
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a probe that cannot look has to say so loudly"
+)]
+
+mod attempt;
+mod see;
+
+use std::io::{Read, Write};
+use std::process::{Command, ExitCode};
+
+use integration::report::HookCall;
+use nix::sys::signal::{SigSet, Signal};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let rest: Vec<&str> = args.iter().skip(2).map(String::as_str).collect();
+    match args.get(1).map(String::as_str) {
+        Some("report") => {
+            let text = serde_json::to_string(&see::report()).unwrap();
+            match rest.as_slice() {
+                ["--to", file] => std::fs::write(file, text).unwrap(),
+                _ => println!("{text}"),
+            }
+        }
+        Some("try") => {
+            let outcomes: Vec<_> = rest.iter().map(|a| attempt::run(a)).collect();
+            println!("{}", serde_json::to_string(&outcomes).unwrap());
+        }
+        Some("hold") => return hold(0),
+        Some("crowd") => return hold(rest[0].parse().unwrap()),
+        Some("wait") => loop {
+            nix::unistd::pause();
+        },
+        Some("exit") => return ExitCode::from(rest[0].parse::<u8>().unwrap()),
+        Some("say") => println!("{}", rest.join(" ")),
+        Some("complain") => eprintln!("{}", rest.join(" ")),
+        Some("cat") => {
+            std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).unwrap();
+        }
+        Some("tty") => println!("{}", see::terminal()),
+        Some("hook") => return hook(&rest),
+        _ => {
+            eprintln!("probe: unknown command {:?}", args.get(1));
+            return ExitCode::from(64);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Waits for signals. They are blocked before "ready" is said, so none that is sent afterwards can be lost.
+fn hold(children: usize) -> ExitCode {
+    let mut signals = SigSet::empty();
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGQUIT,
+        Signal::SIGWINCH,
+    ] {
+        signals.add(signal);
+    }
+    signals.thread_block().unwrap();
+    // The executable by its own name may be hidden by then: the kernel's link to it never is.
+    let crowd: Vec<_> = (0..children).map(|_| Command::new("/proc/self/exe").arg("wait").spawn().unwrap()).collect();
+    println!("ready");
+    loop {
+        let signal = signals.wait().unwrap();
+        println!("{}", signal.as_str());
+        match signal {
+            Signal::SIGTERM => {
+                drop(crowd);
+                return ExitCode::SUCCESS;
+            }
+            Signal::SIGINT => return ExitCode::from(2),
+            _ => {}
+        }
+    }
+}
+
+fn hook(rest: &[&str]) -> ExitCode {
+    let mut stdin = String::new();
+    std::io::stdin().read_to_string(&mut stdin).unwrap();
+    let mut root: Vec<String> =
+        std::fs::read_dir("/").unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    root.sort();
+    let call = HookCall { name: rest[1].to_owned(), stdin, report: see::report(), root };
+    let mut line = serde_json::to_string(&call).unwrap();
+    line.push('\n');
+    std::fs::OpenOptions::new().append(true).create(true).open(rest[0]).unwrap().write_all(line.as_bytes()).unwrap();
+    ExitCode::from(rest.get(2).map_or(0, |n| n.parse().unwrap()))
+}

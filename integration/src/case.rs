@@ -1,0 +1,470 @@
+//! One test's container: bundle, state directory, driver of the runtime, and the check that nothing stays behind.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::command::{self, Files, LIMIT, Out};
+use crate::programs::{self, Kind, Runtime};
+use crate::report::{HookCall, Report};
+use crate::{cgroups, leak, spec, wait};
+
+/// A container to be. Dropping it deletes what is there by force and fails the test if anything is left then.
+pub struct Case {
+    /// Id of the container, unique on the machine; everything that the test makes bears it.
+    pub id: String,
+    /// Directory of the test.
+    pub dir: PathBuf,
+    /// The runtime under test.
+    pub runtime: Runtime,
+    /// config.json, as it will be written.
+    pub spec: Value,
+    /// Flags that go before every verb, after `--root`.
+    pub global: Vec<String>,
+    calls: Cell<u32>,
+    console: RefCell<Option<Files>>,
+    pid: Cell<Option<i32>>,
+    reapers: RefCell<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Case {
+    /// An ordinary container over the runtime under test, whose process is the probe in `hold`.
+    pub fn new() -> Self {
+        Self::with(Runtime::under_test().clone())
+    }
+
+    /// The same, in a mount namespace with cgroup v2 alone.
+    pub fn on_v2() -> Self {
+        cgroups::enter_v2();
+        Self::new()
+    }
+
+    /// The same over another runtime.
+    pub fn with(runtime: Runtime) -> Self {
+        // Containers outlive `create`: their processes come to us, so that we learn how they end.
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper"));
+        cgroups::enter_asked();
+        let id = unique();
+        let dir = Path::new("/tmp").join(&id);
+        fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let case = Self {
+            spec: spec::ordinary(&id, &["/probe", "hold"]),
+            id,
+            dir,
+            runtime,
+            global: Vec::new(),
+            calls: Cell::new(0),
+            console: RefCell::new(None),
+            pid: Cell::new(None),
+            reapers: RefCell::new(Vec::new()),
+        };
+        fill(&case.rootfs());
+        case
+    }
+
+    /// The bundle's directory.
+    pub fn bundle(&self) -> PathBuf {
+        self.dir.join("bundle")
+    }
+
+    /// The root file system.
+    pub fn rootfs(&self) -> PathBuf {
+        self.bundle().join("rootfs")
+    }
+
+    /// The runtime's `--root`.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Sets the container's command.
+    pub fn args(&mut self, args: &[&str]) -> &mut Self {
+        self.spec["process"]["args"] = json!(args);
+        self
+    }
+
+    /// Adds a mount.
+    pub fn mount(&mut self, destination: &str, kind: &str, source: &str, options: &[&str]) -> &mut Self {
+        let mount = json!({ "destination": destination, "type": kind, "source": source, "options": options });
+        self.spec["mounts"].as_array_mut().expect("a list of mounts").push(mount);
+        self
+    }
+
+    /// Leaves out a namespace, so that the container shares the host's.
+    pub fn without_namespace(&mut self, kind: &str) -> &mut Self {
+        self.spec["linux"]["namespaces"].as_array_mut().expect("namespaces").retain(|n| n["type"] != kind);
+        self
+    }
+
+    /// Joins the namespace at this path, or makes a new one.
+    pub fn namespace(&mut self, kind: &str, path: Option<&str>) -> &mut Self {
+        self.without_namespace(kind);
+        let namespace = path.map_or_else(|| json!({ "type": kind }), |p| json!({ "type": kind, "path": p }));
+        self.spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
+        self
+    }
+
+    /// A new user namespace: container ids from 0 are host ids from 100000 on; the root file system is given to them.
+    pub fn user_namespace(&mut self) -> &mut Self {
+        self.namespace("user", None);
+        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+        self.spec["linux"]["uidMappings"] = map.clone();
+        self.spec["linux"]["gidMappings"] = map;
+        give(&self.rootfs(), 100_000);
+        // The mapped root has to be able to walk to its own root file system.
+        self
+    }
+
+    /// Writes config.json.
+    pub fn write(&self) {
+        let text = serde_json::to_string_pretty(&self.spec).expect("JSON");
+        fs::write(self.bundle().join("config.json"), text).expect("write config.json");
+    }
+
+    /// The runtime with its global flags.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.runtime.binary);
+        command.arg("--root").arg(self.state_dir()).args(&self.global).env("TARE_TEST", &self.id).stdin(Stdio::null());
+        command
+    }
+
+    /// Where the output of the next call goes.
+    pub fn files(&self) -> Files {
+        self.calls.set(self.calls.get() + 1);
+        Files::new(&self.dir, &format!("call{}", self.calls.get()))
+    }
+
+    /// Runs the runtime with these arguments.
+    #[track_caller]
+    pub fn call(&self, args: &[&str]) -> Out {
+        self.finish(self.command().args(args), &self.files())
+    }
+
+    /// Runs a command of this case's runtime.
+    #[track_caller]
+    pub fn finish(&self, command: &mut Command, files: &Files) -> Out {
+        let mut out = command::run(command, files);
+        out.peer = self.runtime.kind != Kind::Tare;
+        out
+    }
+
+    /// Writes config.json and creates the container.
+    #[track_caller]
+    pub fn create(&self) -> Out {
+        self.create_with(&[])
+    }
+
+    /// The same with more flags.
+    #[track_caller]
+    pub fn create_with(&self, flags: &[&str]) -> Out {
+        self.launch("create", flags)
+    }
+
+    /// Creates and starts without waiting for the end (`run --detach`).
+    #[track_caller]
+    pub fn run_detached(&self, flags: &[&str]) -> Out {
+        let mut all = vec!["--detach"];
+        all.extend(flags);
+        self.launch("run", &all)
+    }
+
+    #[track_caller]
+    fn launch(&self, verb: &str, flags: &[&str]) -> Out {
+        self.write();
+        let pid_file = self.dir.join("pid");
+        let _ = fs::remove_file(&pid_file);
+        let files = self.files();
+        let mut command = self.command();
+        command.arg(verb).arg("--bundle").arg(self.bundle()).arg("--pid-file").arg(&pid_file).args(flags).arg(&self.id);
+        let out = self.finish(&mut command, &files);
+        if out.code == 0 {
+            let text = fs::read_to_string(&pid_file).unwrap_or_else(|e| panic!("the pid file: {e}: {out}"));
+            self.pid.set(Some(text.parse().unwrap_or_else(|e| panic!("the pid file has '{text}': {e}"))));
+            *self.console.borrow_mut() = Some(files);
+        }
+        out
+    }
+
+    /// Runs in the foreground, to the end.
+    #[track_caller]
+    pub fn run(&self) -> Out {
+        self.run_with(&[])
+    }
+
+    /// The same with more flags.
+    #[track_caller]
+    pub fn run_with(&self, flags: &[&str]) -> Out {
+        self.write();
+        let mut command = self.command();
+        command.arg("run").arg("--bundle").arg(self.bundle()).args(flags).arg(&self.id);
+        self.finish(&mut command, &self.files())
+    }
+
+    /// Starts the created container.
+    #[track_caller]
+    pub fn start(&self) -> Out {
+        self.call(&["start", &self.id])
+    }
+
+    /// Creates and starts it, and waits until the probe in it holds.
+    #[track_caller]
+    pub fn hold(&self) {
+        self.create().ok();
+        self.start().ok();
+        self.says("ready");
+    }
+
+    /// Its state as the runtime says it.
+    #[track_caller]
+    pub fn state(&self) -> Value {
+        self.call(&["state", &self.id]).ok().json()
+    }
+
+    /// Its status alone.
+    #[track_caller]
+    pub fn status(&self) -> String {
+        self.state()["status"].as_str().expect("a status").to_owned()
+    }
+
+    /// Sends a signal.
+    #[track_caller]
+    pub fn kill(&self, signal: &str) -> Out {
+        self.call(&["kill", &self.id, signal])
+    }
+
+    /// Deletes it.
+    #[track_caller]
+    pub fn delete(&self) -> Out {
+        self.call(&["delete", &self.id])
+    }
+
+    /// Runs a command in it, to its end.
+    #[track_caller]
+    pub fn exec(&self, args: &[&str]) -> Out {
+        self.exec_with(&[], args)
+    }
+
+    /// The same with flags.
+    #[track_caller]
+    pub fn exec_with(&self, flags: &[&str], args: &[&str]) -> Out {
+        let mut command = self.command();
+        command.arg("exec").args(flags).arg(&self.id).args(args);
+        self.finish(&mut command, &self.files())
+    }
+
+    /// Starts a command in it and lets it run; its process id on the host. It is reaped when it ends, as a shim does
+    /// it: until then the kernel keeps the container's pid namespace, and its PID 1, waiting.
+    #[track_caller]
+    pub fn exec_detached(&self, args: &[&str]) -> i32 {
+        let pid_file = self.files().stdout.with_extension("pid");
+        self.exec_with(&["--detach", "--pid-file", pid_file.to_str().expect("a path")], args).ok();
+        let text = fs::read_to_string(&pid_file).unwrap_or_else(|e| panic!("the pid file: {e}"));
+        let pid: i32 = text.parse().unwrap_or_else(|e| panic!("the pid file has '{text}': {e}"));
+        self.reapers.borrow_mut().push(std::thread::spawn(move || {
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        }));
+        pid
+    }
+
+    /// Process id of the container's first process, on the host.
+    pub fn pid(&self) -> i32 {
+        self.pid.get().expect("a created container")
+    }
+
+    /// Waits until the container's first process ended; says how, as a shell does.
+    #[track_caller]
+    pub fn wait(&self) -> i32 {
+        use nix::sys::wait::{WaitStatus, waitpid};
+        let pid = self.pid();
+        assert!(wait::exited(pid, LIMIT), "the container did not end in {LIMIT:?}");
+        match waitpid(nix::unistd::Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, code)) => code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+            other => panic!("waitpid: {other:?}"),
+        }
+    }
+
+    /// Waits until the created container has said these words on its stdout.
+    #[track_caller]
+    pub fn says(&self, words: &str) {
+        let console = self.console.borrow();
+        let file = &console.as_ref().expect("a created container").stdout;
+        let said = wait::file(file, LIMIT, |text| text.contains(words));
+        assert!(said, "the container did not say '{words}' but: {}", fs::read_to_string(file).unwrap_or_default());
+    }
+
+    /// What the created container wrote to stdout so far.
+    pub fn output(&self) -> String {
+        let console = self.console.borrow();
+        fs::read_to_string(&console.as_ref().expect("a created container").stdout).unwrap_or_default()
+    }
+
+    /// What a process of this container sees.
+    #[track_caller]
+    pub fn report(&mut self) -> Report {
+        self.args(&["/probe", "report"]);
+        self.run().ok().report()
+    }
+
+    /// Runs a container that makes these attempts and checks how each of them went: `Ok("")` for any success,
+    /// `Ok(text)` for one that read this text, `Err(name)` for this error.
+    #[track_caller]
+    pub fn attempts(&mut self, attempts: &[(&str, Result<&str, &str>)]) {
+        let mut args = vec!["/probe", "try"];
+        args.extend(attempts.iter().map(|(attempt, _)| *attempt));
+        self.args(&args);
+        check(&self.run().ok(), attempts);
+    }
+
+    /// The same by `exec` in the running container.
+    #[track_caller]
+    pub fn exec_attempts(&self, attempts: &[(&str, Result<&str, &str>)]) {
+        let mut args = vec!["/probe", "try"];
+        args.extend(attempts.iter().map(|(attempt, _)| *attempt));
+        check(&self.exec(&args).ok(), attempts);
+    }
+
+    /// Registers the probe as a hook that records its call, and ends with this status.
+    pub fn hook(&mut self, point: &str, name: &str, code: u8) -> &mut Self {
+        // createContainer and startContainer hooks start in the container's mounts: the record has to be there too.
+        let (file, program) = if point == "startContainer" {
+            ("/hooks.jsonl".to_owned(), "/probe".to_owned())
+        } else {
+            (
+                self.dir.join("hooks.jsonl").to_string_lossy().into_owned(),
+                self.rootfs().join("probe").to_string_lossy().into_owned(),
+            )
+        };
+        let hook = json!({
+            "path": program,
+            "args": ["probe", "hook", file, name, code.to_string()],
+            "env": ["HOOK=yes", format!("TARE_TEST={}", self.id)],
+        });
+        let hooks = &mut self.spec["hooks"][point];
+        if hooks.is_null() {
+            *hooks = json!([]);
+        }
+        hooks.as_array_mut().expect("a list").push(hook);
+        self
+    }
+
+    /// The calls of hooks so far: those on the host's files, then those on the container's.
+    pub fn hook_calls(&self) -> Vec<HookCall> {
+        let mut calls = Vec::new();
+        for file in [self.dir.join("hooks.jsonl"), self.rootfs().join("hooks.jsonl")] {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            calls.extend(text.lines().map(|line| serde_json::from_str::<HookCall>(line).expect("a hook's record")));
+        }
+        calls
+    }
+
+    /// Requires that nothing on the machine bears the id and that the runtime has no record: after a failed call.
+    #[track_caller]
+    pub fn nothing_left(&self) {
+        let left = self.left();
+        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    }
+
+    fn left(&self) -> Vec<String> {
+        let mut left = leak::find(&self.id);
+        if self.runtime.kind == Kind::Crun {
+            // It leaves the cgroup when a creation fails halfway.
+            left.retain(|l| !l.starts_with("cgroup"));
+        }
+        if let Ok(entries) = fs::read_dir(self.state_dir()) {
+            left.extend(
+                entries
+                    .flatten()
+                    // crun keeps an empty directory there for masks, which belongs to no container.
+                    .filter(|e| !e.file_name().to_string_lossy().starts_with('.'))
+                    .map(|e| format!("state {}", e.path().display())),
+            );
+        }
+        left
+    }
+}
+
+#[track_caller]
+fn check(out: &Out, attempts: &[(&str, Result<&str, &str>)]) {
+    let outcomes = out.outcomes();
+    assert_eq!(outcomes.len(), attempts.len(), "{out}");
+    let wrong: Vec<String> = outcomes
+        .iter()
+        .zip(attempts)
+        .filter(|(outcome, (_, expected))| match (&outcome.errno, expected) {
+            (None, Ok(value)) => !value.is_empty() && outcome.value.trim_end() != *value,
+            (Some(errno), Err(name)) => errno != name,
+            _ => true,
+        })
+        .map(|(outcome, (_, expected))| {
+            format!("{}: {:?} {:?}, expected {expected:?}", outcome.attempt, outcome.errno, outcome.value)
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        let recorded = fs::read_dir(self.state_dir()).is_ok_and(|mut entries| entries.next().is_some());
+        if recorded || !leak::find(&self.id).is_empty() {
+            let mut command = self.command();
+            let _ = command.args(["delete", "--force", &self.id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+        if let Some(pid) = self.pid.get() {
+            wait::exited(pid, std::time::Duration::from_secs(5));
+            leak::reap(pid);
+        }
+        for reaper in self.reapers.take() {
+            // One that still runs waits for a process that outlived the container, which is reported below.
+            if reaper.is_finished() {
+                let _ = reaper.join();
+            }
+        }
+        let left = self.left();
+        leak::remove(&self.id);
+        // A mount that could not be removed may lead to the host's files: its directory is not to be emptied then.
+        if leak::mounts(&self.id).is_empty() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+        assert!(std::thread::panicking() || left.is_empty(), "left behind after delete --force:\n{}", left.join("\n"));
+    }
+}
+
+/// An id that no other test has, and that is no part of another one.
+pub fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("tare-test-{}-{:03}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A minimal root file system with the probe in it.
+pub fn fill(rootfs: &Path) {
+    for dir in ["proc", "dev", "sys", "tmp", "etc", "root", "home/user", "mnt"] {
+        fs::create_dir_all(rootfs.join(dir)).expect("a directory");
+    }
+    fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/probe\nuser:x:1000:1000::/home/user:/probe\n")
+        .expect("passwd");
+    fs::write(rootfs.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:user\n").expect("group");
+    fs::copy(programs::probe(), rootfs.join("probe")).expect("copy the probe");
+}
+
+/// Gives a directory and what is in it to this user and group.
+pub fn give(path: &Path, id: u32) {
+    std::os::unix::fs::lchown(path, Some(id), Some(id)).expect("chown");
+    if path.symlink_metadata().expect("its type").is_dir() {
+        for entry in fs::read_dir(path).expect("a directory").flatten() {
+            give(&entry.path(), id);
+        }
+    }
+}

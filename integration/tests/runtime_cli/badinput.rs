@@ -1,0 +1,430 @@
+//! What is wrong is refused: status 1, one line that names it, and nothing left behind.
+
+use std::fs;
+
+use integration::case::Case;
+use integration::not_on;
+use integration::programs::Kind;
+use serde_json::json;
+
+/// Creates a container whose configuration was changed so, and requires a refusal that has these words.
+#[track_caller]
+fn refused(change: impl FnOnce(&mut Case), words: &[&str]) {
+    let mut case = Case::new();
+    change(&mut case);
+    case.create().refused(words);
+    case.nothing_left();
+    assert!(!case.dir.join("pid").exists(), "no pid file");
+}
+
+#[test]
+fn a_bundle_without_configuration() {
+    let case = Case::new();
+    let out = case.call(&["create", "--bundle", case.bundle().to_str().unwrap(), &case.id]);
+    out.refused(&["config.json"]);
+    case.nothing_left();
+}
+
+#[test]
+fn a_bundle_that_is_not_there() {
+    let case = Case::new();
+    case.call(&["create", "--bundle", "/no/such/bundle", &case.id]).refused(&["/no/such/bundle"]);
+    case.nothing_left();
+}
+
+#[test]
+fn a_broken_configuration() {
+    let case = Case::new();
+    for text in ["", "{", "[]", "{\"ociVersion\": 1}", "\u{0}", "{\"process\": {\"args\": \"not a list\"}}"] {
+        fs::write(case.bundle().join("config.json"), text).unwrap();
+        case.call(&["create", "--bundle", case.bundle().to_str().unwrap(), &case.id]).refused(&["config.json"]);
+        case.nothing_left();
+    }
+}
+
+#[test]
+fn a_field_of_the_wrong_type_is_named() {
+    let case = Case::new();
+    not_on!(case, "crun", "leaves its state directory after some refusals");
+    refused(|c| c.spec["process"]["cwd"] = json!(7), &["config.json", "process.cwd"]);
+    refused(|c| c.spec["linux"]["namespaces"][0]["type"] = json!(7), &["config.json", "linux.namespaces"]);
+    refused(|c| c.spec["process"]["rlimits"][0]["soft"] = json!("many"), &["config.json", "process.rlimits"]);
+}
+
+#[test]
+fn a_root_file_system_that_is_not_there() {
+    refused(|c| c.spec["root"]["path"] = json!("nowhere"), &["nowhere"]);
+    refused(|c| c.spec["root"]["path"] = json!("config.json"), &["config.json"]);
+}
+
+#[test]
+fn a_configuration_without_root() {
+    refused(
+        |c| {
+            c.spec.as_object_mut().unwrap().remove("root");
+        },
+        &["root"],
+    );
+}
+
+#[test]
+fn a_configuration_without_arguments() {
+    refused(|c| c.spec["process"]["args"] = json!([]), &["args"]);
+}
+
+#[test]
+fn a_working_directory_that_is_not_absolute() {
+    let case = Case::new();
+    not_on!(case, "crun", "takes a relative one");
+    refused(|c| c.spec["process"]["cwd"] = json!("tmp"), &["cwd"]);
+    refused(|c| c.spec["process"]["cwd"] = json!(""), &["cwd"]);
+}
+
+#[test]
+fn a_specification_version_that_is_not_ours() {
+    let case = Case::new();
+    not_on!(case, "runc", "accepts any version");
+    not_on!(case, "crun", "accepts any version");
+    refused(|c| c.spec["ociVersion"] = json!("2.0.0"), &["ociVersion", "2.0.0"]);
+    refused(|c| c.spec["ociVersion"] = json!("one"), &["ociVersion", "one"]);
+}
+
+#[test]
+fn a_namespace_of_an_unknown_type() {
+    refused(|c| c.spec["linux"]["namespaces"][0]["type"] = json!("nonsense"), &["nonsense"]);
+}
+
+#[test]
+fn a_namespace_that_is_there_twice() {
+    let case = Case::new();
+    not_on!(case, "crun", "takes the same namespace twice");
+    refused(|c| c.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "pid" })), &["pid"]);
+}
+
+#[test]
+fn a_namespace_path_that_is_no_namespace() {
+    refused(
+        |c| {
+            c.namespace("network", Some("/no/such/ns"));
+        },
+        &["/no/such/ns"],
+    );
+    refused(
+        |c| {
+            c.namespace("network", Some("/etc/passwd"));
+        },
+        &["/etc/passwd"],
+    );
+    // A namespace, but of another type.
+    refused(
+        |c| {
+            c.namespace("network", Some("/proc/self/ns/uts"));
+        },
+        &["/proc/self/ns/uts"],
+    );
+}
+
+#[test]
+fn a_hostname_without_a_namespace_for_it() {
+    refused(
+        |c| {
+            c.without_namespace("uts");
+        },
+        &["hostname", "uts"],
+    );
+}
+
+#[test]
+fn mappings_without_a_user_namespace() {
+    let case = Case::new();
+    not_on!(case, "runc version 1.1", "ignores mappings without a user namespace");
+    not_on!(case, "crun", "ignores mappings without a user namespace");
+    refused(
+        |c| c.spec["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }]),
+        &["uidMappings"],
+    );
+}
+
+#[test]
+fn a_user_namespace_without_mappings() {
+    let case = Case::new();
+    not_on!(case, "crun", "makes mappings up");
+    refused(
+        |c| {
+            c.namespace("user", None);
+        },
+        &["Mappings"],
+    );
+}
+
+#[test]
+fn an_unknown_rlimit() {
+    refused(
+        |c| c.spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_NONSENSE", "soft": 1, "hard": 1 }]),
+        &["RLIMIT_NONSENSE"],
+    );
+}
+
+#[test]
+fn an_rlimit_whose_soft_value_is_above_its_hard_value() {
+    refused(
+        |c| c.spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 20, "hard": 10 }]),
+        &["RLIMIT_NOFILE"],
+    );
+}
+
+#[test]
+fn an_rlimit_that_is_there_twice() {
+    let case = Case::new();
+    not_on!(case, "runc version 1.1", "takes the last of two");
+    not_on!(case, "crun", "takes the last of two");
+    let one = json!({ "type": "RLIMIT_NOFILE", "soft": 20, "hard": 20 });
+    refused(|c| c.spec["process"]["rlimits"] = json!([one, one]), &["RLIMIT_NOFILE"]);
+}
+
+#[test]
+fn a_file_system_of_an_unknown_type() {
+    refused(
+        |c| {
+            c.mount("/mnt/x", "nonsensefs", "none", &[]);
+        },
+        &["nonsensefs", "/mnt/x"],
+    );
+}
+
+#[test]
+fn a_bind_mount_of_what_is_not_there() {
+    refused(
+        |c| {
+            c.mount("/mnt/x", "bind", "/no/such/source", &["bind"]);
+        },
+        &["/no/such/source", "/mnt/x"],
+    );
+}
+
+#[test]
+fn a_mount_option_that_the_file_system_does_not_know() {
+    refused(
+        |c| {
+            c.mount("/mnt/x", "tmpfs", "tmpfs", &["nonsense=1"]);
+        },
+        &["nonsense", "/mnt/x"],
+    );
+}
+
+#[test]
+fn a_system_setting_that_is_not_the_containers() {
+    refused(|c| c.spec["linux"]["sysctl"] = json!({ "kernel.panic": "1" }), &["kernel.panic"]);
+    refused(|c| c.spec["linux"]["sysctl"] = json!({ "vm.swappiness": "1" }), &["vm.swappiness"]);
+    refused(
+        |c| {
+            c.without_namespace("network");
+            c.spec["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
+        },
+        &["net.ipv4.ip_forward", "network"],
+    );
+    refused(
+        |c| {
+            c.without_namespace("ipc");
+            c.spec["linux"]["sysctl"] = json!({ "kernel.shmmax": "1" });
+        },
+        &["kernel.shmmax", "ipc"],
+    );
+}
+
+#[test]
+fn a_system_setting_that_leaves_its_tree() {
+    let path = "net/../../kernel/panic";
+    refused(|c| c.spec["linux"]["sysctl"] = json!({ path: "1" }), &[path]);
+}
+
+#[test]
+fn a_device_of_an_unknown_type() {
+    let case = Case::new();
+    not_on!(case, "crun", "makes a character device of it");
+    refused(
+        |c| c.spec["linux"]["devices"] = json!([{ "path": "/dev/x", "type": "z", "major": 1, "minor": 3 }]),
+        &["/dev/x"],
+    );
+}
+
+#[test]
+fn a_seccomp_action_or_operator_that_is_unknown() {
+    refused(|c| c.spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_NONSENSE" }), &["SCMP_ACT_NONSENSE"]);
+    refused(
+        |c| {
+            c.spec["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO",
+                    "args": [{ "index": 0, "value": 1, "op": "SCMP_CMP_NONSENSE" }] }],
+            });
+        },
+        &["SCMP_CMP_NONSENSE"],
+    );
+    refused(
+        |c| {
+            c.spec["linux"]["seccomp"] =
+                json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_NONSENSE"] });
+        },
+        &["SCMP_ARCH_NONSENSE"],
+    );
+}
+
+#[test]
+fn an_id_that_is_none() {
+    let case = Case::new();
+    case.write();
+    let bundle = case.bundle();
+    let long = "x".repeat(2000);
+    for id in ["", ".", "..", "a/b", "/", "../../up", "a b", "a\nb", "ü", &long] {
+        if case.runtime.kind != Kind::Tare && !id.contains('/') && id != ".." && id != long {
+            // Peers allow more: only what would leave the state directory is tested with them.
+            continue;
+        }
+        let out = case.call(&["create", "--bundle", bundle.to_str().unwrap(), id]);
+        out.refused(&["id"]);
+        case.nothing_left();
+    }
+}
+
+#[test]
+fn an_unknown_container() {
+    let case = Case::new();
+    for words in [&["start"][..], &["state"], &["delete"], &["pause"], &["resume"], &["ps"], &["kill"]] {
+        let mut words = words.to_vec();
+        words.push(&case.id);
+        case.call(&words).refused(&[&case.id, "does not exist"]);
+    }
+    let out = case.call(&["exec", &case.id, "true"]);
+    assert_ne!(out.code, 0, "{out}");
+    assert_eq!(out.stderr.lines().count(), 1, "{out}");
+    case.nothing_left();
+}
+
+#[test]
+fn an_id_that_leaves_the_state_directory_reaches_nothing() {
+    let case = Case::new();
+    not_on!(case, "crun version 1.8.1", "follows it");
+    fs::create_dir_all(case.dir.join("elsewhere")).unwrap();
+    fs::write(case.dir.join("elsewhere/state.json"), "{}").unwrap();
+    for verb in ["state", "delete", "kill", "start"] {
+        let out = case.call(&[verb, "../elsewhere"]);
+        assert_ne!(out.code, 0, "{out}");
+    }
+    let out = case.call(&["delete", "--force", "../elsewhere"]);
+    assert!(case.dir.join("elsewhere/state.json").exists(), "{out}");
+}
+
+#[test]
+fn an_unknown_signal() {
+    let case = Case::new();
+    not_on!(case, "crun version 1.8.1", "accepts any word");
+    case.hold();
+    for signal in ["NONSENSE", "SIGNONSENSE", "-1", "1000", ""] {
+        if case.runtime.kind != Kind::Tare && !signal.contains("NONSENSE") {
+            continue;
+        }
+        case.kill(signal).refused(&["signal"]);
+    }
+    assert_eq!(case.status(), "running");
+}
+
+#[test]
+fn too_few_or_too_many_arguments() {
+    let case = Case::new();
+    for words in [&["create"][..], &["start"], &["state"], &["kill"], &["delete"], &["start", "a", "b"]] {
+        let out = case.call(words);
+        assert_ne!(out.code, 0, "{out}");
+        assert!(!out.stderr.is_empty() || !out.stdout.is_empty(), "{out}");
+    }
+}
+
+#[test]
+fn a_pid_file_that_cannot_be_written() {
+    let case = Case::new();
+    case.write();
+    let bundle = case.bundle();
+    let out = case.call(&["create", "--bundle", bundle.to_str().unwrap(), "--pid-file", "/no/such/dir/pid", &case.id]);
+    out.refused(&["/no/such/dir/pid"]);
+    case.nothing_left();
+}
+
+#[test]
+fn a_terminal_without_a_socket_to_send_it_to() {
+    refused(|c| c.spec["process"]["terminal"] = json!(true), &["terminal", "console"]);
+}
+
+#[test]
+fn a_socket_for_a_terminal_that_was_not_asked_for() {
+    let case = Case::new();
+    not_on!(case, "crun", "ignores the socket");
+    let console = integration::console::Socket::new(&case.dir);
+    case.create_with(&["--console-socket", console.path.to_str().unwrap()]).refused(&["console", "terminal"]);
+    case.nothing_left();
+}
+
+#[test]
+fn a_console_socket_that_nobody_listens_on() {
+    let mut case = Case::new();
+    case.spec["process"]["terminal"] = json!(true);
+    case.create_with(&["--console-socket", "/no/such/socket"]).refused(&["/no/such/socket"]);
+    case.nothing_left();
+}
+
+#[test]
+fn a_cgroup_that_leaves_the_hierarchy() {
+    let mut case = Case::new();
+    not_on!(case, "crun", "makes directories outside the hierarchy");
+    // Whether it is refused or kept inside, nothing outside may be made.
+    let path = format!("/../../../../../../tmp/{}/out", case.id);
+    case.spec["linux"]["cgroupsPath"] = json!(path);
+    case.args(&["/probe", "say", "hello"]);
+    let _ = case.run();
+    assert!(!case.dir.join("out").exists());
+    // Those that keep it inside make it under /tmp of the hierarchy, and leave that parent.
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let _ = fs::remove_dir(hierarchy.path().join("tmp").join(&case.id));
+        let _ = fs::remove_dir(hierarchy.path().join("tmp"));
+    }
+    let _ = fs::remove_dir(std::path::Path::new("/sys/fs/cgroup/tmp").join(&case.id));
+    let _ = fs::remove_dir("/sys/fs/cgroup/tmp");
+}
+
+#[test]
+fn memory_that_is_too_little_to_start_leaves_nothing() {
+    let mut case = Case::new();
+    if !integration::cgroups::has("memory") {
+        integration::skip!("the memory controller is not available in this cgroup hierarchy");
+    }
+    case.spec["linux"]["resources"]["memory"] = json!({ "limit": 4096 });
+    let out = case.create();
+    if out.code == 0 {
+        // Our init is small: it may fit. The process itself cannot.
+        let _ = case.start();
+        case.wait();
+        case.call(&["delete", "--force", &case.id]).ok();
+    }
+    case.nothing_left();
+}
+
+#[test]
+fn a_limit_that_the_kernel_refuses() {
+    let mut case = Case::new();
+    if !integration::cgroups::has("cpuset") {
+        integration::skip!("the cpuset controller is not available in this cgroup hierarchy");
+    }
+    case.spec["linux"]["resources"]["cpu"] = json!({ "cpus": "4095" });
+    case.create().refused(&["cpuset.cpus", "4095"]);
+    case.nothing_left();
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_made() {
+    let case = Case::new();
+    case.write();
+    let mut command = std::process::Command::new(&case.runtime.binary);
+    command.args(["--root", "/proc/no/state", "create", "--bundle"]).arg(case.bundle()).arg(&case.id);
+    case.finish(command.stdin(std::process::Stdio::null()), &case.files()).refused(&["/proc/no/state"]);
+    case.nothing_left();
+}

@@ -1,0 +1,12 @@
+//! The runtime, from its command line, as its users see it. Every test runs against any OCI runtime
+//! (`TARE_TEST_RUNTIME`) and on any cgroup version (`TARE_TEST_CGROUPS`).
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
+
+mod badinput;
+mod exec;
+mod lifecycle;
+mod namespaces;
+mod process;
+mod verbs;
