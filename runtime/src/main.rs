@@ -1,2 +1,71 @@
-//! x
-fn main() {}
+//! Tare's OCI runtime: runc's command line over `libcontainer`.
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod cli;
+mod log;
+mod signal;
+mod terminal;
+mod verb;
+mod wait;
+
+use clap::Parser;
+use cli::{Cli, Verb};
+use libcontainer::Result;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // What enters containers starts anew from a protected copy of this program, before it has done anything.
+    if std::env::args_os().any(|arg| matches!(arg.to_str(), Some("create" | "run" | "exec")))
+        && let Err(error) = libcontainer::outside::own_binary::protect()
+    {
+        eprintln!("runtime: protect the runtime's own binary: {error}");
+        return ExitCode::FAILURE;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; the rest is a failure as any other (clap would say 2, runc says 1).
+            let code = u8::from(error.use_stderr());
+            // Nowhere to say that the terminal is gone.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    if let Err(error) = log::set_up(&cli.global) {
+        eprintln!("runtime: {error}");
+        return ExitCode::FAILURE;
+    }
+    // runc's `exec` leaves the small codes to the process.
+    let failure = if matches!(cli.verb, Verb::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE };
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("{error}");
+            // The log may be a file that the caller reads; people read standard error. runc writes both as well.
+            if log::to_file() {
+                eprintln!("runtime: {error}");
+            }
+            failure
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    let global = &cli.global;
+    match cli.verb {
+        Verb::Create(args) => verb::create::run(global, &args),
+        Verb::Start(args) => verb::start::run(global, &args),
+        Verb::Run(args) => verb::run::run(global, &args),
+        Verb::Exec(args) => verb::exec::run(global, &args),
+        Verb::State(args) => verb::state::run(global, &args),
+        Verb::Kill(args) => verb::kill::run(global, &args),
+        Verb::Delete(args) => verb::delete::run(global, &args),
+        Verb::List(args) => verb::list::run(global, &args),
+        Verb::Ps(args) => verb::ps::run(global, &args),
+        Verb::Pause(args) => verb::pause::run(global, &args),
+        Verb::Resume(args) => verb::resume::run(global, &args),
+        Verb::Spec(args) => verb::spec::run(&args),
+        Verb::Features => verb::features::run(),
+    }
+}

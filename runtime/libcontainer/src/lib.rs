@@ -1,9 +1,17 @@
-//! The container engine behind Tare's `runtime`: it turns a validated OCI configuration into an isolated process.
+//! The container engine behind Tare's `runtime`: it turns an OCI configuration into an isolated process.
+//!
+//! Read [`birth`] first: it tells how a container is born, from both sides. [`life`] is what happens to it afterwards,
+//! [`store`] what is kept of it in between.
 
+pub mod birth;
 pub mod error;
 pub mod inside;
+pub mod life;
 pub mod outside;
+pub mod process;
 pub mod spec;
+pub mod store;
 mod sys;
 
 pub use error::{At, Error, Kind, Result};
+pub use sys::{Signals, send_signal};

@@ -1,3 +1,13 @@
 //! What init does to itself: mounts, console, identity, limits, seccomp.
 
+pub(crate) mod command;
+pub(crate) mod console;
+pub(crate) mod devices;
+pub(crate) mod identity;
+pub(crate) mod mounts;
+pub(crate) mod process;
+pub(crate) mod procfs;
+pub(crate) mod root;
 pub mod seccomp;
+
+pub use identity::capability_names;

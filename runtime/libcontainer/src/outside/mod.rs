@@ -1,3 +1,8 @@
-//! What the host's side does for a container: cgroups, id maps, hooks, devices to hand in.
+//! What the host's side does for a container: cgroups, id maps, limits, hooks.
 
 pub mod cgroup;
+pub mod hooks;
+pub(crate) mod ids;
+pub(crate) mod limits;
+pub mod own_binary;
+pub(crate) mod seccomp_agent;

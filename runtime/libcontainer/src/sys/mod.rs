@@ -3,7 +3,23 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bpf;
+mod clone;
+mod exec;
+mod mount;
+mod namespace;
+mod net;
+mod sched;
 pub(crate) mod seccomp;
+mod signal;
+
+pub(crate) use clone::{Born, clone3};
+pub(crate) use exec::{CStringArray, close_range_cloexec, execve, execveat, exit};
+pub(crate) use mount::{MountAttr, mount_setattr};
+pub(crate) use namespace::{setns, unshare};
+pub(crate) use net::loopback_up;
+pub(crate) use sched::{SchedAttr, join_session_keyring, set_io_priority, set_personality, set_scheduler};
+pub(crate) use signal::reset_signals;
+pub use signal::{Signals, send_signal};
 
 use rustix::io::{Errno, Result};
 

@@ -1,1 +1,153 @@
-//! Control groups, v1 and v2.
+//! Control groups, v1 and v2, with the directories and files of cgroupfs ("fs driver").
+//!
+//! [`Host::look`] and [`place`] find where a container's cgroup is, [`settings_v1`] and [`settings_v2`] what is written to
+//! its files; neither touches anything. [`Cgroup::make`] and [`Cgroup::restrict`] act it out. The rules are the kernel's
+//! (<https://docs.kernel.org/admin-guide/cgroup-v2.html>) and, where those leave a choice, runc's.
+
+mod devices;
+mod file;
+mod freeze;
+mod host;
+mod kill;
+mod make;
+mod place;
+mod setting;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod v1;
+mod v2;
+mod values;
+
+pub use host::Host;
+pub use place::{Hierarchy, Mode, Placement, View, container_view, place};
+pub use setting::{Otherwise, Setting};
+pub use v1::settings_v1;
+pub use v2::settings_v2;
+
+use crate::{
+    error::{At, Error, Kind, Result},
+    spec::Resources,
+};
+use place::clean;
+use rustix::io::Errno;
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+};
+
+/// A container's cgroup, open.
+#[derive(Debug)]
+pub struct Cgroup {
+    placement: Placement,
+    /// One for each hierarchy of the placement; none where the cgroup is gone.
+    dirs: Vec<Option<OwnedFd>>,
+    /// The directories that [`Cgroup::make`] made, parents first.
+    made: Vec<PathBuf>,
+    restrictions: Option<make::Restrictions>,
+}
+
+impl Cgroup {
+    /// Opens the cgroup of an existing container. One that is gone, in whole or in part, is no error here: it has no
+    /// processes, is not frozen, and nobody can join it.
+    pub fn open(placement: &Placement) -> Result<Self> {
+        let dirs = placement.hierarchies.iter().map(|hierarchy| {
+            let dir = hierarchy.dir();
+            match file::open_dir(&dir) {
+                Ok(fd) => Ok(Some(fd)),
+                Err(Errno::NOENT) => Ok(None),
+                Err(errno) => Err(Error::from(errno).at(format!("open cgroup {}", dir.display()))),
+            }
+        });
+        Ok(Self {
+            dirs: dirs.collect::<Result<_>>()?,
+            placement: placement.clone(),
+            made: Vec::new(),
+            restrictions: None,
+        })
+    }
+
+    /// Where the cgroup is. After [`Cgroup::make`] without privilege this may have fewer hierarchies than were asked for: this
+    /// is the one to save.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The directory for `clone3` with `CLONE_INTO_CGROUP`, which costs nothing where a later move costs milliseconds. None
+    /// without a v2 hierarchy.
+    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+        self.find(Hierarchy::is_v2)
+    }
+
+    /// Moves a process that was cloned into [`Cgroup::clone_into`] to the v1 hierarchies as well.
+    pub fn join(&self, pid: u32) -> Result<()> {
+        let pid = pid.to_string();
+        for (hierarchy, dir) in self.placement.hierarchies.iter().zip(&self.dirs).filter(|(it, _)| !it.is_v2()) {
+            let step = || format!("write {} {pid:?}", hierarchy.dir().join("cgroup.procs").display());
+            let Some(dir) = dir else {
+                return Err(Error::new(Kind::NotFound, "the container's cgroup is gone").at(step()));
+            };
+            // The first write of these waits for the whole machine's forks to pass (some 10 ms), the others at once after it do not.
+            file::write(dir.as_fd(), "cgroup.procs", &pid).at_with(step)?;
+        }
+        Ok(())
+    }
+
+    /// Changes limits. Devices stay as they are.
+    pub fn set(&self, resources: &Resources) -> Result<()> {
+        let settings = self.settings(resources)?;
+        if let Some(dir) = self.clone_into().filter(|_| self.placement.mode == Mode::V2) {
+            setting::check_usage(dir, &resources.memory)?;
+        }
+        setting::apply(&settings, |controller| self.dir_of(controller))
+    }
+
+    /// Removes the cgroup; see [`Placement::remove`].
+    pub fn remove(&self) -> Result<()> {
+        self.placement.remove()
+    }
+
+    /// Takes back what [`Cgroup::make`] made: the cgroup, and those above it that it had to make unless another container has
+    /// come to live there. Processes must be dead or dying; a cgroup that was there before stays.
+    pub fn undo(&self) -> Result<()> {
+        let mut result = Ok(());
+        let until = tree::patience();
+        for dir in self.made.iter().rev() {
+            let own = self.placement.hierarchies.iter().find(|it| it.dir() == *dir);
+            let removed = match own {
+                Some(hierarchy) => tree::remove(dir, hierarchy.is_v2(), until),
+                None => match rustix::fs::rmdir(dir) {
+                    // Not ours alone any more.
+                    Ok(()) | Err(Errno::BUSY | Errno::NOTEMPTY | Errno::NOENT) => Ok(()),
+                    Err(errno) => Err(Error::from(errno).at(format!("remove cgroup {}", dir.display()))),
+                },
+            };
+            result = result.and(removed);
+        }
+        result
+    }
+
+    fn settings(&self, resources: &Resources) -> Result<Vec<Setting>> {
+        make::settings(self.placement.mode, resources)
+    }
+
+    fn find(&self, which: impl Fn(&Hierarchy) -> bool) -> Option<BorrowedFd<'_>> {
+        let mut both = self.placement.hierarchies.iter().zip(&self.dirs);
+        both.find(|(it, _)| which(it)).and_then(|(_, dir)| dir.as_ref()).map(AsFd::as_fd)
+    }
+
+    /// The directory that has this controller's files.
+    fn dir_of(&self, controller: &str) -> Option<BorrowedFd<'_>> {
+        match self.placement.mode {
+            Mode::V2 => self.clone_into(),
+            Mode::V1 => self.find(|it| it.has(controller)),
+        }
+    }
+
+    /// The hierarchy in which processes are counted: every one of a container is in all of them, unless the host's owner moved
+    /// it. devices is what runc takes.
+    fn census(&self) -> Option<BorrowedFd<'_>> {
+        let any = || self.dirs.iter().flatten().next().map(AsFd::as_fd);
+        self.dir_of("devices").or_else(|| self.dir_of("freezer")).or_else(any)
+    }
+}

@@ -1,0 +1,205 @@
+//! The handshake between the two sides of a birth.
+//!
+//! ```text
+//!   outside                                inside
+//!      |  <------------- NeedsIds ------------|   exists, joined what it joins by path
+//!      |  ---------------- Go(pid) ---------> |   id maps, limits and cgroup are in place
+//!      |  <------------ MountsDone -----------|   the root is built, not yet entered
+//!      |  --------------- HooksDone --------> |   prestart and createRuntime hooks ran
+//!      |  <--------- Ready(listener?) --------|   all but the program is in place
+//!      |  ----------------- Saved ----------> |   the container is on record
+//! ```
+//!
+//! One order for all cases. Instead of any of its messages the inside may say `Failed(text)`. The end of the stream means
+//! that the peer died: the inside then exits, the outside undoes what it made.
+
+use crate::error::{At, Error, Result};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    },
+    process::Pid,
+};
+use std::{
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+};
+
+/// What the inside says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inside {
+    NeedsIds = 1,
+    MountsDone,
+    Ready,
+    Failed,
+}
+
+/// What the outside says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outside {
+    Go = 1,
+    HooksDone,
+    Saved,
+}
+
+/// Longer texts are cut: a packet is read whole or not at all.
+const MAX_TEXT: usize = 8 << 10;
+
+/// The half that the outside keeps.
+pub(crate) struct ToInside(OwnedFd);
+/// The half that the inside keeps.
+pub(crate) struct ToOutside(OwnedFd);
+
+/// Both halves; each side drops the other's right after the clone.
+pub(crate) fn pair() -> Result<(ToInside, ToOutside)> {
+    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).at("socketpair")?;
+    Ok((ToInside(a), ToOutside(b)))
+}
+
+impl ToInside {
+    /// Says `word`; `pid` is init's on the host.
+    pub(crate) fn say(&self, word: Outside, pid: i32) -> Result<()> {
+        let mut packet = vec![word as u8];
+        packet.extend(pid.to_ne_bytes());
+        send(&self.0, &packet, None)
+    }
+
+    /// Waits for the first word; returns who init is: the process that was cloned, or one that it made in its stead.
+    pub(crate) fn expect_needs_ids(&self, cloned: Pid) -> Result<Pid> {
+        let (packet, _) = self.hear(Inside::NeedsIds)?;
+        let pid = <[u8; 4]>::try_from(packet).map_or(0, i32::from_ne_bytes);
+        Ok(Pid::from_raw(pid).unwrap_or(cloned))
+    }
+
+    /// Waits for `word`; returns the descriptor that came with it.
+    ///
+    /// # Errors
+    /// The inside's own text, or that it died.
+    pub(crate) fn expect(&self, word: Inside) -> Result<Option<OwnedFd>> {
+        Ok(self.hear(word)?.1)
+    }
+
+    /// Waits for the end of the stream, which close-on-exec brings about: the program runs.
+    ///
+    /// # Errors
+    /// The inside's own text.
+    pub(crate) fn expect_end(&self) -> Result<()> {
+        let mut buffer = vec![0; MAX_TEXT + 1];
+        let (n, _) = receive(&self.0, &mut buffer)?;
+        match buffer.get(1..n) {
+            None => Ok(()),
+            Some(text) => Err(Error::other(String::from_utf8_lossy(text))),
+        }
+    }
+
+    fn hear(&self, word: Inside) -> Result<(Vec<u8>, Option<OwnedFd>)> {
+        let mut buffer = vec![0; MAX_TEXT + 1];
+        let (n, fd) = receive(&self.0, &mut buffer)?;
+        match buffer.get(..n) {
+            Some([said, rest @ ..]) if *said == word as u8 => Ok((rest.to_vec(), fd)),
+            Some([said, text @ ..]) if *said == Inside::Failed as u8 => {
+                Err(Error::other(String::from_utf8_lossy(text)))
+            }
+            Some([]) | None => Err(Error::other(format!("the container's init died before it said {word:?}"))),
+            Some([said, ..]) => Err(Error::other(format!("the container's init said {said} instead of {word:?}"))),
+        }
+    }
+}
+
+impl ToOutside {
+    /// Says `word`.
+    pub(crate) fn say(&self, word: Inside, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+        send(&self.0, &[word as u8], fd)
+    }
+
+    /// Says the first word: `init` is the process that was made in this one's stead, if one was.
+    pub(crate) fn say_needs_ids(&self, init: Option<Pid>) -> Result<()> {
+        let mut packet = vec![Inside::NeedsIds as u8];
+        packet.extend(Pid::as_raw(init).to_ne_bytes());
+        send(&self.0, &packet, None)
+    }
+
+    /// Says why this is the end.
+    pub(crate) fn fail(&self, error: &Error) {
+        let mut packet = vec![Inside::Failed as u8];
+        packet.extend(error.to_string().bytes().take(MAX_TEXT));
+        // Nobody is left to tell if the outside died.
+        drop(send(&self.0, &packet, None));
+    }
+
+    /// Waits for `word`; returns init's pid on the host.
+    pub(crate) fn expect(&self, word: Outside) -> Result<i32> {
+        let mut buffer = [0; 5];
+        match (receive(&self.0, &mut buffer)?.0, buffer) {
+            (5, [said, a, b, c, d]) if said == word as u8 => Ok(i32::from_ne_bytes([a, b, c, d])),
+            _ => Err(Error::other(format!("the runtime died before it said {word:?}"))),
+        }
+    }
+}
+
+fn send(socket: &OwnedFd, packet: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    sendmsg(socket.as_fd(), &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)
+        .at("talk across the birth")
+        .map(drop)
+}
+
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Ok((0, None)),
+            Err(error) => return Err(error).at("listen across the birth"),
+            Ok(received) => {
+                let fd = control.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                    _ => None,
+                });
+                return Ok((received.bytes, fd));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_texts_and_descriptors_arrive() {
+        let (outside, inside) = pair().unwrap();
+        inside.say_needs_ids(None).unwrap();
+        assert_eq!(outside.expect_needs_ids(Pid::INIT).unwrap(), Pid::INIT);
+        inside.say_needs_ids(Pid::from_raw(7)).unwrap();
+        assert_eq!(outside.expect_needs_ids(Pid::INIT).unwrap(), Pid::from_raw(7).unwrap());
+        outside.say(Outside::Go, 42).unwrap();
+        assert_eq!(inside.expect(Outside::Go).unwrap(), 42);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        inside.say(Inside::Ready, Some(null.as_fd())).unwrap();
+        assert!(outside.expect(Inside::Ready).unwrap().is_some());
+        inside.fail(&Error::other("no such file").at("chdir"));
+        assert_eq!(outside.expect(Inside::Ready).unwrap_err().to_string(), "chdir: no such file");
+    }
+
+    #[test]
+    fn a_dead_peer_and_a_wrong_word_are_errors() {
+        let (outside, inside) = pair().unwrap();
+        inside.say(Inside::Ready, None).unwrap();
+        assert!(outside.expect(Inside::NeedsIds).unwrap_err().to_string().contains("instead of"));
+        drop(inside);
+        assert!(outside.expect(Inside::NeedsIds).unwrap_err().to_string().contains("died"));
+        let (outside, inside) = pair().unwrap();
+        drop(outside);
+        assert!(inside.expect(Outside::Go).unwrap_err().to_string().contains("died"));
+    }
+}

@@ -1,0 +1,420 @@
+//! What is going to be done, as data: decided from the configuration and the host's facts alone, before anything is
+//! touched.
+
+use crate::{
+    error::{Error, Result},
+    inside::{
+        devices::{self, Node},
+        mounts::{self, Step, propagation},
+        process::ProcessPlan,
+    },
+    outside::ids::Maps,
+    spec::{Hook, Linux, Namespace, NamespaceKind, Spec},
+};
+use libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+/// Everything about a birth.
+pub(crate) struct Plan {
+    pub(crate) cradle: Cradle,
+    pub(crate) maps: Option<Maps>,
+    /// In the order in which the kernel is to have them: other namespaces' offsets are its format's, one a line.
+    pub(crate) time_offsets: String,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) readonly_root: bool,
+    /// Of the container's view of the host's tree; and whether it was asked for.
+    pub(crate) propagation: (u64, bool),
+    pub(crate) root_propagation: Option<u64>,
+    pub(crate) mounts: Vec<Step>,
+    pub(crate) nodes: Vec<Node>,
+    /// Whether `/dev` is the container's, so that its links are made.
+    pub(crate) own_dev: bool,
+    pub(crate) masked: Vec<PathBuf>,
+    pub(crate) readonly: Vec<PathBuf>,
+    pub(crate) sysctl: Vec<(String, String)>,
+    pub(crate) hostname: String,
+    pub(crate) domainname: String,
+    pub(crate) personality: Option<u64>,
+    pub(crate) process: ProcessPlan,
+}
+
+/// Which namespaces init gets, and how: see the table in [`super`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cradle {
+    /// `CLONE_NEW*` for the one clone.
+    pub(crate) clone: u64,
+    /// `CLONE_NEW*` that init makes for itself, once it has its ids.
+    pub(crate) unshare: u64,
+    /// Joined by path before the user namespace is entered, in this order.
+    pub(crate) joins: Vec<(NamespaceKind, PathBuf)>,
+    /// The pid namespace that the caller enters around the clone.
+    pub(crate) join_pid: Option<PathBuf>,
+    pub(crate) user: UserNamespace,
+    /// Whether a process in between is needed: the pid namespace has to be owned by the user namespace, which can be
+    /// entered only after the clone.
+    pub(crate) waypoint: bool,
+    /// All that are not the caller's own.
+    pub(crate) namespaces: Vec<NamespaceKind>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum UserNamespace {
+    #[default]
+    Callers,
+    /// Made by the clone.
+    New,
+    /// Made by init after it has joined others by path, which takes the caller's privilege.
+    NewAfterJoins,
+    Joined(PathBuf),
+}
+
+impl Plan {
+    /// Decides everything, or names the field that forbids it.
+    pub(crate) fn of(spec: &Spec, bundle: &Path, privileged: bool) -> Result<Self> {
+        let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "must be set"))?;
+        let root = spec.root.as_ref().ok_or_else(|| Error::invalid("root", "must be set"))?;
+        if root.path.as_os_str().is_empty() {
+            return Err(Error::invalid("root.path", "must not be empty"));
+        }
+        let linux = &spec.linux;
+        let cradle = Cradle::of(&linux.namespaces, privileged)?;
+        let new = |kind| linux.namespaces.iter().any(|n| n.kind == kind && n.path.is_none());
+        let private = |kind| linux.namespaces.iter().any(|n| n.kind == kind);
+        if !new(NamespaceKind::Mount) {
+            return Err(Error::invalid("linux.namespaces", "a new mount namespace is required"));
+        }
+        if !spec.hostname.is_empty() && !private(NamespaceKind::Uts) {
+            return Err(Error::invalid("hostname", "unable to set hostname without a private UTS namespace"));
+        }
+        if !spec.domainname.is_empty() && !private(NamespaceKind::Uts) {
+            return Err(Error::invalid("domainname", "unable to set domainname without a private UTS namespace"));
+        }
+        refuse_unsupported(linux)?;
+        check_hooks(spec)?;
+        let asked_propagation = match &*linux.rootfs_propagation {
+            "" => None,
+            text => Some(propagation(text).ok_or_else(|| {
+                Error::invalid(
+                    "linux.rootfsPropagation",
+                    format!("{text:?} is none of shared, slave, private, unbindable"),
+                )
+            })?),
+        };
+        Ok(Self {
+            maps: maps(linux, &cradle, privileged)?,
+            time_offsets: time_offsets(linux, new(NamespaceKind::Time))?,
+            rootfs: bundle.join(&root.path),
+            readonly_root: root.readonly,
+            propagation: (asked_propagation.map_or(libc::MS_SLAVE, |(flag, _)| flag), true),
+            root_propagation: asked_propagation.map(|(flag, _)| flag),
+            mounts: mounts::steps(&spec.mounts, bundle)?,
+            nodes: devices::nodes(&linux.devices, &spec.mounts)?,
+            own_dev: !devices::dev_is_the_hosts(&spec.mounts),
+            masked: linux.masked_paths.clone(),
+            readonly: linux.readonly_paths.clone(),
+            sysctl: sysctl(linux)?,
+            hostname: spec.hostname.clone(),
+            domainname: spec.domainname.clone(),
+            personality: personality(linux)?,
+            process: ProcessPlan::of(process, linux.seccomp.as_ref())?,
+            cradle,
+        })
+    }
+
+    /// Whether init is in a user namespace other than the caller's: the kernel then forbids it mknod(2), and paths of the
+    /// host may be closed to it.
+    pub(crate) fn in_user_namespace(&self) -> bool {
+        self.cradle.user != UserNamespace::Callers
+    }
+
+    /// Whether init may call setgroups(2).
+    pub(crate) fn may_set_groups(&self) -> bool {
+        !self.maps.as_ref().is_some_and(|maps| maps.deny_setgroups)
+    }
+}
+
+impl Cradle {
+    fn of(namespaces: &[Namespace], privileged: bool) -> Result<Self> {
+        use NamespaceKind::{Cgroup, Pid, Time, User};
+        let mut cradle = Self::default();
+        for (i, namespace) in namespaces.iter().enumerate() {
+            let field = format!("linux.namespaces[{i}]");
+            if cradle.namespaces.contains(&namespace.kind) {
+                return Err(Error::invalid(field, format!("malformed spec file: duplicated ns {:?}", namespace.kind)));
+            }
+            if namespace.path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                return Err(Error::invalid(format!("{field}.path"), "must be absolute"));
+            }
+            cradle.namespaces.push(namespace.kind);
+        }
+        let find = |kind| namespaces.iter().find(|n| n.kind == kind);
+        let path_of = |kind| find(kind).and_then(|n| n.path.clone());
+        // Host-owned ones first, the mount namespace never: the root is built in a new one.
+        cradle.joins = namespaces
+            .iter()
+            .filter(|n| !matches!(n.kind, User | Pid))
+            .filter_map(|n| Some((n.kind, n.path.clone()?)))
+            .collect();
+        cradle.user = match (find(User), path_of(User)) {
+            (None, _) => UserNamespace::Callers,
+            (Some(_), Some(path)) => UserNamespace::Joined(path),
+            (Some(_), None) if cradle.joins.is_empty() => UserNamespace::New,
+            (Some(_), None) => UserNamespace::NewAfterJoins,
+        };
+        let new_pid = find(Pid).is_some_and(|n| n.path.is_none());
+        cradle.join_pid = path_of(Pid);
+        cradle.waypoint = new_pid && matches!(cradle.user, UserNamespace::NewAfterJoins | UserNamespace::Joined(_));
+        if cradle.join_pid.is_some() && !privileged {
+            return Err(Error::invalid(
+                "linux.namespaces",
+                "joining a pid namespace takes CAP_SYS_ADMIN in this version",
+            ));
+        }
+        let new = |kinds: &[NamespaceKind]| {
+            namespaces
+                .iter()
+                .filter(|n| n.path.is_none() && kinds.contains(&n.kind))
+                .fold(0, |set, n| set | flag(n.kind))
+        };
+        const OWNED: [NamespaceKind; 4] =
+            [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts];
+        // A cgroup namespace is rooted where its maker is, a time namespace takes effect for children: both later.
+        match cradle.user {
+            UserNamespace::Callers => {
+                cradle.clone = new(&OWNED) | new(&[Pid]);
+                cradle.unshare = new(&[Cgroup, Time]);
+            }
+            UserNamespace::New => {
+                // The rest after becoming 0: /dev/mqueue would belong to nobody.
+                cradle.clone = new(&[User, Pid]);
+                cradle.unshare = new(&OWNED) | new(&[Cgroup, Time]);
+            }
+            UserNamespace::NewAfterJoins | UserNamespace::Joined(_) => {
+                // The waypoint, or init itself, makes them.
+                cradle.clone = 0;
+                cradle.unshare = new(&OWNED) | new(&[Cgroup, Time]);
+            }
+        }
+        Ok(cradle)
+    }
+
+    /// Whether processes that are not the container's share its pid namespace, and with it could look into init.
+    pub(crate) fn shares_pids(&self) -> bool {
+        let new_pid = (self.clone & CLONE_NEWPID as u64 != 0) || self.waypoint;
+        !new_pid
+    }
+}
+
+/// The `CLONE_NEW*` of a kind.
+pub(crate) fn flag(kind: NamespaceKind) -> u64 {
+    (match kind {
+        NamespaceKind::Pid => CLONE_NEWPID,
+        NamespaceKind::Network => CLONE_NEWNET,
+        NamespaceKind::Mount => CLONE_NEWNS,
+        NamespaceKind::Ipc => CLONE_NEWIPC,
+        NamespaceKind::Uts => CLONE_NEWUTS,
+        NamespaceKind::User => CLONE_NEWUSER,
+        NamespaceKind::Cgroup => libc::CLONE_NEWCGROUP,
+        NamespaceKind::Time => CLONE_NEWTIME,
+    }) as u64
+}
+
+fn refuse_unsupported(linux: &Linux) -> Result<()> {
+    let selinux = || std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false);
+    for (field, asked) in [
+        ("linux.intelRdt", linux.intel_rdt.is_some()),
+        ("linux.memoryPolicy", linux.memory_policy.is_some()),
+        ("linux.netDevices", !linux.net_devices.is_empty()),
+        ("linux.mountLabel", !linux.mount_label.is_empty() && selinux()),
+    ] {
+        if asked {
+            return Err(Error::invalid(field, "is not supported by this version"));
+        }
+    }
+    Ok(())
+}
+
+fn check_hooks(spec: &Spec) -> Result<()> {
+    for (name, hooks) in spec.hooks.all() {
+        for (i, Hook { path, timeout, .. }) in hooks.iter().enumerate() {
+            if !path.is_absolute() {
+                return Err(Error::invalid(
+                    format!("hooks.{name}[{i}].path"),
+                    format!("{} must be absolute", path.display()),
+                ));
+            }
+            if timeout.is_some_and(|seconds| seconds <= 0) {
+                return Err(Error::invalid(format!("hooks.{name}[{i}].timeout"), "must be greater than zero"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn maps(linux: &Linux, cradle: &Cradle, privileged: bool) -> Result<Option<Maps>> {
+    let (uids, gids) = (&linux.uid_mappings, &linux.gid_mappings);
+    match cradle.user {
+        UserNamespace::Callers if !uids.is_empty() || !gids.is_empty() => Err(Error::invalid(
+            "linux.uidMappings",
+            "user namespace mappings specified, but user namespace isn't enabled in the config",
+        )),
+        UserNamespace::New | UserNamespace::NewAfterJoins if uids.is_empty() => {
+            Err(Error::invalid("linux.uidMappings", "a new user namespace needs mappings"))
+        }
+        UserNamespace::New | UserNamespace::NewAfterJoins if gids.is_empty() => {
+            Err(Error::invalid("linux.gidMappings", "a new user namespace needs mappings"))
+        }
+        UserNamespace::New | UserNamespace::NewAfterJoins => Ok(Some(Maps::of(uids, gids, privileged))),
+        UserNamespace::Callers | UserNamespace::Joined(_) => Ok(None),
+    }
+}
+
+fn time_offsets(linux: &Linux, new_time: bool) -> Result<String> {
+    let mut text = String::new();
+    for (clock, offset) in &linux.time_offsets {
+        let field = format!("linux.timeOffsets.{clock}");
+        if !new_time {
+            return Err(Error::invalid(field, "needs a new time namespace"));
+        }
+        if !matches!(&**clock, "monotonic" | "boottime") {
+            return Err(Error::invalid(field, "is none of monotonic, boottime"));
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
+    }
+    Ok(text)
+}
+
+/// Only what belongs to a namespace of the container's own may be set: the rest would change the host.
+fn sysctl(linux: &Linux) -> Result<Vec<(String, String)>> {
+    let private = |kind| linux.namespaces.iter().any(|n| n.kind == kind);
+    let own_network = linux
+        .namespaces
+        .iter()
+        .any(|n| n.kind == NamespaceKind::Network && n.path.as_deref() != Some(Path::new("/proc/self/ns/net")));
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let mut settings = Vec::new();
+    for (key, value) in &linux.sysctl {
+        let field = format!("linux.sysctl.{key}");
+        let dotted = match key.find(['.', '/']) {
+            Some(i) if key.as_bytes()[i] == b'/' => key.replace('/', "."),
+            _ => key.clone(),
+        };
+        let needs = if IPC.contains(&&*dotted) || dotted.starts_with("fs.mqueue.") {
+            private(NamespaceKind::Ipc)
+        } else if dotted.starts_with("net.") {
+            own_network
+        } else if dotted == "kernel.domainname" {
+            private(NamespaceKind::Uts)
+        } else if dotted == "kernel.hostname" {
+            return Err(Error::invalid(field, "sysctl \"kernel.hostname\" conflicts with the OCI \"hostname\" field"));
+        } else {
+            false
+        };
+        if !needs {
+            return Err(Error::invalid(field, format!("sysctl {key:?} is not in a separate kernel namespace")));
+        }
+        settings.push((key.clone(), value.clone()));
+    }
+    Ok(settings)
+}
+
+fn personality(linux: &Linux) -> Result<Option<u64>> {
+    let Some(personality) = &linux.personality else { return Ok(None) };
+    if !personality.flags.is_empty() {
+        return Err(Error::invalid("linux.personality.flags", "no flags are known"));
+    }
+    // `sys/personality.h`
+    match &*personality.domain {
+        "LINUX" => Ok(Some(0)),
+        "LINUX32" => Ok(Some(8)),
+        other => Err(Error::invalid("linux.personality.domain", format!("{other:?} is none of LINUX, LINUX32"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cradle(json: &str) -> Cradle {
+        let namespaces: Vec<Namespace> = crate::spec::parse(json.as_bytes()).unwrap();
+        Cradle::of(&namespaces, true).unwrap()
+    }
+
+    #[test]
+    fn one_clone_makes_all_but_cgroup_and_time() {
+        let c = cradle(r#"[{"type":"pid"},{"type":"network"},{"type":"mount"},{"type":"cgroup"},{"type":"time"}]"#);
+        assert_eq!(c.clone, (CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWNS) as u64);
+        assert_eq!(c.unshare, (libc::CLONE_NEWCGROUP | CLONE_NEWTIME) as u64);
+        assert!(!c.waypoint && !c.shares_pids());
+    }
+
+    #[test]
+    fn a_new_user_namespace_comes_first() {
+        let c = cradle(r#"[{"type":"pid"},{"type":"user"},{"type":"mount"},{"type":"ipc"}]"#);
+        assert_eq!(c.clone, (CLONE_NEWPID | CLONE_NEWUSER) as u64);
+        assert_eq!(c.unshare, (CLONE_NEWNS | CLONE_NEWIPC) as u64);
+        assert_eq!(c.user, UserNamespace::New);
+        assert!(!c.waypoint);
+    }
+
+    #[test]
+    fn only_two_cases_need_a_process_in_between() {
+        for (json, waypoint) in [
+            (r#"[{"type":"pid"},{"type":"user"},{"type":"mount"},{"type":"network","path":"/n"}]"#, true),
+            (r#"[{"type":"pid"},{"type":"user","path":"/u"},{"type":"mount"}]"#, true),
+            (r#"[{"type":"user"},{"type":"mount"},{"type":"network","path":"/n"}]"#, false),
+            (r#"[{"type":"pid","path":"/p"},{"type":"user","path":"/u"},{"type":"mount"}]"#, false),
+            (r#"[{"type":"pid"},{"type":"mount"},{"type":"network","path":"/n"}]"#, false),
+        ] {
+            assert_eq!(cradle(json).waypoint, waypoint, "{json}");
+        }
+    }
+
+    fn refusal(linux: &str, rest: &str) -> String {
+        let json =
+            format!(r#"{{"process":{{"cwd":"/","args":["a"]}},"root":{{"path":"rootfs"}},"linux":{{{linux}}}{rest}}}"#);
+        let spec = Spec::parse(json.as_bytes()).unwrap();
+        Plan::of(&spec, Path::new("/b"), true).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn refuses_with_the_field_and_the_rule() {
+        const MOUNT: &str = r#""namespaces":[{"type":"mount"}]"#;
+        for (linux, rest, expected) in [
+            ("", "", "linux.namespaces: a new mount namespace is required"),
+            (
+                r#""namespaces":[{"type":"mount"},{"type":"mount"}]"#,
+                "",
+                "linux.namespaces[1]: malformed spec file: duplicated",
+            ),
+            (MOUNT, r#","hostname":"x""#, "hostname: unable to set hostname without a private UTS"),
+            (r#""namespaces":[{"type":"mount"},{"type":"user"}]"#, "", "linux.uidMappings: a new user namespace needs"),
+            (
+                r#""namespaces":[{"type":"mount"}],"sysctl":{"vm.swappiness":"1"}"#,
+                "",
+                "linux.sysctl.vm.swappiness: sysctl",
+            ),
+            (r#""namespaces":[{"type":"mount"}],"sysctl":{"net.core.somaxconn":"1"}"#, "", "linux.sysctl.net.core"),
+            (r#""namespaces":[{"type":"mount"}],"rootfsPropagation":"x""#, "", "linux.rootfsPropagation: \"x\""),
+            (MOUNT, r#","hooks":{"poststop":[{"path":"a"}]}"#, "hooks.poststop[0].path: a must be absolute"),
+            (MOUNT, r#","hooks":{"prestart":[{"path":"/a","timeout":0}]}"#, "hooks.prestart[0].timeout"),
+            (MOUNT, "", ""),
+        ] {
+            let refused = refusal(linux, rest);
+            assert!(refused.starts_with(expected) && refused.is_empty() == expected.is_empty(), "{linux}: {refused}");
+        }
+    }
+}

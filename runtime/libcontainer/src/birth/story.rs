@@ -1,0 +1,527 @@
+//! The birth of a container, from both sides: [`create`] is the host's, [`inside`] is init's. The words that they exchange
+//! are drawn in [`super::link`].
+
+use super::{
+    door,
+    link::{self, Inside, Outside, ToOutside},
+    plan::{Cradle, Plan, UserNamespace, flag},
+    undo::Undo,
+};
+use crate::{
+    error::{At, Error, Result},
+    inside::{
+        console, devices, identity,
+        mounts::{self, Step, Surroundings, What},
+        process::Poised,
+        procfs::{Procfs, sysctl_path},
+        root::Root,
+    },
+    outside::{
+        cgroup::{self, Cgroup},
+        hooks::{self, OciState},
+        limits,
+    },
+    process::start_time,
+    spec::{Hooks, Spec},
+    store::{Slot, State, Store},
+    sys::{self, Born, MountAttr, clone3, mount_setattr},
+};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{CWD, Mode, OFlags},
+    mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
+    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid},
+};
+use std::{convert::Infallible, path::Path, time::SystemTime};
+
+/// What the caller wants of a birth, besides the configuration.
+pub struct Request<'a> {
+    /// The container's name.
+    pub id: &'a str,
+    /// Absolute; where `config.json` was read.
+    pub bundle: &'a Path,
+    /// `config.json`, to be kept.
+    pub config: &'a [u8],
+    /// Connected; the terminal's master is sent here.
+    pub console: Option<OwnedFd>,
+    /// How many descriptors after standard error the container inherits.
+    pub preserve_fds: u32,
+    /// chroot(2) instead of pivot_root(2), for roots on a ramdisk.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Called when init is ready and not yet on record: pid files and the like; a failure undoes the birth.
+    pub announce: &'a mut dyn FnMut(Pid, BorrowedFd<'_>) -> Result<()>,
+}
+
+/// A container that waits to be started.
+pub struct Created {
+    /// Its directory, not locked any more.
+    pub slot: Slot,
+    /// As saved.
+    pub state: State,
+    /// Of init.
+    pub pidfd: OwnedFd,
+}
+
+/// What the two sides share: made before the clone, copied by it.
+struct Prepared {
+    plan: Plan,
+    hooks: Hooks,
+    state: State,
+    procfs: Procfs,
+    door: OwnedFd,
+    /// Where init could not open them itself.
+    trees: Option<HostTrees>,
+    console: Option<OwnedFd>,
+    preserve_fds: u32,
+    no_pivot: bool,
+    keyring: Option<String>,
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Outside
+
+/// Makes a container, up to the point where its init waits for `start`. On failure nothing is left of it.
+pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Created> {
+    let privileged = rustix::process::geteuid().is_root();
+    let plan = Plan::of(spec, request.bundle, privileged)?;
+    plan.process.check_console(request.console.as_ref())?;
+    let placement =
+        cgroup::place(&spec.linux.cgroups_path, request.id, &cgroup::Host::look(&spec.linux.cgroups_path)?)?;
+    check_root(&plan)?;
+
+    let mut undo = Undo::default();
+    let slot = undo.slot.insert(store.claim(request.id)?);
+    let mut state = first_state(spec, &request, &plan, placement);
+    slot.keep_config(request.config)?;
+    slot.save(&state)?;
+    let door = door::make(slot)?;
+    let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, privileged)?);
+    // Without privilege there may be fewer hierarchies than were asked for.
+    state.cgroup = cgroup.placement().clone();
+    let mut prepared = prepare(plan, spec, &mut request, door, &state, privileged)?;
+
+    let (to_inside, to_outside) = link::pair()?;
+    let cradle = &prepared.plan.cradle;
+    let (pid, pidfd) = match around_pid_namespace(cradle, || clone3(cradle.clone, cgroup.clone_into()))? {
+        Born::Child => {
+            drop(to_inside);
+            // Their descriptors, the lock among them, stay with the other side.
+            drop(undo.disarm());
+            inside(prepared, &to_outside)
+        }
+        Born::Parent { pid, pidfd } => {
+            drop(to_outside);
+            (pid, pidfd)
+        }
+    };
+    // Before anything can fail: what exists can be undone.
+    undo.processes.push((pid, pidfd));
+    let (waypoint, pid) = (pid, to_inside.expect_needs_ids(pid)?);
+    if pid != waypoint {
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).at("pidfd_open")?;
+        reap_waypoint(&mut undo)?;
+        undo.processes.push((pid, pidfd));
+    }
+    // Init has its own copies.
+    prepared.trees = None;
+
+    let plan = &prepared.plan;
+    if let Some(maps) = &plan.maps {
+        maps.write(pid)?;
+    }
+    if let Some(cgroup) = &undo.cgroup {
+        cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
+    }
+    set_oom_score(pid, plan.process.oom_score_adj)?;
+    limits::apply(pid, &plan.process.limits)?;
+    to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
+    if let Some(cgroup) = &mut undo.cgroup {
+        // While init mounts; what it does now is the runtime's work, not the container's.
+        cgroup.restrict().at("linux.resources")?;
+    }
+
+    to_inside.expect(Inside::MountsDone)?;
+    state.pid = pid.as_raw_nonzero().get();
+    let oci = oci_state(&state, "creating");
+    let late_hooks = LateHooks { hooks: &prepared.hooks, state: &state };
+    hooks::run("prestart", &prepared.hooks.prestart, &oci, Some(&state.bundle))
+        .and_then(|()| hooks::run("createRuntime", &prepared.hooks.create_runtime, &oci, Some(&state.bundle)))
+        .and_then(|()| to_inside.say(Outside::HooksDone, 0))
+        .and_then(|()| to_inside.expect(Inside::Ready))
+        .and_then(|listener| send_listener(spec, listener, &oci))
+        .and_then(|()| {
+            let Some((_, pidfd)) = undo.processes.last() else { return Err(Error::other("init is not on record")) };
+            (request.announce)(pid, pidfd.as_fd())
+        })
+        .inspect_err(|_| late_hooks.run_poststop())?;
+    state.start_time = start_time(pid.as_raw_nonzero().get())?;
+    state.made = true;
+    if let Some(slot) = &undo.slot {
+        slot.save(&state)?;
+    }
+    to_inside.say(Outside::Saved, 0)?;
+    if let Some(slot) = &undo.slot {
+        slot.unlock()?;
+    }
+    match undo.disarm() {
+        (Some(slot), _, mut processes) => match processes.pop() {
+            Some((_, pidfd)) => Ok(Created { slot, state, pidfd }),
+            None => Err(Error::other("init is not on record")),
+        },
+        _ => Err(Error::other("the container's directory is not on record")),
+    }
+}
+
+/// A birth that fails after its first hooks ran is followed by the hooks that clean up after them (runtime-spec
+/// `runtime.md`, "Lifecycle").
+struct LateHooks<'a> {
+    hooks: &'a Hooks,
+    state: &'a State,
+}
+
+impl LateHooks<'_> {
+    fn run_poststop(&self) {
+        let oci = OciState { pid: 0, ..oci_state(self.state, "stopped") };
+        if let Err(error) = hooks::run("poststop", &self.hooks.poststop, &oci, Some(&self.state.bundle)) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// The root has to be a directory before anything is made for it.
+fn check_root(plan: &Plan) -> Result<()> {
+    let stat = rustix::fs::stat(&plan.rootfs).at_with(|| format!("root.path {}", plan.rootfs.display()))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+        return Ok(());
+    }
+    Err(Error::invalid("root.path", format!("{} is not a directory", plan.rootfs.display())))
+}
+
+fn first_state(spec: &Spec, request: &Request<'_>, plan: &Plan, cgroup: cgroup::Placement) -> State {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    State {
+        oci_version: spec.oci_version.clone(),
+        id: request.id.to_owned(),
+        made: false,
+        pid: 0,
+        bundle: request.bundle.to_owned(),
+        annotations: spec.annotations.clone(),
+        start_time: 0,
+        rootfs: plan.rootfs.clone(),
+        created: now,
+        owner: rustix::process::geteuid().as_raw(),
+        cgroup,
+        namespaces: plan.cradle.namespaces.clone(),
+        own_pid_namespace: !plan.cradle.shares_pids(),
+        late_hooks: !spec.hooks.poststart.is_empty() || !spec.hooks.poststop.is_empty(),
+    }
+}
+
+fn prepare(
+    plan: Plan,
+    spec: &Spec,
+    request: &mut Request<'_>,
+    door: OwnedFd,
+    state: &State,
+    privileged: bool,
+) -> Result<Prepared> {
+    // Another user's namespace may lack the way to the host's paths; without privilege there is only the way inside.
+    let trees = if plan.in_user_namespace() && privileged { Some(HostTrees::open(&plan)?) } else { None };
+    Ok(Prepared {
+        hooks: spec.hooks.clone(),
+        state: state.clone(),
+        procfs: Procfs::open()?,
+        door,
+        trees,
+        console: request.console.take(),
+        preserve_fds: request.preserve_fds,
+        no_pivot: request.no_pivot,
+        keyring: (!request.no_new_keyring).then(|| format!("_ses.{}", request.id)),
+        plan,
+    })
+}
+
+/// What a container takes from the host's tree, cloned and attached nowhere.
+struct HostTrees {
+    root: OwnedFd,
+    /// One for each mount; `None` for those that are not binds.
+    binds: Vec<Option<OwnedFd>>,
+    /// One for each device where mknod(2) is forbidden.
+    devices: Vec<OwnedFd>,
+}
+
+impl HostTrees {
+    /// From the present mount namespace, whichever side's it is.
+    fn open(plan: &Plan) -> Result<Self> {
+        // A clone of a shared mount is its peer: without this, mounts in the container could reach the host.
+        let (propagation, recursive) = plan.propagation;
+        let open = |path: &Path, whole: bool| {
+            let tree = mounts::open_bind_source(path, whole)?;
+            let attr = MountAttr { propagation, ..MountAttr::default() };
+            mount_setattr(tree.as_fd(), recursive, attr).at("set the propagation")?;
+            Ok::<_, Error>(tree)
+        };
+        let bind = |step: &Step| match &step.what {
+            What::Bind { source, recursive } => open(source, *recursive).map(Some).at_with(|| step.field.clone()),
+            _ => Ok(None),
+        };
+        let nodes = if plan.in_user_namespace() { plan.nodes.as_slice() } else { &[] };
+        Ok(Self {
+            root: open(&plan.rootfs, true).at("root.path")?,
+            binds: plan.mounts.iter().map(bind).collect::<Result<_>>()?,
+            devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Runs `clone` with the pid namespace to be joined as that of the caller's children. Restored at once: hooks are
+/// children too.
+fn around_pid_namespace(cradle: &Cradle, clone: impl FnOnce() -> rustix::io::Result<Born>) -> Result<Born> {
+    let Some(path) = &cradle.join_pid else { return clone().at("clone3") };
+    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .at("open /proc/self/ns/pid")?;
+    join(path, libc::CLONE_NEWPID as u64).at_with(|| format!("join the Pid namespace {}", path.display()))?;
+    let born = clone().at("clone3");
+    if !matches!(born, Ok(Born::Child)) {
+        sys::setns(own.as_fd(), libc::CLONE_NEWPID as u64).at("go back to the own pid namespace")?;
+    }
+    born
+}
+
+fn reap_waypoint(undo: &mut Undo) -> Result<()> {
+    let Some((_, pidfd)) = undo.processes.pop() else { return Ok(()) };
+    waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).at("wait for the waypoint").map(drop)
+}
+
+pub(super) fn set_oom_score(pid: Pid, score: Option<i32>) -> Result<()> {
+    let Some(score) = score else { return Ok(()) };
+    std::fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), score.to_string())
+        .at_with(|| format!("process.oomScoreAdj: set it to {score} (lowering it takes CAP_SYS_RESOURCE)"))
+}
+
+/// Hands the seccomp notification descriptor to the agent that listens for it (runtime-spec `config-linux.md`,
+/// "Container Process State").
+fn send_listener(spec: &Spec, listener: Option<OwnedFd>, oci: &OciState<'_>) -> Result<()> {
+    let (Some(listener), Some(seccomp)) = (listener, &spec.linux.seccomp) else { return Ok(()) };
+    crate::outside::seccomp_agent::send(seccomp, listener.as_fd(), oci).at("seccomp listenerPath")
+}
+
+/// The state that hooks and users see.
+pub(crate) fn oci_state<'a>(state: &'a State, status: &'a str) -> OciState<'a> {
+    OciState {
+        oci_version: &state.oci_version,
+        id: &state.id,
+        status,
+        pid: state.pid,
+        bundle: &state.bundle,
+        annotations: &state.annotations,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Inside
+
+/// Init's life up to its program. Ends in the program, or in a last word to the other side.
+fn inside(prepared: Prepared, link: &ToOutside) -> ! {
+    match become_ready(prepared, link) {
+        Ok((poised, door, hooks, state)) => run_when_told(poised, &door, &hooks, &state),
+        Err(error) => link.fail(&error),
+    }
+    sys::exit(1)
+}
+
+fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, OwnedFd, Hooks, State)> {
+    let plan = &prepared.plan;
+    rustix::process::umask(Mode::empty());
+    rustix::process::setsid().at("setsid")?;
+    if plan.cradle.shares_pids() && plan.cradle.user != UserNamespace::New {
+        // Before any namespace is entered that others live in: they could look into us by /proc (CVE-2016-9962).
+        hide_from_others()?;
+    }
+    enter_namespaces(&plan.cradle, link)?;
+    prepared.state.pid = link.expect(Outside::Go)?;
+    if plan.in_user_namespace() {
+        identity::become_namespace_root(plan.may_set_groups())?;
+    }
+    own_namespaces(plan, &prepared.procfs)?;
+    if let Some(keyring) = &prepared.keyring {
+        join_keyring(keyring)?;
+    }
+
+    let root = build_root(&prepared.plan, prepared.trees.take(), &prepared.state.cgroup)?;
+    link.say(Inside::MountsDone, None)?;
+
+    link.expect(Outside::HooksDone)?;
+    let oci = oci_state(&prepared.state, "creating");
+    hooks::run("createContainer", &prepared.hooks.create_container, &oci, Some(&prepared.state.bundle))?;
+    let plan = prepared.plan;
+    if let Some(socket) = &prepared.console {
+        let slave =
+            console::set_up(&root, socket.as_fd(), plan.process.console_size, plan.process.user.uid).at("console")?;
+        if plan.own_dev {
+            console::bind_console(&root, slave.as_fd())?;
+        }
+    }
+    close_root(&root, &plan)?;
+    enter_root(&root, prepared.no_pivot, plan.root_propagation)?;
+    name_host(&plan.hostname, &plan.domainname)?;
+    for (key, value) in &plan.sysctl {
+        prepared.procfs.write(&sysctl_path(key), value).at_with(|| format!("sysctl {key}"))?;
+    }
+    if let Some(domain) = plan.personality {
+        sys::set_personality(domain).at("personality")?;
+    }
+    let may_set_groups = !plan.maps.as_ref().is_some_and(|maps| maps.deny_setgroups);
+    // From now on the container can be entered: whoever does must not find the way out in us.
+    hide_from_others()?;
+    let (poised, listener) = plan.process.assume(&prepared.procfs, may_set_groups, prepared.preserve_fds)?;
+    link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
+
+    link.expect(Outside::Saved)?;
+    Ok((poised, prepared.door, prepared.hooks, prepared.state))
+}
+
+fn run_when_told(poised: Poised, door: &OwnedFd, hooks: &Hooks, state: &State) {
+    let Ok(visitor) = door::wait(door) else { return };
+    let failed = hooks::run("startContainer", &hooks.start_container, &oci_state(state, "created"), None)
+        .and_then(|()| poised.execute());
+    let Err(error) = failed.map(|never: Infallible| match never {});
+    door::fail(&visitor, &error);
+}
+
+/// Joins what is joined by path; makes the user namespace where the clone could not; hands on to a second process where
+/// the pid namespace has to belong to it. Whoever returns is init, and init's ids are being seen to.
+fn enter_namespaces(cradle: &Cradle, link: &ToOutside) -> Result<()> {
+    for (kind, path) in &cradle.joins {
+        join(path, flag(*kind)).at_with(|| format!("join the {kind:?} namespace {}", path.display()))?;
+    }
+    if let UserNamespace::Joined(path) = &cradle.user {
+        join(path, libc::CLONE_NEWUSER as u64).at_with(|| format!("join the user namespace {}", path.display()))?;
+        identity::become_namespace_root(true)?;
+    }
+    let makes_user = cradle.user == UserNamespace::NewAfterJoins;
+    if cradle.waypoint {
+        let user = if makes_user { libc::CLONE_NEWUSER } else { 0 };
+        let flags = (libc::CLONE_NEWPID | libc::CLONE_PARENT | user) as u64;
+        return match clone3(flags, None).at("clone3 from the waypoint")? {
+            Born::Child => Ok(()),
+            Born::Parent { pid, .. } => {
+                link.say_needs_ids(Some(pid))?;
+                sys::exit(0)
+            }
+        };
+    }
+    if makes_user {
+        unshare(libc::CLONE_NEWUSER as u64)?;
+    }
+    link.say_needs_ids(None)
+}
+
+fn join(path: &Path, kind: u64) -> Result<()> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // With the kind given, the kernel refuses a path that is of another kind, or no namespace at all.
+    Ok(sys::setns(fd.as_fd(), kind)?)
+}
+
+fn unshare(kinds: u64) -> Result<()> {
+    if kinds == 0 {
+        return Ok(());
+    }
+    sys::unshare(kinds).at("unshare")
+}
+
+/// Makes the namespaces that only init can make for itself, and puts them in order.
+fn own_namespaces(plan: &Plan, procfs: &Procfs) -> Result<()> {
+    unshare(plan.cradle.unshare)?;
+    if plan.cradle.unshare & libc::CLONE_NEWTIME as u64 != 0 {
+        if !plan.time_offsets.is_empty() {
+            procfs.write("self/timens_offsets", &plan.time_offsets).at("linux.timeOffsets")?;
+        }
+        procfs.enter_time_for_children()?;
+    }
+    if (plan.cradle.clone | plan.cradle.unshare) & libc::CLONE_NEWNET as u64 != 0 {
+        sys::loopback_up().at("bring up the loopback device")?;
+    }
+    Ok(())
+}
+
+/// Nobody may look into init through `/proc/<pid>` or trace it, while it still holds what is the host's.
+pub(super) fn hide_from_others() -> Result<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).at("become non-dumpable")
+}
+
+pub(super) fn join_keyring(name: &str) -> Result<()> {
+    let name = std::ffi::CString::new(name).map_err(|error| Error::other(error.to_string()))?;
+    match sys::join_session_keyring(&name) {
+        // A kernel without keys has none to protect.
+        Err(rustix::io::Errno::NOSYS) => Ok(()),
+        joined => joined.at("join a session keyring of its own (--no-new-keyring keeps the caller's)"),
+    }
+}
+
+/// Mounts the root over `/` and everything else below it; the process is still outside of it.
+fn build_root(plan: &Plan, trees: Option<HostTrees>, cgroup: &cgroup::Placement) -> Result<Root> {
+    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open /")?;
+    let (propagation, recursive) = plan.propagation;
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    mount_setattr(old.as_fd(), recursive, attr).at("set the propagation of /")?;
+    let trees = match trees {
+        Some(trees) => trees,
+        // Before `/` becomes private: a clone keeps the propagation of what it was cloned from.
+        None => HostTrees::open(plan)?,
+    };
+    // pivot_root(2) refuses a root whose parent is shared, and mounts below it must not travel to the host.
+    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    mount_setattr(old.as_fd(), false, private).at("make / private")?;
+    move_mount(&trees.root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).at("mount the root")?;
+    let root = Root::new(trees.root);
+    let around = Surroundings { cgroup, namespaces: &plan.cradle.namespaces };
+    mounts::mount_all(&root, &plan.mounts, trees.binds, &around)?;
+    devices::make(&root, &plan.nodes, trees.devices)?;
+    if plan.own_dev {
+        devices::make_links(&root)?;
+    }
+    // runc makes it too: `docker run -w` names directories that images lack.
+    root.make_dir(&plan.process.cwd).at("process.cwd")?;
+    Ok(root)
+}
+
+/// What must come last, when nothing more is made in the root; still with the host's null device at hand.
+fn close_root(root: &Root, plan: &Plan) -> Result<()> {
+    if plan.readonly_root {
+        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        mount_setattr(root.as_fd(), false, attr).at("make the root read-only")?;
+    }
+    mounts::read_only(root, &plan.readonly)?;
+    mounts::mask(root, &plan.masked)
+}
+
+/// Makes the root `/`, and lets go of the host's.
+fn enter_root(root: &Root, no_pivot: bool, propagation: Option<u64>) -> Result<()> {
+    rustix::process::fchdir(root).at("go to the root")?;
+    if no_pivot {
+        rustix::process::chroot(".").at("chroot")?;
+    } else {
+        // The old root comes to lie on top of the new one, and is taken off.
+        rustix::process::pivot_root(".", ".").at("pivot_root (--no-pivot is for roots on a ramdisk)")?;
+        unmount(".", UnmountFlags::DETACH).at("unmount the old root")?;
+    }
+    if let Some(propagation) = propagation {
+        // Not earlier: on a shared root, taking the old one off would be passed on.
+        let attr = MountAttr { propagation, ..MountAttr::default() };
+        mount_setattr(root.as_fd(), false, attr).at("linux.rootfsPropagation")?;
+    }
+    rustix::process::chdir("/").at("go to /")
+}
+
+fn name_host(hostname: &str, domainname: &str) -> Result<()> {
+    if !hostname.is_empty() {
+        rustix::system::sethostname(hostname.as_bytes()).at("hostname")?;
+    }
+    if !domainname.is_empty() {
+        rustix::system::setdomainname(domainname.as_bytes()).at("domainname")?;
+    }
+    Ok(())
+}

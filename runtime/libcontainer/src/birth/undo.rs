@@ -1,0 +1,50 @@
+//! What a birth has made so far. Dropped before it is disarmed, it takes all of it back.
+
+use crate::{outside::cgroup::Cgroup, store::Slot};
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    process::{Pid, WaitId, WaitIdOptions, waitid},
+};
+
+/// In the order in which things are made.
+#[derive(Default)]
+pub(super) struct Undo {
+    pub(super) slot: Option<Slot>,
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) processes: Vec<(Pid, OwnedFd)>,
+}
+
+impl Undo {
+    /// The birth is on record: everything stays. Returns what was made.
+    pub(super) fn disarm(mut self) -> (Option<Slot>, Option<Cgroup>, Vec<(Pid, OwnedFd)>) {
+        (self.slot.take(), self.cgroup.take(), std::mem::take(&mut self.processes))
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for (_, pidfd) in self.processes.drain(..).rev() {
+            // Both fail only for a process that is gone already.
+            let _ = crate::sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
+            // `ALL`: a process made with CLONE_PARENT has no exit signal.
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | all_children());
+        }
+        let complain = |what: &str, result: crate::Result<()>| {
+            if let Err(error) = result {
+                tracing::warn!("undo: {what}: {error}");
+            }
+        };
+        if let Some(cgroup) = self.cgroup.take() {
+            complain("kill what is left in the cgroup", cgroup.kill_all());
+            complain("remove the cgroup", cgroup.undo());
+        }
+        if let Some(slot) = self.slot.take() {
+            complain("remove the container's directory", slot.remove());
+        }
+    }
+}
+
+/// `__WALL`, which rustix has no name for.
+fn all_children() -> WaitIdOptions {
+    WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned())
+}

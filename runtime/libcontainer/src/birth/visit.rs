@@ -1,0 +1,182 @@
+//! A further process in a container (`exec`): the short story. It enters everything that the container has, its seccomp
+//! filter, user namespace and cgroup included.
+//!
+//! ```text
+//!   outside                                inside
+//!      |  <------------- NeedsIds ------------|   exists, in the container's pid namespace
+//!      |  ---------------- Go(pid) ---------> |   limits and cgroup are in place
+//!      |  <------------ MountsDone -----------|   in all namespaces
+//!      |  --------------- HooksDone --------> |
+//!      |  <--------- Ready(listener?) --------|   all but the program is in place
+//!      |  ----------------- Saved ----------> |   the pid file is written
+//!      |  <------- Failed, or the end --------|   the end means that the program runs
+//! ```
+
+use super::{
+    link::{self, Inside, Outside, ToOutside},
+    story::{hide_from_others, join_keyring, set_oom_score},
+    undo::Undo,
+};
+use crate::{
+    error::{At, Error, Kind, Result},
+    inside::{
+        console,
+        process::{Poised, ProcessPlan},
+        procfs::Procfs,
+        root::Root,
+    },
+    outside::{cgroup::Cgroup, limits},
+    process,
+    spec::{NamespaceKind, Process, Spec},
+    store::State,
+    sys::{self, Born, clone3},
+};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{Mode, OFlags},
+    process::Pid,
+};
+
+/// What the caller wants of a visit.
+pub struct Visit<'a> {
+    /// The process to run.
+    pub process: &'a Process,
+    /// Connected; the terminal's master is sent here.
+    pub console: Option<OwnedFd>,
+    /// How many descriptors after standard error the process inherits.
+    pub preserve_fds: u32,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Called when the process is ready: pid files and the like; a failure undoes the visit.
+    pub announce: &'a mut dyn FnMut(Pid, BorrowedFd<'_>) -> Result<()>,
+}
+
+/// A process that runs in a container, as the caller's child.
+pub struct Visitor {
+    /// As the caller numbers it.
+    pub pid: Pid,
+    /// Of the process.
+    pub pidfd: OwnedFd,
+}
+
+/// What the two sides share: made before the clone, copied by it.
+struct Prepared {
+    plan: ProcessPlan,
+    init: OwnedFd,
+    /// `CLONE_NEW*` of the container's namespaces, but for pid and user.
+    namespaces: u64,
+    user_namespace: bool,
+    procfs: Procfs,
+    console: Option<OwnedFd>,
+    preserve_fds: u32,
+    keyring: Option<String>,
+}
+
+/// Runs `visit.process` in the container of `state`; `spec` is the configuration that it was made from.
+pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::other("exec without root is not supported by this version"));
+    }
+    let plan = ProcessPlan::of(visit.process, spec.linux.seccomp.as_ref())?;
+    plan.check_console(visit.console.as_ref())?;
+    let init = process::open(state.pid, state.start_time)
+        .map_err(|_| Error::new(Kind::NotRunning, "cannot exec in a stopped container"))?;
+    let has = |kind| state.namespaces.contains(&kind);
+    let cgroup = Cgroup::open(&state.cgroup)?;
+    let prepared = Prepared {
+        plan,
+        namespaces: state
+            .namespaces
+            .iter()
+            .filter(|kind| !matches!(kind, NamespaceKind::Pid | NamespaceKind::User))
+            .fold(0, |flags, kind| flags | super::plan::flag(*kind)),
+        user_namespace: has(NamespaceKind::User),
+        procfs: Procfs::open()?,
+        console: visit.console,
+        preserve_fds: visit.preserve_fds,
+        keyring: (!visit.no_new_keyring).then(|| format!("_ses.{}", state.id)),
+        init,
+    };
+
+    let (to_inside, to_outside) = link::pair()?;
+    // Before the clone: from its first moment the container sees the child by its /proc (CVE-2016-9962).
+    hide_from_others()?;
+    if has(NamespaceKind::Pid) {
+        // Nothing but this visit is ever our child, so this is not taken back.
+        sys::setns(prepared.init.as_fd(), libc::CLONE_NEWPID as u64).at("join the pid namespace")?;
+    }
+    let (pid, pidfd) = match clone3(0, cgroup.clone_into()).at("clone3")? {
+        Born::Child => {
+            drop((to_inside, cgroup));
+            inside(prepared, &to_outside)
+        }
+        Born::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(to_outside);
+    let mut undo = Undo::default();
+    undo.processes.push((pid, pidfd));
+    to_inside.expect_needs_ids(pid)?;
+    cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
+    set_oom_score(pid, prepared.plan.oom_score_adj)?;
+    limits::apply(pid, &prepared.plan.limits)?;
+    to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
+
+    to_inside.expect(Inside::MountsDone)?;
+    to_inside.say(Outside::HooksDone, 0)?;
+
+    let listener = to_inside.expect(Inside::Ready)?;
+    if let (Some(listener), Some(seccomp)) = (listener, &spec.linux.seccomp) {
+        let oci = super::story::oci_state(state, "running");
+        crate::outside::seccomp_agent::send(seccomp, listener.as_fd(), &oci).at("seccomp listenerPath")?;
+    }
+    if let Some((_, pidfd)) = undo.processes.last() {
+        (visit.announce)(pid, pidfd.as_fd())?;
+    }
+    to_inside.say(Outside::Saved, 0)?;
+
+    to_inside.expect_end()?;
+    match undo.disarm().2.pop() {
+        Some((pid, pidfd)) => Ok(Visitor { pid, pidfd }),
+        None => Err(Error::other("the process is not on record")),
+    }
+}
+
+fn inside(prepared: Prepared, link: &ToOutside) -> ! {
+    let failed = become_ready(prepared, link).and_then(Poised::execute);
+    let Err(error) = failed.map(|never| match never {});
+    link.fail(&error);
+    sys::exit(1)
+}
+
+fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
+    let plan = prepared.plan;
+    rustix::process::umask(Mode::empty());
+    rustix::process::setsid().at("setsid")?;
+    link.say_needs_ids(None)?;
+
+    link.expect(Outside::Go)?;
+    let init = prepared.init.as_fd();
+    // All at once, by the pidfd: they are init's, whatever happens to its number. The user namespace last, which gives
+    // away the privilege that the others take.
+    sys::setns(init, prepared.namespaces).at("join the container's namespaces")?;
+    if prepared.user_namespace {
+        sys::setns(init, libc::CLONE_NEWUSER as u64).at("join the user namespace")?;
+        crate::inside::identity::become_namespace_root(true)?;
+    }
+    if let Some(keyring) = &prepared.keyring {
+        join_keyring(keyring)?;
+    }
+    link.say(Inside::MountsDone, None)?;
+
+    link.expect(Outside::HooksDone)?;
+    if let Some(socket) = &prepared.console {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
+        console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
+    }
+    let (poised, listener) = plan.assume(&prepared.procfs, true, prepared.preserve_fds)?;
+    link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
+
+    link.expect(Outside::Saved)?;
+    Ok(poised)
+}

@@ -1,0 +1,234 @@
+//! The process that a container runs, first (`create`) or further (`exec`): as data, and as the steps that init takes to
+//! become it.
+
+use super::{
+    command::{self, Command},
+    identity::{self, CapSets},
+    procfs::Procfs,
+    seccomp::{self, Filter},
+};
+use crate::{
+    error::{At, Error, Result},
+    outside::limits::{Limit, limits},
+    spec::{ConsoleSize, IoClass, IoPriority, Process, Scheduler, Seccomp, User},
+    sys::{self, SchedAttr},
+};
+use rustix::{fd::OwnedFd, io::Errno};
+use std::{fs, path::PathBuf};
+
+/// Everything about the process, checked.
+pub(crate) struct ProcessPlan {
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<String>,
+    pub(crate) cwd: PathBuf,
+    pub(crate) user: User,
+    pub(crate) terminal: bool,
+    pub(crate) console_size: Option<ConsoleSize>,
+    /// Set from outside.
+    pub(crate) limits: Vec<Limit>,
+    /// Set from outside.
+    pub(crate) oom_score_adj: Option<i32>,
+    caps: CapSets,
+    no_new_privileges: bool,
+    apparmor_profile: String,
+    io_priority: Option<(u16, u16)>,
+    scheduler: Option<SchedAttr>,
+    filter: Option<Filter>,
+}
+
+/// What is left to do once `start` has been given.
+pub(crate) struct Poised {
+    command: Command,
+    // Loaded last where the kernel allows it, so that a profile need not allow what we still do.
+    late_filter: Option<Filter>,
+}
+
+impl ProcessPlan {
+    /// Checks and translates `process` and the profile that it is to run under.
+    pub(crate) fn of(process: &Process, seccomp: Option<&Seccomp>) -> Result<Self> {
+        if process.args.is_empty() {
+            return Err(Error::invalid("process.args", "must not be empty"));
+        }
+        if !process.cwd.is_absolute() {
+            return Err(Error::invalid(
+                "process.cwd",
+                format!("{:?} must be an absolute path", process.cwd.display().to_string()),
+            ));
+        }
+        if let Some(value) = process.oom_score_adj
+            && !(-1000..=1000).contains(&value)
+        {
+            return Err(Error::invalid("process.oomScoreAdj", format!("{value} is not between -1000 and 1000")));
+        }
+        if process.exec_cpu_affinity.is_some() {
+            return Err(Error::invalid("process.execCPUAffinity", "is not supported by this version"));
+        }
+        if !process.selinux_label.is_empty() && fs::exists("/sys/fs/selinux/enforce").unwrap_or(false) {
+            return Err(Error::invalid("process.selinuxLabel", "is not supported by this version"));
+        }
+        Ok(Self {
+            args: process.args.clone(),
+            env: process.env.clone(),
+            cwd: process.cwd.clone(),
+            user: process.user.clone(),
+            terminal: process.terminal,
+            console_size: process.console_size,
+            limits: limits(&process.rlimits)?,
+            oom_score_adj: process.oom_score_adj,
+            caps: CapSets::of(process.capabilities.as_ref()),
+            no_new_privileges: process.no_new_privileges,
+            apparmor_profile: process.apparmor_profile.clone(),
+            io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+            scheduler: process.scheduler.as_ref().map(scheduler).transpose()?,
+            filter: seccomp.map(seccomp::compile).transpose()?,
+        })
+    }
+
+    /// A terminal needs somewhere to go, and nothing goes there without one.
+    pub(crate) fn check_console(&self, console: Option<&OwnedFd>) -> Result<()> {
+        match (self.terminal, console) {
+            (true, None) => Err(Error::invalid(
+                "process.terminal",
+                "cannot allocate tty if runtime will detach without setting console socket (--console-socket)",
+            )),
+            (false, Some(_)) => Err(Error::invalid(
+                "process.terminal",
+                "cannot use console socket if runtime will not detach or allocate tty",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Becomes the process in everything but the program. Returns the seccomp notification descriptor, if one is asked
+    /// for, with what is left to do.
+    pub(crate) fn assume(
+        self,
+        procfs: &Procfs,
+        may_set_groups: bool,
+        keep_fds: u32,
+    ) -> Result<(Poised, Option<OwnedFd>)> {
+        if let Some(attr) = self.scheduler {
+            sys::set_scheduler(attr).at("process.scheduler")?;
+        }
+        if let Some((class, level)) = self.io_priority {
+            sys::set_io_priority(class, level).at("process.ioPriority")?;
+        }
+        if !self.apparmor_profile.is_empty() {
+            // With one security module the general file serves; with several, AppArmor has its own.
+            let profile = format!("exec {}", self.apparmor_profile);
+            procfs
+                .write("self/attr/apparmor/exec", &profile)
+                .or_else(|_| procfs.write("self/attr/exec", &profile))
+                .at_with(|| format!("apply apparmor profile {:?}", self.apparmor_profile))?;
+        }
+        // Whatever we or our caller left open must not reach the container (CVE-2024-21626).
+        sys::close_range_cloexec(keep_fds.saturating_add(3) as i32).at("close_range")?;
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).at("set no_new_privs")?;
+        }
+        // Without no_new_privs loading takes CAP_SYS_ADMIN, which may be gone afterwards.
+        let late = self.no_new_privileges && self.filter.as_ref().is_some_and(|filter| !filter.needs_listener);
+        let mut filter = self.filter;
+        let mut listener = None;
+        if !self.no_new_privileges
+            && let Some(filter) = &filter
+        {
+            listener = filter.load().at("seccomp")?;
+        }
+        // The user may be barred from the directory that root can go to, or the other way round on a network share.
+        let went = match command::change_directory(&self.cwd) {
+            Err(error) if error.errno() == Some(Errno::ACCESS.raw_os_error()) => false,
+            went => went.map(|()| true)?,
+        };
+        identity::assume(&self.user, &self.caps, may_set_groups)?;
+        if !went {
+            command::change_directory(&self.cwd)?;
+        }
+        let command = Command::find(&self.args, &self.env, self.user.uid)?;
+        if self.no_new_privileges
+            && !late
+            && let Some(filter) = filter.take()
+        {
+            listener = filter.load().at("seccomp")?;
+        }
+        Ok((Poised { command, late_filter: filter.filter(|_| late) }, listener))
+    }
+}
+
+impl Poised {
+    /// Becomes the program; returns only the failure.
+    pub(crate) fn execute(self) -> Result<std::convert::Infallible> {
+        sys::reset_signals().at("reset signals")?;
+        if let Some(filter) = &self.late_filter {
+            filter.load().at("seccomp")?;
+        }
+        self.command.execute()
+    }
+}
+
+fn io_priority(priority: &IoPriority) -> Result<(u16, u16)> {
+    // ioprio_set(2): 8 levels a class.
+    let level = u16::try_from(priority.priority).ok().filter(|level| *level < 8).ok_or_else(|| {
+        Error::invalid("process.ioPriority.priority", format!("{} is not between 0 and 7", priority.priority))
+    })?;
+    let class = match priority.class {
+        IoClass::RealTime => 1,
+        IoClass::BestEffort => 2,
+        IoClass::Idle => 3,
+    };
+    Ok((class, level))
+}
+
+fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
+    // `linux/sched.h`
+    let policy = match &*scheduler.policy {
+        "SCHED_OTHER" => 0,
+        "SCHED_FIFO" => 1,
+        "SCHED_RR" => 2,
+        "SCHED_BATCH" => 3,
+        "SCHED_IDLE" => 5,
+        "SCHED_DEADLINE" => 6,
+        other => return Err(Error::invalid("process.scheduler.policy", format!("{other:?} is not known"))),
+    };
+    let mut flags = 0;
+    for flag in &scheduler.flags {
+        flags |= match &**flag {
+            "SCHED_FLAG_RESET_ON_FORK" => 0x01,
+            "SCHED_FLAG_RECLAIM" => 0x02,
+            "SCHED_FLAG_DL_OVERRUN" => 0x04,
+            "SCHED_FLAG_KEEP_POLICY" => 0x08,
+            "SCHED_FLAG_KEEP_PARAMS" => 0x10,
+            "SCHED_FLAG_UTIL_CLAMP_MIN" => 0x20,
+            "SCHED_FLAG_UTIL_CLAMP_MAX" => 0x40,
+            other => return Err(Error::invalid("process.scheduler.flags", format!("{other:?} is not known"))),
+        };
+    }
+    let priority = u32::try_from(scheduler.priority)
+        .map_err(|_| Error::invalid("process.scheduler.priority", "must not be negative"))?;
+    let Scheduler { nice, runtime, deadline, period, .. } = *scheduler;
+    Ok(SchedAttr { policy, flags, nice, priority, runtime, deadline, period })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(process: &str) -> String {
+        let process: Process = crate::spec::parse(process.as_bytes()).unwrap();
+        ProcessPlan::of(&process, None).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn refuses_what_cannot_run() {
+        for (process, expected) in [
+            (r#"{"cwd":"/"}"#, "process.args: must not be empty"),
+            (r#"{"cwd":"","args":["a"]}"#, "process.cwd: \"\" must be an absolute path"),
+            (r#"{"cwd":"/","args":["a"],"oomScoreAdj":2000}"#, "process.oomScoreAdj: 2000"),
+            (r#"{"cwd":"/","args":["a"],"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":8}}"#, "process.ioPriority"),
+            (r#"{"cwd":"/","args":["a"],"scheduler":{"policy":"X"}}"#, "process.scheduler.policy: \"X\""),
+            (r#"{"cwd":"/","args":["a"]}"#, ""),
+        ] {
+            assert!(refusal(process).starts_with(expected), "{process}: {}", refusal(process));
+        }
+    }
+}

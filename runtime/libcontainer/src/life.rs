@@ -1,0 +1,188 @@
+//! What happens to a container after its birth: start, signals, pause, deletion.
+
+use crate::{
+    birth,
+    error::{At, Error, Kind, Result},
+    outside::{
+        cgroup::Cgroup,
+        hooks::{self, OciState},
+    },
+    process,
+    spec::{Hooks, Spec},
+    store::{Slot, State},
+    sys,
+};
+use rustix::fd::AsFd;
+use std::fmt;
+
+/// The status that users see; runc's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Init waits for `start`.
+    Created,
+    /// Init runs the program.
+    Running,
+    /// Its cgroup is frozen.
+    Paused,
+    /// Init is gone.
+    Stopped,
+}
+
+impl Status {
+    /// Derived from the process, the start socket and the cgroup: nothing that could be out of date is stored.
+    pub fn of(slot: &Slot, state: &State) -> Self {
+        if !process::is_alive(state.pid, state.start_time) {
+            Self::Stopped
+        } else if slot.waits_for_start() {
+            Self::Created
+        } else if Cgroup::open(&state.cgroup).and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false) {
+            Self::Paused
+        } else {
+            Self::Running
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// The state of an existing, whole container.
+///
+/// # Errors
+/// [`Kind::NotFound`], also while it is being made.
+pub fn load(slot: &Slot) -> Result<State> {
+    slot.load()?.ok_or_else(|| Error::new(Kind::NotFound, "container does not exist"))
+}
+
+/// Runs the program of a created container, then the poststart hooks.
+pub fn start(slot: &Slot) -> Result<()> {
+    slot.lock()?;
+    let state = load(slot)?;
+    match Status::of(slot, &state) {
+        Status::Created => {}
+        Status::Stopped => return Err(Error::new(Kind::NotRunning, "cannot start a container that has stopped")),
+        Status::Running | Status::Paused => return Err(Error::other("cannot start an already running container")),
+    }
+    birth::start(slot)?;
+    let Some(hooks) = late_hooks(slot, &state)? else { return Ok(()) };
+    let oci = birth::oci_state(&state, "running");
+    // A container whose poststart hook fails does not go on (runtime-spec `runtime.md`, "Lifecycle").
+    hooks::run("poststart", &hooks.poststart, &oci, Some(&state.bundle)).inspect_err(|_| {
+        if let Err(error) = kill(slot, &state, libc::SIGKILL, false) {
+            tracing::warn!("kill after the failed hook: {error}");
+        }
+    })
+}
+
+/// Sends `signal` (any number; 0 asks whether it lives) to init, or with `all` to every process of the container.
+pub fn kill(slot: &Slot, state: &State, signal: i32, all: bool) -> Result<()> {
+    if all {
+        return Cgroup::open(&state.cgroup)?.signal_all(signal);
+    }
+    let pidfd = process::open(state.pid, state.start_time)?;
+    // Without a pid namespace of its own the rest would live on.
+    if signal == libc::SIGKILL && !state.own_pid_namespace {
+        return Cgroup::open(&state.cgroup)?.kill_all();
+    }
+    sys::send_signal(pidfd.as_fd(), signal).at_with(|| format!("send signal {signal} to {}", slot.id()))?;
+    if signal == libc::SIGKILL {
+        // On v1 what is frozen does not die. Everywhere else there is nothing to thaw.
+        let cgroup = Cgroup::open(&state.cgroup)?;
+        if cgroup.is_frozen().unwrap_or(false) {
+            cgroup.thaw()?;
+        }
+    }
+    Ok(())
+}
+
+/// Stops all processes until [`resume`].
+pub fn pause(slot: &Slot) -> Result<()> {
+    slot.lock()?;
+    let state = load(slot)?;
+    match Status::of(slot, &state) {
+        Status::Running | Status::Created => Cgroup::open(&state.cgroup)?.freeze(),
+        status => Err(Error::new(Kind::NotRunning, format!("container not running: {status}"))),
+    }
+}
+
+/// Ends a pause.
+pub fn resume(slot: &Slot) -> Result<()> {
+    slot.lock()?;
+    let state = load(slot)?;
+    match Status::of(slot, &state) {
+        Status::Paused => Cgroup::open(&state.cgroup)?.thaw(),
+        status => Err(Error::other(format!("container not paused: {status}"))),
+    }
+}
+
+/// Removes a container and all that belongs to it. A running one only with `force`, which kills it first; with `force`
+/// also what a creator that was killed has left.
+pub fn delete(slot: &Slot, force: bool) -> Result<()> {
+    slot.lock()?;
+    let Some(state) = slot.load_any()? else {
+        return if force { slot.remove() } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
+    };
+    if !state.made && !force {
+        return Err(Error::new(Kind::NotFound, "container does not exist"));
+    }
+    let status = Status::of(slot, &state);
+    match status {
+        Status::Stopped => {}
+        Status::Created => end(slot, &state)?,
+        Status::Running | Status::Paused if force => end(slot, &state)?,
+        Status::Running | Status::Paused => {
+            return Err(Error::other(format!("cannot delete container {} that is not stopped: {status}", slot.id())));
+        }
+    }
+    destroy(slot, &state)
+}
+
+/// Kills init and waits for it to be gone.
+fn end(slot: &Slot, state: &State) -> Result<()> {
+    let pidfd = match process::open(state.pid, state.start_time) {
+        Err(error) if error.kind() == Kind::NotRunning => return Ok(()),
+        opened => opened?,
+    };
+    match kill(slot, state, libc::SIGKILL, false) {
+        Err(error) if error.kind() == Kind::NotRunning => {}
+        killed => killed?,
+    }
+    process::wait_gone(pidfd.as_fd())
+}
+
+fn destroy(slot: &Slot, state: &State) -> Result<()> {
+    let hooks = late_hooks(slot, state);
+    let cgroup = Cgroup::open(&state.cgroup)?;
+    if !state.own_pid_namespace || !state.made {
+        cgroup.kill_all()?;
+    }
+    match cgroup.remove() {
+        // Processes that outlived init, by joining the cgroup from elsewhere.
+        Err(error) if error.errno() == Some(libc::EBUSY) => cgroup.kill_all().and_then(|()| cgroup.remove())?,
+        removed => removed?,
+    }
+    slot.remove()?;
+    if let Some(hooks) = hooks? {
+        let oci = OciState { pid: 0, ..birth::oci_state(state, "stopped") };
+        // The container is gone: a failure is told, and changes nothing (runtime-spec `runtime.md`, "Lifecycle").
+        if let Err(error) = hooks::run("poststop", &hooks.poststop, &oci, Some(&state.bundle)) {
+            tracing::warn!("{error}");
+        }
+    }
+    Ok(())
+}
+
+fn late_hooks(slot: &Slot, state: &State) -> Result<Option<Hooks>> {
+    if !state.late_hooks {
+        return Ok(None);
+    }
+    Ok(Some(Spec::parse(&slot.config()?)?.hooks))
+}

@@ -1,0 +1,100 @@
+//! Hooks (runtime-spec `config.md`, "POSIX-platform Hooks"): programs that get the container's state on standard input.
+
+use crate::{
+    error::{At, Error, Result},
+    spec::Hook,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::AsFd,
+    fs::MemfdFlags,
+    process::{Pid, PidfdFlags},
+};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    io::{Read, Seek, Write},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+/// What a failing hook printed is quoted up to here, in bytes.
+const QUOTED: u64 = 4096;
+
+/// The OCI state (runtime-spec `runtime.md`, "State"), as hooks and `state` show it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OciState<'a> {
+    /// Of the configuration.
+    pub oci_version: &'a str,
+    /// The container's id.
+    pub id: &'a str,
+    /// `creating`, `created`, `running` or `stopped`.
+    pub status: &'a str,
+    /// As the host numbers it; 0 when there is none.
+    pub pid: i32,
+    /// Absolute.
+    pub bundle: &'a Path,
+    /// Of the configuration.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
+/// Runs `hooks` in order, in the directory `cwd`; the first failure ends it.
+pub(crate) fn run(name: &str, hooks: &[Hook], state: &OciState<'_>, cwd: Option<&Path>) -> Result<()> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let state = serde_json::to_vec(state).map_err(|error| Error::other(error.to_string()))?;
+    for (i, hook) in hooks.iter().enumerate() {
+        tracing::debug!("{name} hook #{i}: {}", hook.path.display());
+        run_one(hook, &state, cwd).at_with(|| format!("error running {name} hook #{i} {}", hook.path.display()))?;
+    }
+    Ok(())
+}
+
+fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
+    // A file and not a pipe: a daemon that the hook leaves behind may keep it open, which must not hold us up.
+    let mut output = std::fs::File::from(rustix::fs::memfd_create("hook", MemfdFlags::CLOEXEC).at("memfd_create")?);
+    let mut command = Command::new(&hook.path);
+    if let Some((name, args)) = hook.args.split_first() {
+        command.arg0(name).args(args);
+    }
+    command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output.try_clone()?);
+    if let Some(cwd) = cwd {
+        command.current_dir(cwd);
+    }
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A hook that does not read its input may end before it is written; the state is smaller than the pipe.
+        drop(stdin.write_all(state));
+    }
+    let status = wait(&mut child, hook.timeout)?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = Vec::new();
+    output.rewind()?;
+    output.take(QUOTED).read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let ended = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+    };
+    Err(Error::other(format!("{ended}, output: {}", text.trim().replace('\n', "; "))))
+}
+
+fn wait(child: &mut Child, timeout: Option<i64>) -> Result<ExitStatus> {
+    let Some(seconds) = timeout else { return Ok(child.wait()?) };
+    let pid = Pid::from_raw(child.id() as i32).ok_or_else(|| Error::other("the hook has no pid"))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).at("pidfd_open")?;
+    let limit = Timespec { tv_sec: seconds.max(0), tv_nsec: 0 };
+    if poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&limit))? == 0 {
+        child.kill()?;
+        child.wait()?;
+        return Err(Error::other(format!("still running after {seconds} s (its timeout), killed")));
+    }
+    Ok(child.wait()?)
+}

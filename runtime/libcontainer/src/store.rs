@@ -1,0 +1,328 @@
+//! Contract 2: the state of containers, `<root>/<id>/state.json`.
+//!
+//! A container's directory holds
+//! - `state.json`: [`State`], written to a temporary file and renamed, so that a reader sees all of it or nothing;
+//! - `config.json`: the configuration that the container was made from, byte for byte, for `exec` and late hooks, so that
+//!   a bundle that is changed later changes nothing;
+//! - `start.sock`: there while the container waits for `start`; init listens on it.
+//!
+//! `mkdir` of the directory decides who creates an id. A `state.json` that says `creating` is the record of what to undo
+//! if the creator dies; other verbs do not show such a container, and `delete --force` removes it.
+
+use crate::{
+    error::{At, Error, Kind, Result},
+    outside::cgroup::Placement,
+    spec::NamespaceKind,
+};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{AtFlags, FlockOperation, Mode, OFlags},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+/// The name of the socket on which a created container waits for `start`.
+pub(crate) const START_SOCKET: &str = "start.sock";
+/// Nothing that we write is larger; what is, is not ours.
+const MAX_FILE: u64 = 16 << 20;
+
+/// What is kept of a container. The first six fields are the OCI state's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Of the configuration.
+    pub oci_version: String,
+    /// The container's name, unique below the root.
+    pub id: String,
+    /// Whether the creator got to the end: the present status is derived from it, the process and the start socket.
+    pub made: bool,
+    /// Of init, as the host numbers it; 0 until it is born.
+    pub pid: i32,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Of the configuration.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Of init, in clock ticks since boot: with the pid it tells the process from a later one of the same number.
+    pub start_time: u64,
+    /// Absolute.
+    pub rootfs: PathBuf,
+    /// Nanoseconds since 1970.
+    pub created: u64,
+    /// The user who created it.
+    pub owner: u32,
+    /// Where its cgroup is.
+    pub cgroup: Placement,
+    /// The namespaces that are not the creator's own.
+    pub namespaces: Vec<NamespaceKind>,
+    /// Whether init's pid namespace is the container's own, so that it all dies with init.
+    pub own_pid_namespace: bool,
+    /// Whether `poststart` or `poststop` hooks are in the kept configuration.
+    pub late_hooks: bool,
+}
+
+/// The directory of all containers.
+pub struct Store {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens `root`; makes it if `create` is set.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] where it is missing and not to be made.
+    pub fn open(root: &Path, create: bool) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(root, flags, Mode::empty()) {
+            Err(Errno::NOENT) if create => {
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .make_private()
+                    .create(root)
+                    .at_with(|| format!("make {}", root.display()))?;
+                rustix::fs::open(root, flags, Mode::empty())
+            }
+            other => other,
+        };
+        match dir {
+            Ok(dir) => Ok(Self { dir, path: root.to_owned() }),
+            Err(Errno::NOENT) => {
+                Err(Error::new(Kind::NotFound, format!("no containers: {} is missing", root.display())))
+            }
+            Err(error) => Err(error).at_with(|| format!("open {}", root.display())),
+        }
+    }
+
+    /// Claims `id`: the returned slot is empty, locked, and vanishes when dropped unless kept.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] where another has it.
+    pub fn claim(&self, id: &str) -> Result<Slot> {
+        check_id(id)?;
+        match rustix::fs::mkdirat(&self.dir, id, Mode::from_raw_mode(0o711)) {
+            Err(Errno::EXIST) => Err(Error::new(Kind::Exists, "container with given ID already exists")),
+            made => {
+                made.at_with(|| format!("make {}", self.path.join(id).display()))?;
+                let slot = self.slot(id)?;
+                // The lock tells a `delete --force` that comes meanwhile to wait for us.
+                rustix::fs::flock(&slot.lock, FlockOperation::LockExclusive).at("lock the container")?;
+                Ok(slot)
+            }
+        }
+    }
+
+    /// The slot of an existing container.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] where there is none.
+    pub fn find(&self, id: &str) -> Result<Slot> {
+        check_id(id)?;
+        self.slot(id).map_err(|error| match error.errno() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => Error::new(Kind::NotFound, "container does not exist"),
+            _ => error,
+        })
+    }
+
+    /// Every claimed id, sorted.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        // A PATH descriptor cannot be read.
+        let dir =
+            rustix::fs::openat(&self.dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .at("list containers")?;
+        for entry in rustix::fs::Dir::new(dir).at("list containers")? {
+            let entry = entry.at("list containers")?;
+            if let Ok(name) = entry.file_name().to_str()
+                && check_id(name).is_ok()
+            {
+                ids.push(name.to_owned());
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn slot(&self, id: &str) -> Result<Slot> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock =
+            rustix::fs::openat(&self.dir, id, flags, Mode::empty()).at_with(|| format!("open container {id}"))?;
+        let store = self.dir.try_clone().at("open the store")?;
+        Ok(Slot { store, lock, id: id.to_owned() })
+    }
+}
+
+/// One container's directory.
+pub struct Slot {
+    store: OwnedFd,
+    // The directory itself, which carries the lock.
+    lock: OwnedFd,
+    id: String,
+}
+
+impl Slot {
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    /// Waits for other changers of this container, and keeps them out until this slot is dropped.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] where it was deleted meanwhile.
+    pub fn lock(&self) -> Result<()> {
+        rustix::fs::flock(&self.lock, FlockOperation::LockExclusive).at("lock the container")?;
+        match rustix::fs::fstat(&self.lock) {
+            Ok(stat) if stat.st_nlink > 0 => Ok(()),
+            _ => Err(Error::new(Kind::NotFound, "container does not exist")),
+        }
+    }
+
+    /// Lets others change this container.
+    pub(crate) fn unlock(&self) -> Result<()> {
+        rustix::fs::flock(&self.lock, FlockOperation::Unlock).at("unlock the container")
+    }
+
+    /// Reads the state; `None` while there is none, or while the container is being made.
+    pub fn load(&self) -> Result<Option<State>> {
+        Ok(self.load_any()?.filter(|state| state.made))
+    }
+
+    /// Reads the state, also of a container that is half made.
+    pub fn load_any(&self) -> Result<Option<State>> {
+        let Some(bytes) = self.read(STATE)? else { return Ok(None) };
+        crate::spec::parse(&bytes).at_with(|| format!("{}/{STATE}", self.id)).map(Some)
+    }
+
+    /// Replaces the state.
+    pub fn save(&self, state: &State) -> Result<()> {
+        let bytes =
+            serde_json::to_vec(state).map_err(|error| Error::other(error.to_string())).at("encode the state")?;
+        self.write(STATE, &bytes)
+    }
+
+    /// The kept configuration.
+    pub fn config(&self) -> Result<Vec<u8>> {
+        self.read(CONFIG)?.ok_or_else(|| Error::other(format!("{}/{CONFIG} is missing", self.id)))
+    }
+
+    /// Keeps the configuration.
+    pub(crate) fn keep_config(&self, json: &[u8]) -> Result<()> {
+        self.write(CONFIG, json)
+    }
+
+    /// Whether init still waits for `start`.
+    pub fn waits_for_start(&self) -> bool {
+        rustix::fs::statat(&self.lock, START_SOCKET, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Says that init no longer waits.
+    pub(crate) fn forget_start(&self) -> Result<()> {
+        match rustix::fs::unlinkat(&self.lock, START_SOCKET, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error).at("unlink start.sock"),
+        }
+    }
+
+    /// Removes the directory with what it holds.
+    pub fn remove(&self) -> Result<()> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.lock).at("read the container's directory")? {
+            names.push(entry.at("read the container's directory")?.file_name().to_owned());
+        }
+        for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
+            rustix::fs::unlinkat(&self.lock, name.as_c_str(), AtFlags::empty())
+                .at_with(|| format!("unlink {name:?}"))?;
+        }
+        rustix::fs::unlinkat(&self.store, self.id.as_str(), AtFlags::REMOVEDIR).at("remove the container's directory")
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.lock, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            file => file.at_with(|| format!("open {}/{name}", self.id))?,
+        };
+        let mut bytes = Vec::with_capacity(4096);
+        let read = std::fs::File::from(file).take(MAX_FILE).read_to_end(&mut bytes);
+        read.at_with(|| format!("read {}/{name}", self.id))?;
+        Ok(Some(bytes))
+    }
+
+    /// Readers see the old file or the new one. No fsync: this is below /run, which does not survive the kernel.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let temporary = format!(".{name}.new");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.lock, &*temporary, flags, Mode::from_raw_mode(0o600));
+        let written = file.map_err(Error::from).and_then(|file| Ok(std::fs::File::from(file).write_all(bytes)?));
+        written
+            .and_then(|()| Ok(rustix::fs::renameat(&self.lock, &*temporary, &self.lock, name)?))
+            .at_with(|| format!("write {}/{name}", self.id))
+    }
+}
+
+/// Private directories: state names paths and processes.
+trait Private {
+    fn make_private(&mut self) -> &mut Self;
+}
+
+impl Private for std::fs::DirBuilder {
+    fn make_private(&mut self) -> &mut Self {
+        std::os::unix::fs::DirBuilderExt::mode(self, 0o700)
+    }
+}
+
+/// runc's rule for ids: letters, digits and `_+-.`, but neither `.` nor `..`.
+pub fn check_id(id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    if id.is_empty() {
+        return Err(Error::new(Kind::Invalid, "container id cannot be empty"));
+    }
+    if !id.chars().all(allowed) || matches!(id, "." | "..") || id.len() > 1024 {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("invalid container ID format: {id:?}: use letters, digits and _+-."),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_cannot_leave_the_root() {
+        for id in ["web", "a.b", "0", "x_y+z-1", "..."] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "/", "a b", "a\n", "ü"] {
+            assert_eq!(check_id(id).unwrap_err().kind(), Kind::Invalid, "{id}");
+        }
+    }
+
+    #[test]
+    fn one_claim_wins_and_a_removed_id_is_free_again() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), true).unwrap();
+        let slot = store.claim("a").unwrap();
+        assert_eq!(store.claim("a").err().unwrap().kind(), Kind::Exists);
+        assert!(store.find("a").unwrap().load().unwrap().is_none());
+        slot.keep_config(b"{}").unwrap();
+        slot.remove().unwrap();
+        assert_eq!(store.find("a").err().unwrap().kind(), Kind::NotFound);
+        assert!(store.claim("a").is_ok());
+    }
+}

@@ -1,0 +1,34 @@
+//! mount_setattr(2).
+
+use super::check;
+use rustix::{
+    fd::{AsRawFd, BorrowedFd},
+    io::Result,
+};
+
+/// `struct mount_attr`: bits to set and to clear, and the propagation (`MS_PRIVATE`, …; 0 keeps it).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MountAttr {
+    pub(crate) set: u64,
+    pub(crate) clear: u64,
+    pub(crate) propagation: u64,
+}
+
+/// Changes the mount that `mount` is the root of, and with `recursive` all below it.
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> Result<()> {
+    let attr =
+        libc::mount_attr { attr_set: attr.set, attr_clr: attr.clear, propagation: attr.propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is null-terminated, `attr` lives across the call and has the size given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}

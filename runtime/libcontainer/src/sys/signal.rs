@@ -1,0 +1,83 @@
+//! Signals: sending by descriptor, receiving by descriptor, and the state that a new program starts with.
+
+use super::check;
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    io::Result,
+};
+
+/// Sends any signal number, also 0 (is it alive?) and real-time ones, to the process that `pidfd` refers to.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: no siginfo is passed.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    })
+    .map(drop)
+}
+
+/// Gives the caller what a program expects at its start: nothing blocked, and SIGPIPE (which Rust's start-up ignores)
+/// at its default. Handlers went with `CLONE_CLEAR_SIGHAND`.
+pub(crate) fn reset_signals() -> Result<()> {
+    // SAFETY: SIG_DFL is a valid disposition, no handler code is involved.
+    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(rustix::io::Errno::INVAL);
+    }
+    SignalSet::empty().block_exactly()
+}
+
+/// A set of signals.
+struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    /// None.
+    fn empty() -> Self {
+        // SAFETY: all-zero is a valid, empty set on Linux.
+        Self(unsafe { std::mem::zeroed() })
+    }
+
+    /// All.
+    fn all() -> Self {
+        let mut set = Self::empty();
+        // SAFETY: `set` is a valid set.
+        unsafe { libc::sigfillset(&raw mut set.0) };
+        set
+    }
+
+    /// Makes this the set of blocked signals of the calling thread.
+    fn block_exactly(&self) -> Result<()> {
+        // SAFETY: the set lives across the call; the old one is not asked for.
+        check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) }.into()).map(drop)
+    }
+}
+
+/// signalfd(2): blocked signals, as a descriptor to poll.
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks every signal and receives them here from now on. Never blocks on read.
+    pub fn take_all() -> Result<Self> {
+        let all = SignalSet::all();
+        all.block_exactly()?;
+        // SAFETY: the set lives across the call.
+        let fd = unsafe { libc::signalfd(-1, &raw const all.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        check(fd.into())?;
+        // SAFETY: the kernel made this descriptor, which nobody else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// The next pending signal's number.
+    pub fn next(&self) -> Option<i32> {
+        let mut buffer = [0_u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut buffer) {
+            // `ssi_signo` is the structure's first field.
+            Ok(n) if n == buffer.len() => Some(i32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]])),
+            _ => None,
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,273 @@
+//! The command line: runc's verbs and flags.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// An OCI container runtime.
+#[derive(Parser)]
+#[command(name = "runtime", version = VERSION, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Two lines, as engines expect them: the program's version, then the specification's.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+
+#[derive(Args)]
+pub(crate) struct Global {
+    /// Where the state of containers is kept [default: /run/tare, or $XDG_RUNTIME_DIR/tare without root]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Append the log to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// The log's format
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Log what is done
+    #[arg(long)]
+    pub(crate) debug: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Make a container, up to the point where its program is started
+    Create(Create),
+    /// Run the program of a created container
+    Start(Id),
+    /// Create and start a container
+    Run(Run),
+    /// Run a further process in a container
+    Exec(Exec),
+    /// Print a container's state
+    State(Id),
+    /// Send a signal to a container [default: SIGTERM]
+    Kill(Kill),
+    /// Remove a container that has stopped
+    Delete(Delete),
+    /// List containers
+    List(List),
+    /// List a container's processes
+    Ps(Ps),
+    /// Stop all processes of a container
+    Pause(Id),
+    /// Let a paused container go on
+    Resume(Id),
+    /// Write a configuration to start from
+    Spec(Spec),
+    /// Print what this runtime supports
+    Features,
+}
+
+#[derive(Args)]
+pub(crate) struct Id {
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    pub(crate) birth: Birth,
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
+}
+
+/// What `create` and `run` share.
+#[derive(Args)]
+pub(crate) struct Birth {
+    /// The bundle's directory
+    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    pub(crate) bundle: PathBuf,
+    /// A listening socket that receives the terminal's master
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// A listening socket that receives a pidfd of init
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
+    /// Write init's pid to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Use chroot instead of pivot_root
+    #[arg(long)]
+    pub(crate) no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub(crate) no_new_keyring: bool,
+    /// Pass this many further descriptors to the container
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) preserve_fds: u32,
+}
+
+#[derive(Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) birth: Birth,
+    /// Leave the container running
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Do not delete the container after its end
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Do not adopt orphans while waiting
+    #[arg(long)]
+    pub(crate) no_subreaper: bool,
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
+}
+
+#[derive(Args)]
+#[command(trailing_var_arg = true)]
+pub(crate) struct Exec {
+    /// A listening socket that receives the terminal's master
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// A listening socket that receives a pidfd of the process
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
+    /// The working directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<PathBuf>,
+    /// An environment variable (NAME=VALUE); repeatable
+    #[arg(short, long, value_name = "ENV")]
+    pub(crate) env: Vec<String>,
+    /// Give the process a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// The user (UID[:GID])
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub(crate) user: Option<String>,
+    /// A further group; repeatable
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub(crate) additional_gids: Vec<u32>,
+    /// A file that holds the process's configuration
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) process: Option<PathBuf>,
+    /// Leave the process running
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Write the process's pid to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// An AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) apparmor: Option<String>,
+    /// An SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) process_label: Option<String>,
+    /// Never gain privileges by exec
+    #[arg(long)]
+    pub(crate) no_new_privs: bool,
+    /// A further capability (CAP_…); repeatable
+    #[arg(short, long, value_name = "CAP")]
+    pub(crate) cap: Vec<String>,
+    /// Pass this many further descriptors to the process
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) preserve_fds: u32,
+    /// Also in a paused container
+    #[arg(long)]
+    pub(crate) ignore_paused: bool,
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Kill {
+    /// To every process of the container
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
+    /// The signal's name or number
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM", hide_default_value = true, allow_hyphen_values = true)]
+    pub(crate) signal: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Delete {
+    /// Kill it if it runs; no error if there is none
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
+}
+
+#[derive(Args)]
+pub(crate) struct List {
+    /// table or json
+    #[arg(short, long, default_value = "table")]
+    pub(crate) format: Format,
+    /// Names only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Args)]
+#[command(trailing_var_arg = true)]
+pub(crate) struct Ps {
+    /// table or json
+    #[arg(short, long, default_value = "table")]
+    pub(crate) format: Format,
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
+    /// Arguments for ps(1) [default: -ef]
+    #[arg(value_name = "PS-ARG", allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Spec {
+    /// The bundle's directory
+    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    pub(crate) bundle: PathBuf,
+    /// For a caller without root
+    #[arg(long)]
+    pub(crate) rootless: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_command_are_its_own() {
+        let cli = Cli::try_parse_from(["runtime", "exec", "-t", "web", "sh", "-c", "exit 1"]).ok().unwrap();
+        let Verb::Exec(exec) = cli.verb else { panic!("not exec") };
+        assert!(exec.tty);
+        assert_eq!((exec.id.as_str(), exec.command.len()), ("web", 3));
+        let cli = Cli::try_parse_from(["runtime", "kill", "web", "-9"]).ok().unwrap();
+        let Verb::Kill(kill) = cli.verb else { panic!("not kill") };
+        assert_eq!(kill.signal, "-9");
+    }
+}

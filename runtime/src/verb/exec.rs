@@ -1,0 +1,118 @@
+//! `exec`: a further process in a container.
+
+use crate::{
+    cli::{Exec, Global},
+    terminal::{Console, Picture},
+    wait,
+};
+use libcontainer::{
+    At, Error, Kind, Result, Signals,
+    birth::{self, Visit},
+    life::{self, Status},
+    spec::{Process, Spec},
+};
+use rustix::fd::AsFd;
+use std::path::Path;
+
+pub(crate) fn run(global: &Global, args: &Exec) -> Result<u8> {
+    exec(global, args).at("exec failed")
+}
+
+fn exec(global: &Global, args: &Exec) -> Result<u8> {
+    let slot = super::find(global, &args.id)?;
+    let state = life::load(&slot)?;
+    match Status::of(&slot, &state) {
+        Status::Stopped => return Err(Error::new(Kind::NotRunning, "cannot exec in a stopped container")),
+        Status::Paused if !args.ignore_paused => {
+            return Err(Error::other("cannot exec in a paused container (use --ignore-paused to override)"));
+        }
+        _ => {}
+    }
+    let spec = Spec::parse(&slot.config()?).at("the container's config.json")?;
+    let process = match &args.process {
+        Some(path) => process_in(path)?,
+        None => process_of(&spec, args)?,
+    };
+    let (engine, own) = Console::of(args.console_socket.as_deref(), process.terminal, args.detach)?.split();
+    let signals = if args.detach { None } else { Some(Signals::take_all().at("take signals")?) };
+    let visit = Visit {
+        process: &process,
+        console: engine,
+        preserve_fds: args.preserve_fds,
+        no_new_keyring: false,
+        announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
+    };
+    let visitor = birth::exec(&state, &spec, visit)?;
+    let Some(signals) = signals else { return Ok(0) };
+    let picture = own.map(|socket| Picture::receive(&socket)).transpose()?;
+    wait::foreground(visitor.pid, visitor.pidfd.as_fd(), &signals, picture)
+}
+
+fn process_in(path: &Path) -> Result<Process> {
+    let json = std::fs::read(path).at_with(|| format!("read {}", path.display()))?;
+    libcontainer::spec::parse(&json).at_with(|| path.display().to_string())
+}
+
+/// The container's own process, with what the flags change.
+fn process_of(spec: &Spec, args: &Exec) -> Result<Process> {
+    if args.command.is_empty() {
+        return Err(Error::new(Kind::Invalid, "exec args cannot be empty"));
+    }
+    let mut process = spec.process.clone().ok_or_else(|| Error::invalid("process", "must be set"))?;
+    process.args.clone_from(&args.command);
+    process.terminal = args.tty;
+    process.env.extend(args.env.iter().cloned());
+    process.user.additional_gids.extend(&args.additional_gids);
+    process.no_new_privileges |= args.no_new_privs;
+    if let Some(cwd) = &args.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some(profile) = &args.apparmor {
+        process.apparmor_profile.clone_from(profile);
+    }
+    if let Some(label) = &args.process_label {
+        process.selinux_label.clone_from(label);
+    }
+    if let Some(user) = &args.user {
+        let (uid, gid) = user_of(user)?;
+        process.user.uid = uid;
+        process.user.gid = gid.unwrap_or(process.user.gid);
+    }
+    let capabilities = process.capabilities.get_or_insert_default();
+    for cap in &args.cap {
+        capabilities.bounding.push(cap.clone());
+        capabilities.effective.push(cap.clone());
+        capabilities.permitted.push(cap.clone());
+        // Ambient ones must be inheritable too, which this flag does not make them.
+        if !capabilities.inheritable.is_empty() {
+            capabilities.ambient.push(cap.clone());
+        }
+    }
+    Ok(process)
+}
+
+/// Numbers only: names are the image's business.
+fn user_of(text: &str) -> Result<(u32, Option<u32>)> {
+    let number = |what: &str, text: &str| {
+        text.parse()
+            .map_err(|_| Error::new(Kind::Invalid, format!("--user: bad {what} {text:?}: use numbers, UID[:GID]")))
+    };
+    match text.split_once(':') {
+        Some((uid, gid)) => Ok((number("uid", uid)?, Some(number("gid", gid)?))),
+        None => Ok((number("uid", text)?, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers() {
+        assert_eq!(user_of("7").unwrap(), (7, None));
+        assert_eq!(user_of("7:8").unwrap(), (7, Some(8)));
+        for text in ["root", "7:", ":8", "-1", "4294967296"] {
+            assert!(user_of(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! `run`: create and start; in the foreground also wait and delete.
+
+use super::create::create;
+use crate::{
+    bundle::Bundle,
+    cli::{Global, Run},
+    terminal::{Console, Picture},
+    wait,
+};
+use libcontainer::{At, Error, Result, Signals, life};
+use rustix::{fd::AsFd, process::Pid};
+
+pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
+    let bundle = Bundle::read(&args.birth.bundle)?;
+    let terminal = bundle.spec.process.as_ref().is_some_and(|process| process.terminal);
+    let (engine, own) = Console::of_birth(&args.birth, terminal, args.detach)?.split();
+    if args.detach {
+        let created = create(global, &bundle, &args.birth, &args.id, engine)?;
+        return start(&created.slot, &args.id).map(|()| 0);
+    }
+    // Before there is a child, so that no signal, and no end of one, is missed.
+    let signals = Signals::take_all().at("take signals")?;
+    if !args.no_subreaper {
+        // Any number means yes.
+        rustix::process::set_child_subreaper(Some(Pid::INIT)).at("become a subreaper")?;
+    }
+    let created = create(global, &bundle, &args.birth, &args.id, engine)?;
+    let waited = own.map(|socket| Picture::receive(&socket)).transpose().and_then(|picture| {
+        start(&created.slot, &args.id)?;
+        let pid = Pid::from_raw(created.state.pid).ok_or_else(|| Error::other("the container has no init"))?;
+        wait::foreground(pid, created.pidfd.as_fd(), &signals, picture)
+    });
+    if !args.keep {
+        // The container's own failure comes first.
+        let deleted = life::delete(&created.slot, true).at_with(|| format!("delete {}", args.id));
+        return waited.and_then(|code| deleted.map(|()| code));
+    }
+    waited
+}
+
+/// A container that does not start is not left behind.
+fn start(slot: &libcontainer::store::Slot, id: &str) -> Result<()> {
+    life::start(slot).at_with(|| format!("start {id}")).inspect_err(|_| {
+        if let Err(error) = life::delete(slot, true) {
+            tracing::warn!("delete {id}: {error}");
+        }
+    })
+}
