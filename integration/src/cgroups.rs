@@ -1,5 +1,6 @@
 //! The cgroup version that a test runs on, and the files of a container's cgroup.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,8 +36,16 @@ fn mounts() -> Vec<Mount> {
     table.lines().filter_map(Mount::parse).collect()
 }
 
+thread_local! {
+    /// The test itself has chosen: what the environment asks for does not count any more.
+    static CHOSEN: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Moves the calling thread, and what it starts, to the mode that `TARE_TEST_CGROUPS` asks for.
 pub fn enter_asked() {
+    if CHOSEN.get() {
+        return;
+    }
     match std::env::var("TARE_TEST_CGROUPS").as_deref() {
         Ok("v1") => enter_v1(),
         Ok("v2") => enter_v2(),
@@ -47,6 +56,7 @@ pub fn enter_asked() {
 
 /// Gives the calling thread a mount namespace with version 2 alone. It dies with the thread; the machine sees nothing of it.
 pub fn enter_v2() {
+    CHOSEN.set(true);
     if mode() == Mode::V2 {
         return;
     }

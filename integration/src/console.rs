@@ -70,12 +70,18 @@ impl Terminal {
         self.master.write_all(text.as_bytes()).expect("write to the terminal");
     }
 
-    /// Reads until the words have been seen, or the other side has gone.
+    /// Reads until the words have been seen.
     #[track_caller]
     pub fn sees(&mut self, words: &str) -> &str {
+        self.sees_times(words, 1)
+    }
+
+    /// Reads until the words have been seen so many times.
+    #[track_caller]
+    pub fn sees_times(&mut self, words: &str, times: usize) -> &str {
         let end = Instant::now() + LIMIT;
         let mut buffer = [0_u8; 4096];
-        while !self.seen.contains(words) {
+        while self.seen.matches(words).count() < times {
             let left = end.saturating_duration_since(Instant::now());
             assert!(
                 left > Duration::ZERO && wait::readable(self.master.as_fd(), left),

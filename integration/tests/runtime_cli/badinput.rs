@@ -425,6 +425,6 @@ fn a_state_directory_that_cannot_be_made() {
     case.write();
     let mut command = std::process::Command::new(&case.runtime.binary);
     command.args(["--root", "/proc/no/state", "create", "--bundle"]).arg(case.bundle()).arg(&case.id);
-    case.finish(command.stdin(std::process::Stdio::null()), &case.files()).refused(&["/proc/no/state"]);
+    case.finish(command.stdin(case.stdin()), &case.files()).refused(&["/proc/no/state"]);
     case.nothing_left();
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::process::Stdio;
 use std::time::Duration;
 
 use integration::case::Case;
@@ -336,7 +335,7 @@ fn exec_opens_the_three_standard_descriptors_and_no_other() {
     let mut command = std::process::Command::new("/bin/sh");
     let script = format!("exec 3<{0} 6<{0} 9<{0}; exec \"$@\"", secret.display());
     command.args(["-c", &script, "sh"]).arg(&case.runtime.binary).arg("--root").arg(case.state_dir());
-    command.args(["exec", &case.id, "/probe", "report"]).stdin(Stdio::null());
+    command.args(["exec", &case.id, "/probe", "report"]).stdin(case.stdin());
     let report = command::run(&mut command, &case.files()).ok().report();
     assert_eq!(report.fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{:?}", report.fds);
     let signals = report.signals;
@@ -354,7 +353,7 @@ fn exec_passes_descriptors_when_asked() {
     let mut command = std::process::Command::new("/bin/sh");
     let script = format!("exec 3<{0} 4<{0}; exec \"$@\"", case.dir.join("passed").display());
     command.args(["-c", &script, "sh"]).arg(&case.runtime.binary).arg("--root").arg(case.state_dir());
-    command.args(["exec", "--preserve-fds", "1", &case.id, "/probe", "report"]).stdin(Stdio::null());
+    command.args(["exec", "--preserve-fds", "1", &case.id, "/probe", "report"]).stdin(case.stdin());
     let report = command::run(&mut command, &case.files()).ok().report();
     assert_eq!(report.fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3], "{:?}", report.fds);
 }

@@ -4,9 +4,16 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
+mod attacks;
 mod badinput;
+mod cgroups;
+mod devices;
 mod exec;
+mod hooks;
 mod lifecycle;
+mod mounts;
 mod namespaces;
 mod process;
+mod seccomp;
+mod terminal;
 mod verbs;

@@ -226,7 +226,7 @@ fn only_the_three_standard_descriptors_are_open() {
     let script = format!("exec 3<{0} 4<{0} 7<{0}; exec \"$@\"", secret.display());
     command.args(["-c", &script, "sh"]).arg(&case.runtime.binary).arg("--root").arg(case.state_dir());
     case.args(&["/probe", "report"]).write();
-    command.args(["run", "--bundle"]).arg(case.bundle()).arg(&case.id).stdin(std::process::Stdio::null());
+    command.args(["run", "--bundle"]).arg(case.bundle()).arg(&case.id).stdin(case.stdin());
     let report = command::run(&mut command, &case.files()).ok().report();
     assert_eq!(report.fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{:?}", report.fds);
 }
@@ -241,7 +241,7 @@ fn descriptors_are_passed_when_asked() {
     let script = format!("exec 3<{0} 4<{0} 5<{0}; exec \"$@\"", secret.display());
     command.args(["-c", &script, "sh"]).arg(&case.runtime.binary).arg("--root").arg(case.state_dir());
     command.args(["run", "--preserve-fds", "2", "--bundle"]).arg(case.bundle()).arg(&case.id);
-    let report = command::run(command.stdin(std::process::Stdio::null()), &case.files()).ok().report();
+    let report = command::run(command.stdin(case.stdin()), &case.files()).ok().report();
     assert_eq!(report.fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4], "{:?}", report.fds);
 }
 

@@ -12,6 +12,8 @@
 //! probe cat                     copies stdin to stdout
 //! probe tty                     what it sees of its terminal
 //! probe hook FILE NAME [N]      as a hook: appends what it saw to FILE, ends with status N
+//! probe ambush FIFO             tries to overwrite the runtime that waits at FIFO (see `hostile.rs`)
+//! probe lurk                    looks for ways to the host in whatever enters the container, until TERM
 //! ```
 
 #![forbid(unsafe_code)]
@@ -23,6 +25,7 @@
 )]
 
 mod attempt;
+mod hostile;
 mod see;
 
 use std::io::{Read, Write};
@@ -58,6 +61,8 @@ fn main() -> ExitCode {
             std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).unwrap();
         }
         Some("tty") => println!("{}", see::terminal()),
+        Some("ambush") => hostile::ambush(rest[0]),
+        Some("lurk") => hostile::lurk(),
         Some("hook") => return hook(&rest),
         _ => {
             eprintln!("probe: unknown command {:?}", args.get(1));

