@@ -23,17 +23,12 @@ fn open_input(path: &Path) -> Result<Box<dyn Read + Send>> {
     }
     let file = File::open(path).with(|| path.display().to_string())?;
     if file.metadata().is_ok_and(|meta| meta.is_dir()) {
-        return Err(crate::error::Error::other("is a directory, not an archive"))
-            .with(|| path.display().to_string());
+        return Err(crate::error::Error::other("is a directory, not an archive")).with(|| path.display().to_string());
     }
     Ok(Box::new(file))
 }
 
 /// What is said of an input in messages.
 fn input_name(path: &Path) -> String {
-    if path.as_os_str() == "-" {
-        "standard input".to_owned()
-    } else {
-        path.display().to_string()
-    }
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }

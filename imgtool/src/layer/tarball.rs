@@ -71,12 +71,7 @@ struct Extensions {
 
 impl<R: BufRead> Tarball<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self {
-            input,
-            left: 0,
-            padding: 0,
-            lent: 0,
-        }
+        Self { input, left: 0, padding: 0, lent: 0 }
     }
 
     /// The next entry, or `None` at the end of the archive.
@@ -88,9 +83,7 @@ impl<R: BufRead> Tarball<R> {
             let mut block = [0; BLOCK];
             if !self.read_header(&mut block)? {
                 if pending {
-                    return Err(Error::malformed(
-                        "tar: the archive ends after an extension header",
-                    ));
+                    return Err(Error::malformed("tar: the archive ends after an extension header"));
                 }
                 return Ok(None);
             }
@@ -99,12 +92,8 @@ impl<R: BufRead> Tarball<R> {
                 EntryType::XHeader => extensions.pax = pax::parse(&self.read_extension(header)?)?,
                 // Defaults for all entries: Docker's tools leave them aside too.
                 EntryType::XGlobalHeader => drop(self.read_extension(header)?),
-                EntryType::GNULongName => {
-                    extensions.path = Some(until_nul(self.read_extension(header)?))
-                }
-                EntryType::GNULongLink => {
-                    extensions.link = Some(until_nul(self.read_extension(header)?))
-                }
+                EntryType::GNULongName => extensions.path = Some(until_nul(self.read_extension(header)?)),
+                EntryType::GNULongLink => extensions.link = Some(until_nul(self.read_extension(header)?)),
                 _ => return self.entry(header, extensions).map(Some),
             }
             pending = true;
@@ -121,9 +110,7 @@ impl<R: BufRead> Tarball<R> {
         if available.is_empty() {
             return Err(truncated());
         }
-        let len = available
-            .len()
-            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let len = available.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.lent = len;
         self.left -= len as u64;
         Ok(&available[..len])
@@ -184,11 +171,7 @@ impl<R: BufRead> Tarball<R> {
         while have < BLOCK {
             let available = self.input.fill_buf()?;
             if available.is_empty() {
-                return if have == 0 {
-                    Ok(false)
-                } else {
-                    Err(truncated())
-                };
+                return if have == 0 { Ok(false) } else { Err(truncated()) };
             }
             let len = available.len().min(BLOCK - have);
             block[have..have + len].copy_from_slice(&available[..len]);
@@ -201,9 +184,7 @@ impl<R: BufRead> Tarball<R> {
     fn read_extension(&mut self, header: &Header) -> Result<Vec<u8>> {
         let size = header.entry_size().at("tar: size")?;
         if size > EXTENSION_MAX {
-            return Err(Error::malformed(format!(
-                "tar: extension header of {size} bytes (at most {EXTENSION_MAX})"
-            )));
+            return Err(Error::malformed(format!("tar: extension header of {size} bytes (at most {EXTENSION_MAX})")));
         }
         let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         self.left = size;
@@ -222,14 +203,8 @@ impl<R: BufRead> Tarball<R> {
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry> {
         let Extensions { pax, path, link } = extensions;
         // POSIX: what PAX says stands above the header; GNU's long names come without PAX.
-        let mut path = pax
-            .path
-            .or(path)
-            .unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = pax
-            .linkpath
-            .or(link)
-            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let mut path = pax.path.or(path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = pax.linkpath.or(link).or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         let kind = kind_of(header, &path)?;
         let mut stored = match pax.size {
             Some(size) => size,
@@ -283,23 +258,14 @@ impl<R: BufRead> Tarball<R> {
 
     /// The old GNU form: four pieces in the header, more in extension blocks behind it.
     fn gnu_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64)> {
-        let gnu = header
-            .as_gnu()
-            .ok_or_else(|| Error::malformed("tar: sparse entry without a GNU header"))?;
+        let gnu = header.as_gnu().ok_or_else(|| Error::malformed("tar: sparse entry without a GNU header"))?;
         let real = gnu.real_size().at("tar: real size of a sparse file")?;
         let mut map = Vec::new();
         let mut add = |pieces: &[tar::GnuSparseHeader]| -> Result<()> {
             for piece in pieces.iter().filter(|p| !p.is_empty()) {
-                map.push((
-                    piece.offset().at("tar: sparse map")?,
-                    piece.length().at("tar: sparse map")?,
-                ));
+                map.push((piece.offset().at("tar: sparse map")?, piece.length().at("tar: sparse map")?));
             }
-            if map.len() > SPARSE_MAX {
-                Err(too_many_pieces())
-            } else {
-                Ok(())
-            }
+            if map.len() > SPARSE_MAX { Err(too_many_pieces()) } else { Ok(()) }
         };
         add(&gnu.sparse)?;
         let mut more = gnu.is_extended();
@@ -335,14 +301,12 @@ impl<R: BufRead> Tarball<R> {
                 while numbers.len() < wanted
                     && let Some(end) = text.iter().position(|&b| b == b'\n')
                 {
-                    let number = pax::decimal(&text[..end])
-                        .ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
+                    let number =
+                        pax::decimal(&text[..end]).ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
                     text.drain(..=end);
                     if numbers.is_empty() {
-                        let pieces = usize::try_from(number)
-                            .ok()
-                            .filter(|&n| n <= SPARSE_MAX)
-                            .ok_or_else(too_many_pieces)?;
+                        let pieces =
+                            usize::try_from(number).ok().filter(|&n| n <= SPARSE_MAX).ok_or_else(too_many_pieces)?;
                         wanted = 1 + 2 * pieces;
                     }
                     numbers.push(number);
@@ -352,19 +316,14 @@ impl<R: BufRead> Tarball<R> {
                 }
             }
         }
-        Ok(numbers[1..]
-            .chunks_exact(2)
-            .map(|pair| (pair[0], pair[1]))
-            .collect())
+        Ok(numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
     }
 }
 
 fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
     Ok(match header.entry_type() {
         // Before ustar a directory was a file whose name ends in a slash.
-        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => {
-            Kind::Directory
-        }
+        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => Kind::Directory,
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
         EntryType::Link => Kind::Hardlink,
         EntryType::Symlink => Kind::Symlink,
@@ -383,16 +342,10 @@ fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
 }
 
 fn check_sum(block: &[u8; BLOCK]) -> Result<()> {
-    let wanted = Header::from_byte_slice(block)
-        .cksum()
-        .map_err(|_| Error::malformed("tar: not a header (no checksum)"))?;
+    let wanted =
+        Header::from_byte_slice(block).cksum().map_err(|_| Error::malformed("tar: not a header (no checksum)"))?;
     let field = 148..156;
-    let bytes = || {
-        block
-            .iter()
-            .enumerate()
-            .map(|(at, &b)| if field.contains(&at) { b' ' } else { b })
-    };
+    let bytes = || block.iter().enumerate().map(|(at, &b)| if field.contains(&at) { b' ' } else { b });
     let unsigned: u32 = bytes().map(u32::from).sum();
     // Some old programs summed signed bytes.
     let signed: i32 = bytes().map(|b| i32::from(b.cast_signed())).sum();
@@ -407,19 +360,14 @@ fn check_sparse(map: &[(u64, u64)], real: u64, stored: u64) -> Result<()> {
     let mut end = 0;
     let mut sum = 0u64;
     for &(offset, len) in map {
-        let stop = offset
-            .checked_add(len)
-            .filter(|&stop| offset >= end && stop <= real);
-        end = stop
-            .ok_or_else(|| Error::malformed("tar: sparse map: pieces overlap or leave the file"))?;
+        let stop = offset.checked_add(len).filter(|&stop| offset >= end && stop <= real);
+        end = stop.ok_or_else(|| Error::malformed("tar: sparse map: pieces overlap or leave the file"))?;
         sum = sum.saturating_add(len);
     }
     if sum == stored {
         Ok(())
     } else {
-        Err(Error::malformed(format!(
-            "tar: sparse map has {sum} bytes, the entry {stored}"
-        )))
+        Err(Error::malformed(format!("tar: sparse map has {sum} bytes, the entry {stored}")))
     }
 }
 
@@ -439,9 +387,5 @@ fn too_many_pieces() -> Error {
 }
 
 fn truncated() -> Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "tar: the archive ends in the middle of an entry",
-    )
-    .into()
+    io::Error::new(io::ErrorKind::InvalidData, "tar: the archive ends in the middle of an entry").into()
 }

@@ -28,15 +28,7 @@ impl<'a> RemoteBlob<'a> {
         offset: u64,
         progress: Box<dyn Fn(u64) + Send + Sync + 'a>,
     ) -> Self {
-        Self {
-            registry,
-            descriptor,
-            offset,
-            body: None,
-            failures: 0,
-            since_failure: 0,
-            progress,
-        }
+        Self { registry, descriptor, offset, body: None, failures: 0, since_failure: 0, progress }
     }
 
     fn open(&self) -> Result<Box<dyn Read + Send + 'a>> {
@@ -44,21 +36,12 @@ impl<'a> RemoteBlob<'a> {
             0 => Vec::new(),
             offset => vec![("Range", format!("bytes={offset}-"))],
         };
-        let response = self
-            .registry
-            .get(&format!("blobs/{}", self.descriptor.digest), &headers)?;
+        let response = self.registry.get(&format!("blobs/{}", self.descriptor.digest), &headers)?;
         let partial = response.status().as_u16() == 206;
         if partial {
-            let range = response
-                .headers()
-                .get("content-range")
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or_default();
+            let range = response.headers().get("content-range").and_then(|v| v.to_str().ok()).unwrap_or_default();
             if !range.starts_with(&format!("bytes {}-", self.offset)) {
-                return Err(Error::malformed(format!(
-                    "asked for bytes from {}, got {range:?}",
-                    self.offset
-                )));
+                return Err(Error::malformed(format!("asked for bytes from {}, got {range:?}", self.offset)));
             }
         }
         let mut body = response.into_body().into_reader();
@@ -66,9 +49,7 @@ impl<'a> RemoteBlob<'a> {
             // The server knows no ranges: pass over what we have.
             let skipped = io::copy(&mut (&mut body).take(self.offset), &mut io::sink())?;
             if skipped < self.offset {
-                return Err(Error::transient(format!(
-                    "the connection ended after {skipped} bytes"
-                )));
+                return Err(Error::transient(format!("the connection ended after {skipped} bytes")));
             }
         }
         Ok(Box::new(body))
@@ -85,14 +66,10 @@ impl<'a> RemoteBlob<'a> {
                 self.body.insert(body)
             }
         };
-        let len = body
-            .read(buffer)
-            .map_err(|e| Error::transient(Error::from(e).to_string()))?;
+        let len = body.read(buffer).map_err(|e| Error::transient(Error::from(e).to_string()))?;
         if len == 0 && self.offset < self.descriptor.size {
             let (offset, size) = (self.offset, self.descriptor.size);
-            return Err(Error::transient(format!(
-                "truncated: the connection ended after {offset} of {size} bytes"
-            )));
+            return Err(Error::transient(format!("truncated: the connection ended after {offset} of {size} bytes")));
         }
         Ok(len)
     }

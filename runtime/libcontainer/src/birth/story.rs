@@ -509,12 +509,14 @@ fn enter_root(root: &Root, no_pivot: bool, propagation: Option<u64>) -> Result<(
     if no_pivot {
         rustix::process::chroot(".").at("chroot")?;
     } else {
+        // Private for the moment: on a shared one nothing may be put, or taken off, that the host would see.
+        let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+        mount_setattr(root.as_fd(), false, private).at("make the root private")?;
         // The old root comes to lie on top of the new one, and is taken off.
         rustix::process::pivot_root(".", ".").at("pivot_root (--no-pivot is for roots on a ramdisk)")?;
         unmount(".", UnmountFlags::DETACH).at("unmount the old root")?;
     }
     if let Some(propagation) = propagation {
-        // Not earlier: on a shared root, taking the old one off would be passed on.
         let attr = MountAttr { propagation, ..MountAttr::default() };
         mount_setattr(root.as_fd(), false, attr).at("linux.rootfsPropagation")?;
     }
