@@ -51,11 +51,6 @@ impl Error {
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
-
-    pub(crate) fn with_kind(mut self, kind: Kind) -> Self {
-        self.kind = kind;
-        self
-    }
 }
 
 impl fmt::Display for Error {

@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod cli;
 mod containerd;
 mod error;
 mod io;
 mod reap;
 mod runtime;
+mod solo;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 const CONTAINERD_PREFIX: &str = "containerd-shim-";
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os();
+    let mut arguments = std::env::args_os().peekable();
     let name = arguments.next().unwrap_or_default();
     let name = Path::new(&name)
         .file_name()
@@ -29,5 +31,12 @@ fn main() -> ExitCode {
     if name.starts_with(CONTAINERD_PREFIX) {
         return containerd::main(&name, arguments);
     }
-    ExitCode::FAILURE
+    // Before any parsing: a monitor stays for the container's life, and every page that it touches counts.
+    if arguments
+        .next_if(|first| first == solo::monitor::VERB)
+        .is_some()
+    {
+        return solo::monitor::main(arguments);
+    }
+    solo::main(arguments)
 }

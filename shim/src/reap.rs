@@ -110,6 +110,10 @@ pub(crate) fn sweep(known: impl Fn(u32) -> bool) {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::zombie_processes,
+    reason = "collecting them by pidfd is what is tested"
+)]
 mod tests {
     use super::*;
     use std::process::Command;

@@ -1,13 +1,13 @@
 //! Client of an OCI runtime's command line: all that the shim knows of a runtime is how runc is called.
 //!
 //! A call is prepared by [`Runtime::call`], started by [`Call::spawn`], and judged by [`Running::finish`] once the caller
-//! has waited for its pidfd in whatever way suits its event loop.
+//! has waited for its end in whatever way suits its event loop.
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,6 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::reap;
 
 /// Names the runtime binary when no option does.
 const RUNTIME_VARIABLE: &str = "TARE_RUNTIME";
@@ -157,19 +156,18 @@ impl Call {
     /// Starts the runtime. Streams given to [`Call::streams`] are closed on our side when this returns.
     pub(crate) fn spawn(mut self) -> Result<Running> {
         let mut captured = None;
-        let [stdin, stdout, stderr] = match self.streams.take() {
-            Some(streams) => streams,
-            None => {
-                // Memory files instead of pipes: a chatty runtime can never block on them.
-                let (out, err) = (capture("stdout")?, capture("stderr")?);
-                let streams = [
-                    Stdio::null(),
-                    duplicate(&out)?.into(),
-                    duplicate(&err)?.into(),
-                ];
-                captured = Some((out, err));
-                streams
-            }
+        let [stdin, stdout, stderr] = if let Some(streams) = self.streams.take() {
+            streams
+        } else {
+            // Memory files instead of pipes: a chatty runtime can never block on them.
+            let (out, err) = (capture("stdout")?, capture("stderr")?);
+            let streams = [
+                Stdio::null(),
+                duplicate(&out)?.into(),
+                duplicate(&err)?.into(),
+            ];
+            captured = Some((out, err));
+            streams
         };
         self.command.stdin(stdin).stdout(stdout).stderr(stderr);
         let binary = self.command.get_program().display().to_string();
@@ -177,10 +175,8 @@ impl Call {
             .command
             .spawn()
             .context(|| format!("start the runtime {binary}"))?;
-        let pidfd = reap::open(child.id())?;
         Ok(Running {
             child,
-            pidfd,
             log: self.log,
             captured,
         })
@@ -189,7 +185,7 @@ impl Call {
     /// Runs the call to its end, blocking.
     pub(crate) fn run(self) -> Result<Vec<u8>> {
         let mut running = self.spawn()?;
-        running.child.wait().context(|| "wait for the runtime")?;
+        running.wait()?;
         running.finish()
     }
 }
@@ -210,7 +206,6 @@ fn duplicate(file: &File) -> Result<OwnedFd> {
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    pidfd: OwnedFd,
     log: PathBuf,
     captured: Option<(File, File)>,
 }
@@ -220,9 +215,12 @@ impl Running {
         self.child.id()
     }
 
-    /// Readable once the runtime has ended.
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    /// Waits for the end of the runtime, blocking.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        self.child
+            .wait()
+            .map(drop)
+            .context(|| "wait for the runtime")
     }
 
     /// Collects the ended runtime and returns what it printed, or what it complained of.

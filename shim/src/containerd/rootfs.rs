@@ -33,20 +33,17 @@ impl Plan {
                     let text = "mount the rootfs: the option loop is not supported: use a snapshotter without loop devices";
                     return Err(Error::invalid(text));
                 }
-                "private" => plan.propagation |= MountPropagationFlags::PRIVATE.bits(),
+                "private" => plan.propagate(MountPropagationFlags::PRIVATE),
                 "rprivate" => {
-                    plan.propagation |=
-                        (MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).bits()
+                    plan.propagate(MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
                 }
-                "shared" => plan.propagation |= MountPropagationFlags::SHARED.bits(),
+                "shared" => plan.propagate(MountPropagationFlags::SHARED),
                 "rshared" => {
-                    plan.propagation |=
-                        (MountPropagationFlags::SHARED | MountPropagationFlags::REC).bits()
+                    plan.propagate(MountPropagationFlags::SHARED | MountPropagationFlags::REC);
                 }
-                "slave" => plan.propagation |= MountPropagationFlags::DOWNSTREAM.bits(),
+                "slave" => plan.propagate(MountPropagationFlags::DOWNSTREAM),
                 "rslave" => {
-                    plan.propagation |=
-                        (MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).bits()
+                    plan.propagate(MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
                 }
                 name => match flag(name) {
                     Some((true, bits)) => plan.flags |= bits,
@@ -56,6 +53,10 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    fn propagate(&mut self, how: MountPropagationFlags) {
+        self.propagation |= how.bits();
     }
 
     fn is_bind(&self) -> bool {

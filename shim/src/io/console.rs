@@ -34,7 +34,7 @@ impl ConsoleSocket {
         let path = dir.join(format!("pty{}-{number}", std::process::id()));
         let step = || format!("open the console socket {}", path.display());
         let listener = UnixListener::bind(&path).context(step)?;
-        let socket = Self { listener, path };
+        let socket = Self { path, listener };
         chmod(&socket.path, Mode::RUSR | Mode::WUSR).context(|| "restrict the console socket")?;
         socket
             .listener

@@ -21,11 +21,6 @@ pub(crate) fn open_writer(path: &Path) -> Result<OwnedFd> {
     open_fifo(path, OFlags::WRONLY)
 }
 
-/// Opens the fifo at `path` for reading only.
-pub(crate) fn open_reader(path: &Path) -> Result<OwnedFd> {
-    open_fifo(path, OFlags::RDONLY)
-}
-
 fn open_fifo(path: &Path, direction: OFlags) -> Result<OwnedFd> {
     let step = || format!("open the fifo {}", path.display());
     let fd = open(
@@ -74,7 +69,7 @@ mod tests {
         assert!(open_writer(&path).is_err(), "nobody reads yet");
         let both = open_both_ends(&path).unwrap();
         write(&both, b"kept").unwrap();
-        let reader = open_reader(&path).unwrap();
+        let reader = open_fifo(&path, OFlags::RDONLY).unwrap();
         let mut buffer = [0; 8];
         assert_eq!(read(&reader, &mut buffer).unwrap(), 4);
         assert_eq!(
