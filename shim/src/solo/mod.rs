@@ -22,7 +22,7 @@ use clap::Parser;
 use self::directory::Layout;
 use self::frames::start_failure_code;
 use crate::cli::{Cli, Global, Verb};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// The exit code of `run` when the shim itself is at fault, as Docker has it.
 const RUN_FAILED: u8 = 125;
@@ -41,15 +41,20 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    let runs = matches!(cli.verb, Verb::Run(_) | Verb::Exec(_));
+    let (runs, execs) = (
+        matches!(cli.verb, Verb::Run(_)),
+        matches!(cli.verb, Verb::Exec(_)),
+    );
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _: io::Result<()> = writeln!(io::stderr(), "shim: {error}");
-            if runs {
-                ExitCode::from(start_failure_code(error.kind))
-            } else {
-                ExitCode::FAILURE
+            match error.kind {
+                kind if runs => ExitCode::from(start_failure_code(kind)),
+                kind @ (Kind::NoCommand | Kind::NotExecutable) if execs => {
+                    ExitCode::from(start_failure_code(kind))
+                }
+                _ => ExitCode::FAILURE,
             }
         }
     }

@@ -118,6 +118,8 @@ impl Monitor {
             watch(stdin.as_fd(), STDIN, EventFlags::empty())?;
         }
         monitor.admit(starter)?;
+        // Its greeting came before we did: it must count before the first output does.
+        monitor.serve_client(0, false);
         Ok(monitor)
     }
 
