@@ -95,6 +95,8 @@ pub(super) struct Rule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Said {
     #[default]
+    Unnamed,
+    /// It is named by rules alone whose action is the default one.
     Nothing,
     /// The first rule has no condition, so that no other counts.
     Always(usize),
@@ -114,8 +116,6 @@ pub(super) struct Profile {
     pub(super) rules: Vec<Rule>,
     /// By the name's place.
     pub(super) said: Vec<Said>,
-    /// Whether any rule names the call, even one that changes nothing; by the name's place.
-    pub(super) named: Vec<bool>,
 }
 
 impl Profile {
@@ -139,8 +139,7 @@ impl Profile {
             abis: abis(&profile.architectures, machine)?,
             enosys: !matches!(default & 0xffff_0000, action::ALLOW | action::LOG | action::TRACE),
             rules: Vec::with_capacity(profile.syscalls.len()),
-            said: vec![Said::Nothing; machine.names().len()],
-            named: vec![false; machine.names().len()],
+            said: vec![Said::Unnamed; machine.names().len()],
         };
         let mut listener = false;
         for (at, rule) in profile.syscalls.iter().enumerate() {
@@ -165,10 +164,7 @@ impl Profile {
                 }
                 // Profiles are written for newer kernels and other machines: a name unknown here is no mistake.
                 let Some(place) = machine.names().find(name) else { continue };
-                this.named[place] = true;
-                if action != default {
-                    this.said[place].add(at, unconditional);
-                }
+                this.said[place].add(at, action == default, unconditional);
             }
             this.rules.push(Rule { action, alternatives });
         }
@@ -178,11 +174,13 @@ impl Profile {
 }
 
 impl Said {
-    fn add(&mut self, at: usize, unconditional: bool) {
+    fn add(&mut self, at: usize, idle: bool, unconditional: bool) {
         match self {
+            Self::Unnamed if idle => *self = Self::Nothing,
+            _ if idle => {}
+            Self::Unnamed | Self::Nothing if unconditional => *self = Self::Always(at),
+            Self::Unnamed | Self::Nothing => *self = Self::Rules(vec![at]),
             Self::Always(_) => {}
-            Self::Nothing if unconditional => *self = Self::Always(at),
-            Self::Nothing => *self = Self::Rules(vec![at]),
             // A name may be in the list of a rule twice.
             Self::Rules(rules) if rules.last() == Some(&at) => {}
             Self::Rules(rules) => rules.push(at),

@@ -16,7 +16,7 @@ const ENOSYS: u32 = action::ERRNO | libc::ENOSYS as u32;
 pub(super) enum Verdict {
     Return(u32),
     /// Ask the [`Verdicts::conditional`] of that place.
-    Ask(usize),
+    Ask(u32),
 }
 
 /// From this number on, up to the next range.
@@ -73,17 +73,26 @@ impl Verdicts {
     fn walk(&mut self, profile: &Profile, abi: &Abi, ranges: &mut Ranges) -> Result<Option<Verdict>> {
         let default = Verdict::Return(profile.default);
         let mut newest = None;
+        let mut next = abi.base;
         for &(number, place) in abi.calls.all() {
             let (number, place) = (abi.base | number, usize::from(place));
-            if profile.named[place] {
+            let said = &profile.said[place];
+            if *said != Said::Unnamed {
                 newest = Some(number);
             }
-            let verdict = self.verdict(profile, abi, place)?;
-            if verdict != default {
-                ranges.from(number, verdict);
-                ranges.from(number + 1, default);
+            if number > next {
+                ranges.from(next, default);
             }
+            next = number + 1;
+            let verdict = match said {
+                _ if abi.carriers && matches!(place, SOCKETCALL | IPC) => self.carrier(profile, abi, place)?,
+                Said::Unnamed | Said::Nothing => default,
+                Said::Always(at) => Verdict::Return(profile.rules[*at].action),
+                Said::Rules(rules) => self.listed(profile, rules, abi.width)?,
+            };
+            ranges.from(number, verdict);
         }
+        ranges.from(next, default);
         // Calls above the newest one that the profile's author knew of are not refused but absent: programs try new
         // calls and fall back on ENOSYS, not on EPERM.
         let Some(newest) = newest.filter(|_| profile.enosys) else { return Ok(None) };
@@ -112,37 +121,28 @@ impl Verdicts {
         Ok(())
     }
 
-    fn verdict(&mut self, profile: &Profile, abi: &Abi, place: usize) -> Result<Verdict> {
-        if abi.carriers && matches!(place, SOCKETCALL | IPC) {
-            return self.carrier(profile, abi, place);
+    fn listed(&mut self, profile: &Profile, rules: &[usize], width: Width) -> Result<Verdict> {
+        let known = self.listed.iter().find(|(other, list, _)| *other == width && list == rules);
+        if let Some((.., verdict)) = known {
+            return Ok(*verdict);
         }
-        match &profile.said[place] {
-            Said::Nothing => Ok(Verdict::Return(profile.default)),
-            Said::Always(at) => Ok(Verdict::Return(profile.rules[*at].action)),
-            Said::Rules(rules) => {
-                let known = self.listed.iter().find(|(width, list, _)| *width == abi.width && list == rules);
-                if let Some((.., verdict)) = known {
-                    return Ok(*verdict);
-                }
-                let verdict = self.ask(alternatives(profile, rules, abi.width)?, abi.width)?;
-                self.listed.push((abi.width, rules.clone(), verdict));
-                Ok(verdict)
-            }
-        }
+        let verdict = self.ask(alternatives(profile, rules, width)?, width)?;
+        self.listed.push((width, rules.to_vec(), verdict));
+        Ok(verdict)
     }
 
     /// A profile that names, say, `connect` means it however i386 makes that call. Its arguments are in memory then,
     /// where no filter can look: conditions on the first one are lost.
     fn carrier(&mut self, profile: &Profile, abi: &Abi, place: usize) -> Result<Verdict> {
         let mut all = match &profile.said[place] {
-            Said::Nothing => Vec::new(),
+            Said::Unnamed | Said::Nothing => Vec::new(),
             Said::Always(at) => return Ok(Verdict::Return(profile.rules[*at].action)),
             Said::Rules(rules) => alternatives(profile, rules, abi.width)?,
         };
         for (place, call) in carried(place) {
             let this = Condition { index: 0, operator: Operator::Eq, mask: u32::MAX.into(), value: call.into() };
             let direct = match &profile.said[place] {
-                Said::Nothing => continue,
+                Said::Unnamed | Said::Nothing => continue,
                 Said::Always(at) => vec![Alternative { conditions: Vec::new(), action: profile.rules[*at].action }],
                 Said::Rules(rules) => alternatives(profile, rules, abi.width)?,
             };
@@ -181,7 +181,7 @@ impl Verdicts {
         });
         // Each takes a load and a jump at least: there is no use in going on.
         let least = 2 * self.conditional.iter().map(|one| one.alternatives.len()).sum::<usize>();
-        if least > program::MAX { Err(program::too_long(least)) } else { Ok(Verdict::Ask(place)) }
+        if least > program::MAX { Err(program::too_long(least)) } else { Ok(Verdict::Ask(place as u32)) }
     }
 }
 
@@ -240,6 +240,9 @@ struct Ranges(Vec<Range>);
 impl Ranges {
     /// From this number on, at or above the last one said.
     fn from(&mut self, start: u32, verdict: Verdict) {
+        if self.0.last().is_some_and(|last| last.verdict == verdict) {
+            return;
+        }
         self.0.pop_if(|last| last.start == start);
         if self.0.last().is_none_or(|last| last.verdict != verdict) {
             self.0.push(Range { start, verdict });
