@@ -126,6 +126,9 @@ impl ProcessPlan {
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).at("set no_new_privs")?;
         }
+        if let Some(filter) = &self.filter {
+            tracing::debug!("seccomp filter flags: {}", filter.flags);
+        }
         // Without no_new_privs loading takes CAP_SYS_ADMIN, which may be gone afterwards.
         let late = self.no_new_privileges && self.filter.as_ref().is_some_and(|filter| !filter.needs_listener);
         let mut filter = self.filter;
