@@ -8,13 +8,7 @@ use clap::{Args, Parser, Subcommand};
 /// Holds containers: each runs under a small process of its own that keeps its log and its exit status and lets people
 /// attach again. Works with any OCI runtime that is called like runc.
 #[derive(Debug, Parser)]
-#[command(
-    name = "shim",
-    version,
-    propagate_version = true,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "shim", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -120,12 +114,7 @@ pub(crate) struct Exec {
     #[arg(short, long)]
     pub(crate) tty: bool,
     pub(crate) name: String,
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 

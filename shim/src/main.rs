@@ -23,19 +23,12 @@ const CONTAINERD_PREFIX: &str = "containerd-shim-";
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().peekable();
     let name = arguments.next().unwrap_or_default();
-    let name = Path::new(&name)
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let name = Path::new(&name).file_name().unwrap_or_default().to_string_lossy().into_owned();
     if name.starts_with(CONTAINERD_PREFIX) {
         return containerd::main(&name, arguments);
     }
     // Before any parsing: a monitor stays for the container's life, and every page that it touches counts.
-    if arguments
-        .next_if(|first| first == solo::monitor::VERB)
-        .is_some()
-    {
+    if arguments.next_if(|first| first == solo::monitor::VERB).is_some() {
         return solo::monitor::main(arguments);
     }
     solo::main(arguments)

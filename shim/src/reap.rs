@@ -9,9 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::SystemTime;
 
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, waitid, waitpid,
-};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, pidfd_open, waitid, waitpid};
 
 use crate::error::{Context, Error, Result};
 
@@ -32,20 +30,12 @@ const STATUS_UNKNOWN: u32 = 255;
 impl Exit {
     /// An end whose cause nobody can tell any more.
     pub(crate) fn unknown() -> Self {
-        Self {
-            status: STATUS_UNKNOWN,
-            signal: None,
-            at: SystemTime::now(),
-        }
+        Self { status: STATUS_UNKNOWN, signal: None, at: SystemTime::now() }
     }
 
     /// A death by `signal`.
     pub(crate) fn by_signal(signal: u32) -> Self {
-        Self {
-            status: 128 + signal,
-            signal: Some(signal),
-            at: SystemTime::now(),
-        }
+        Self { status: 128 + signal, signal: Some(signal), at: SystemTime::now() }
     }
 }
 
@@ -65,11 +55,7 @@ pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
             let signal = status.terminating_signal().map(|signal| signal as u32);
             let code = status.exit_status().map(|code| code as u32);
             Ok(Some(match (code, signal) {
-                (Some(code), _) => Exit {
-                    status: code,
-                    signal: None,
-                    at: SystemTime::now(),
-                },
+                (Some(code), _) => Exit { status: code, signal: None, at: SystemTime::now() },
                 (None, Some(signal)) => Exit::by_signal(signal),
                 (None, None) => Exit::unknown(),
             }))
@@ -84,10 +70,7 @@ pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
 pub(crate) fn has_ended(pidfd: impl AsFd) -> Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let ready = poll(&mut fds, Some(&now)).context(|| "poll a pidfd")?;
     Ok(ready > 0)
 }
@@ -98,22 +81,14 @@ pub(crate) fn sweep(known: impl Fn(u32) -> bool) {
     let Ok(children) = std::fs::read_to_string("/proc/thread-self/children") else {
         return;
     };
-    let pids = children
-        .split_ascii_whitespace()
-        .filter_map(|word| word.parse::<i32>().ok());
-    for pid in pids
-        .filter(|&pid| !known(pid as u32))
-        .filter_map(Pid::from_raw)
-    {
+    let pids = children.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok());
+    for pid in pids.filter(|&pid| !known(pid as u32)).filter_map(Pid::from_raw) {
         let _: rustix::io::Result<_> = waitpid(Some(pid), WaitOptions::NOHANG);
     }
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::zombie_processes,
-    reason = "collecting them by pidfd is what is tested"
-)]
+#[expect(clippy::zombie_processes, reason = "collecting them by pidfd is what is tested")]
 mod tests {
     use super::*;
     use std::process::Command;
@@ -121,19 +96,14 @@ mod tests {
     fn wait(pidfd: &OwnedFd) -> Exit {
         use rustix::event::{PollFd, PollFlags, poll};
         poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None).unwrap();
-        collect(pidfd.as_fd())
-            .unwrap()
-            .expect("the pidfd is readable")
+        collect(pidfd.as_fd()).unwrap().expect("the pidfd is readable")
     }
 
     #[test]
     fn exit_codes_and_signals_are_told_apart() {
-        for (script, status, signal) in [
-            ("exit 0", 0, None),
-            ("exit 7", 7, None),
-            ("kill -9 $$", 137, Some(9)),
-            ("kill -40 $$", 168, Some(40)),
-        ] {
+        for (script, status, signal) in
+            [("exit 0", 0, None), ("exit 7", 7, None), ("kill -9 $$", 137, Some(9)), ("kill -40 $$", 168, Some(40))]
+        {
             let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
             let exit = wait(&open(child.id()).unwrap());
             assert_eq!((exit.status, exit.signal), (status, signal), "{script}");
@@ -163,10 +133,6 @@ mod tests {
         // Other tests' children must not be swept either.
         sweep(|pid| pid != orphan.id());
         assert_eq!(collect(known_fd.as_fd()).unwrap().unwrap().status, 0);
-        assert_eq!(
-            collect(orphan_fd.as_fd()).unwrap().unwrap().status,
-            STATUS_UNKNOWN,
-            "already collected"
-        );
+        assert_eq!(collect(orphan_fd.as_fd()).unwrap().unwrap().status, STATUS_UNKNOWN, "already collected");
     }
 }

@@ -161,7 +161,15 @@ fn end(slot: &Slot, state: &State) -> Result<()> {
 fn destroy(slot: &Slot, state: &State) -> Result<()> {
     let hooks = late_hooks(slot, state);
     let cgroup = Cgroup::open(&state.cgroup)?;
-    if !state.own_pid_namespace || !state.made {
+    if !state.made {
+        // Its creator died, and with it init, which waits for word from there. If the creator died before it found out that
+        // the cgroup is another container's, then what lives in it is not ours to kill.
+        if let Err(error) = cgroup.remove() {
+            tracing::warn!("leave the cgroup as it is: {error}");
+        }
+        return slot.remove();
+    }
+    if !state.own_pid_namespace {
         cgroup.kill_all()?;
     }
     match cgroup.remove() {

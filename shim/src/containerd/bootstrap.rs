@@ -38,10 +38,7 @@ const SOCKET_DIR: &str = "/run/containerd/s";
 /// The file in the bundle by which a restarted containerd finds the shim again.
 const ADDRESS_FILE: &str = "address";
 /// Annotations that name the group of containers that share a shim; the first that is present counts.
-const GROUP_ANNOTATIONS: [&str; 2] = [
-    "io.containerd.runc.v2.group",
-    "io.kubernetes.cri.sandbox-id",
-];
+const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 /// No honest message comes near.
 const MAX_MESSAGE: u64 = 10 << 20;
 
@@ -72,47 +69,26 @@ impl Request {
             return Self::from_parameters(&parameters, flags);
         }
         let options = Any::parse_from_bytes(stdin);
-        let options = options
-            .map_err(|error| Error::invalid(format!("decode the options on stdin: {error}")))?;
+        let options = options.map_err(|error| Error::invalid(format!("decode the options on stdin: {error}")))?;
         let conversation = match max_version.map(str::parse::<u32>) {
-            Some(Ok(version)) if version >= 2 => Conversation::Json {
-                version: version.min(3),
-            },
+            Some(Ok(version)) if version >= 2 => Conversation::Json { version: version.min(3) },
             _ => Conversation::Plain,
         };
         let options = Options::from_any(&options)?;
-        Ok(Self {
-            conversation,
-            options,
-            socket_dir: SOCKET_DIR.into(),
-            debug: flags.debug,
-        })
+        Ok(Self { conversation, options, socket_dir: SOCKET_DIR.into(), debug: flags.debug })
     }
 
     fn from_parameters(parameters: &BootstrapParams, flags: &Flags) -> Result<Self> {
         let mut options = Options::default();
-        for any in parameters
-            .extensions
-            .iter()
-            .filter_map(|extension| extension.value.as_ref())
-        {
+        for any in parameters.extensions.iter().filter_map(|extension| extension.value.as_ref()) {
             // Extensions of other kinds are for other shims.
             if any.type_url.ends_with("runc.v1.Options") {
                 options = Options::from_any(any)?;
             }
         }
-        let socket_dir = parameters
-            .socket_dir
-            .as_deref()
-            .filter(|dir| !dir.is_empty())
-            .unwrap_or(SOCKET_DIR);
+        let socket_dir = parameters.socket_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or(SOCKET_DIR);
         let debug = flags.debug || parameters.log_level.value() <= -4;
-        Ok(Self {
-            conversation: Conversation::Protobuf,
-            options,
-            socket_dir: socket_dir.into(),
-            debug,
-        })
+        Ok(Self { conversation: Conversation::Protobuf, options, socket_dir: socket_dir.into(), debug })
     }
 }
 
@@ -131,9 +107,7 @@ impl Conversation {
                     protocol: "ttrpc".into(),
                     ..BootstrapResult::default()
                 };
-                answer
-                    .write_to_bytes()
-                    .map_err(|error| Error::other(format!("encode the answer: {error}")))?
+                answer.write_to_bytes().map_err(|error| Error::other(format!("encode the answer: {error}")))?
             }
         })
     }
@@ -143,9 +117,7 @@ impl Conversation {
 fn socket_path(dir: &Path, containerd: &str, namespace: &str, group: &str) -> PathBuf {
     let path = Path::new(containerd).join(namespace).join(group);
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let hex = |byte: &u8| {
-        [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0'))
-    };
+    let hex = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0'));
     dir.join(digest.iter().flat_map(hex).collect::<String>())
 }
 
@@ -159,12 +131,9 @@ struct Annotated {
 /// The group of the container whose bundle is the working directory.
 fn group(id: &str) -> Result<String> {
     let text = fs::read("config.json").context(|| "read the bundle's config.json")?;
-    let config: Annotated =
-        serde_json::from_slice(&text).context(|| "read the bundle's config.json")?;
+    let config: Annotated = serde_json::from_slice(&text).context(|| "read the bundle's config.json")?;
     let mut annotations = config.annotations.unwrap_or_default();
-    let group = GROUP_ANNOTATIONS
-        .iter()
-        .find_map(|name| annotations.remove(*name));
+    let group = GROUP_ANNOTATIONS.iter().find_map(|name| annotations.remove(*name));
     Ok(group.unwrap_or_else(|| id.to_owned()))
 }
 
@@ -172,11 +141,7 @@ fn group(id: &str) -> Result<String> {
 fn listen(path: &Path) -> Result<Option<UnixListener>> {
     let step = || format!("listen on {}", path.display());
     if let Some(dir) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .context(|| format!("make {}", dir.display()))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(|| format!("make {}", dir.display()))?;
     }
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -184,8 +149,7 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
                 return Ok(None);
             }
             // Its shim died without cleaning up.
-            fs::remove_file(path)
-                .context(|| format!("remove the dead socket {}", path.display()))?;
+            fs::remove_file(path).context(|| format!("remove the dead socket {}", path.display()))?;
             UnixListener::bind(path).context(step)?
         }
         other => other.context(step)?,
@@ -201,19 +165,11 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
 /// Answers `start`.
 pub(crate) fn start(name: &str, flags: &Flags) -> Result<()> {
     let mut message = Vec::new();
-    io::stdin()
-        .take(MAX_MESSAGE)
-        .read_to_end(&mut message)
-        .context(|| "read stdin")?;
+    io::stdin().take(MAX_MESSAGE).read_to_end(&mut message).context(|| "read stdin")?;
     let max_version = env::var(MAX_VERSION_VARIABLE).ok();
     let request = Request::decode(&message, max_version.as_deref(), flags)?;
     let group = group(&flags.id)?;
-    let path = socket_path(
-        &request.socket_dir,
-        &flags.address,
-        &flags.namespace,
-        &group,
-    );
+    let path = socket_path(&request.socket_dir, &flags.address, &flags.namespace, &group);
     let address = format!("unix://{}", path.display());
     if let Some(listener) = listen(&path)? {
         let mut shim = match spawn(name, flags, &request, &address, listener.into()) {
@@ -236,39 +192,21 @@ pub(crate) fn start(name: &str, flags: &Flags) -> Result<()> {
 fn answer(request: &Request, address: &str) -> Result<()> {
     fs::write(ADDRESS_FILE, address).context(|| "write the bundle's address file")?;
     let answer = request.conversation.answer(address)?;
-    io::stdout()
-        .write_all(&answer)
-        .context(|| "answer containerd")
+    io::stdout().write_all(&answer).context(|| "answer containerd")
 }
 
 /// Starts the resident shim, which inherits the listening socket as its stdin and nothing else: containerd reads our
 /// output to its end, so nobody may keep it open.
-fn spawn(
-    name: &str,
-    flags: &Flags,
-    request: &Request,
-    address: &str,
-    listener: OwnedFd,
-) -> Result<Child> {
+fn spawn(name: &str, flags: &Flags, request: &Request, address: &str, listener: OwnedFd) -> Result<Child> {
     let executable = env::current_exe().context(|| "find my own executable")?;
     let mut command = Command::new(executable);
     command.arg0(name);
-    command.args([
-        "-namespace",
-        &flags.namespace,
-        "-id",
-        &flags.id,
-        "-address",
-        &flags.address,
-    ]);
+    command.args(["-namespace", &flags.namespace, "-id", &flags.id, "-address", &flags.address]);
     command.args(["-publish-binary", &flags.publish_binary, "-socket", address]);
     if request.debug {
         command.arg("-debug");
     }
-    command
-        .stdin(Stdio::from(listener))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().context(|| "start the resident shim")
 }
 
@@ -279,9 +217,7 @@ fn place(shim: &Child, options: &Options) -> Result<()> {
     }
     let score = |pid: u32| format!("/proc/{pid}/oom_score_adj");
     let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get() as u32);
-    let adjusted = fs::read_to_string(score(parent))
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok());
+    let adjusted = fs::read_to_string(score(parent)).ok().and_then(|text| text.trim().parse::<i32>().ok());
     let adjusted = adjusted.map_or(1, |score| (score + 1).min(1000));
     fs::write(score(shim.id()), adjusted.to_string()).context(|| "adjust the shim's OOM score")
 }
@@ -293,24 +229,13 @@ mod tests {
     use containerd_shim_protos::shim::oci::Options as RuncOptions;
 
     fn flags() -> Flags {
-        Flags {
-            id: "c1".into(),
-            namespace: "ns".into(),
-            ..Flags::default()
-        }
+        Flags { id: "c1".into(), namespace: "ns".into(), ..Flags::default() }
     }
 
     fn options() -> Any {
-        let options = RuncOptions {
-            binary_name: "crun".into(),
-            ..RuncOptions::default()
-        };
+        let options = RuncOptions { binary_name: "crun".into(), ..RuncOptions::default() };
         let type_url = "containerd.runc.v1.Options".into();
-        Any {
-            type_url,
-            value: options.write_to_bytes().unwrap(),
-            ..Any::default()
-        }
+        Any { type_url, value: options.write_to_bytes().unwrap(), ..Any::default() }
     }
 
     fn parameters(id: &str) -> Vec<u8> {
@@ -353,44 +278,21 @@ mod tests {
         let address = "unix:///s";
         assert_eq!(Conversation::Plain.answer(address).unwrap(), b"unix:///s");
         let json: serde_json::Value =
-            serde_json::from_slice(&Conversation::Json { version: 2 }.answer(address).unwrap())
-                .unwrap();
-        assert_eq!(
-            json,
-            serde_json::json!({"version": 2, "address": "unix:///s", "protocol": "ttrpc"})
-        );
-        let result =
-            BootstrapResult::parse_from_bytes(&Conversation::Protobuf.answer(address).unwrap())
-                .unwrap();
-        assert_eq!(
-            (
-                result.version,
-                result.address.as_str(),
-                result.protocol.as_str()
-            ),
-            (3, address, "ttrpc")
-        );
+            serde_json::from_slice(&Conversation::Json { version: 2 }.answer(address).unwrap()).unwrap();
+        assert_eq!(json, serde_json::json!({"version": 2, "address": "unix:///s", "protocol": "ttrpc"}));
+        let result = BootstrapResult::parse_from_bytes(&Conversation::Protobuf.answer(address).unwrap()).unwrap();
+        assert_eq!((result.version, result.address.as_str(), result.protocol.as_str()), (3, address, "ttrpc"));
     }
 
     #[test]
     fn the_socket_is_named_as_containerd_names_it() {
-        let path = socket_path(
-            Path::new("/run/containerd/s"),
-            "/run/containerd/containerd.sock",
-            "default",
-            "web",
-        );
+        let path = socket_path(Path::new("/run/containerd/s"), "/run/containerd/containerd.sock", "default", "web");
         // sha256 of "/run/containerd/containerd.sock/default/web"
         let digest = "2cde4450fa38c74f53603e01d2afd903b315a27a596f12a151414cd59897d883";
         assert_eq!(path, Path::new("/run/containerd/s").join(digest));
         assert_ne!(
             path,
-            socket_path(
-                Path::new("/run/containerd/s"),
-                "/run/containerd/containerd.sock",
-                "other",
-                "web"
-            )
+            socket_path(Path::new("/run/containerd/s"), "/run/containerd/containerd.sock", "other", "web")
         );
     }
 
@@ -399,10 +301,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/socket");
         let first = listen(&path).unwrap().expect("nobody was there");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(listen(&path).unwrap().is_none(), "a shim answers");
         drop(first);
         assert!(listen(&path).unwrap().is_some(), "nobody answers any more");

@@ -30,10 +30,7 @@ impl Cgroup {
     pub(crate) fn of(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/cgroup");
         let membership = fs::read_to_string(&path).context(|| format!("read {path}"))?;
-        Ok(Self {
-            unified: is_unified(),
-            membership,
-        })
+        Ok(Self { unified: is_unified(), membership })
     }
 
     /// The directory in the version 2 hierarchy.
@@ -54,10 +51,7 @@ fn member_path<'a>(membership: &'a str, controller: &str) -> Option<&'a str> {
     membership.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        controllers
-            .split(',')
-            .any(|name| name == controller)
-            .then_some(path)
+        controllers.split(',').any(|name| name == controller).then_some(path)
     })
 }
 
@@ -74,11 +68,7 @@ fn legacy_dir(mountinfo: &str, membership: &str, controller: &str) -> Option<Pat
         let mut mount = mount.split(' ').skip(3);
         let (root, point) = (mount.next()?, mount.next()?);
         // Inside a container only a part of the hierarchy is mounted.
-        let path = if root == "/" {
-            path
-        } else {
-            path.strip_prefix(root).unwrap_or(path)
-        };
+        let path = if root == "/" { path } else { path.strip_prefix(root).unwrap_or(path) };
         Some(below(Path::new(point), path))
     })
 }
@@ -95,20 +85,11 @@ pub(crate) fn join(path: &str, pid: u32) -> Result<()> {
         dirs.push(below(Path::new(CGROUP_ROOT), path));
     } else {
         let hierarchies = fs::read_dir(CGROUP_ROOT).context(|| format!("list {CGROUP_ROOT}"))?;
-        dirs.extend(
-            hierarchies
-                .flatten()
-                .map(|entry| below(&entry.path(), path)),
-        );
-        dirs.retain(|dir| {
-            rustix::fs::statx(CWD, dir, rustix::fs::AtFlags::empty(), StatxFlags::TYPE).is_ok()
-        });
+        dirs.extend(hierarchies.flatten().map(|entry| below(&entry.path(), path)));
+        dirs.retain(|dir| rustix::fs::statx(CWD, dir, rustix::fs::AtFlags::empty(), StatxFlags::TYPE).is_ok());
     }
     if dirs.is_empty() {
-        return Err(Error::new(
-            Kind::NotFound,
-            format!("shim_cgroup {path:?}: there is no such cgroup"),
-        ));
+        return Err(Error::new(Kind::NotFound, format!("shim_cgroup {path:?}: there is no such cgroup")));
     }
     for dir in dirs {
         fs::write(dir.join("cgroup.procs"), pid.to_string()).context(|| step(&dir))?;
@@ -120,8 +101,7 @@ pub(crate) fn join(path: &str, pid: u32) -> Result<()> {
 mod tests {
     use super::*;
 
-    const MEMBERSHIP: &str =
-        "9:cpu,cpuacct:/default/web\n4:memory:/default/web\n1:name=systemd:/s\n0::/default/two\n";
+    const MEMBERSHIP: &str = "9:cpu,cpuacct:/default/web\n4:memory:/default/web\n1:name=systemd:/s\n0::/default/two\n";
     const MOUNTINFO: &str = "\
 30 25 0:26 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory
 31 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -131,19 +111,10 @@ mod tests {
     #[test]
     fn directories_follow_the_mounts() {
         let dir = |controller| legacy_dir(MOUNTINFO, MEMBERSHIP, controller);
-        assert_eq!(
-            dir("memory"),
-            Some("/sys/fs/cgroup/memory/default/web".into())
-        );
-        assert_eq!(
-            dir("cpuacct"),
-            Some("/sys/fs/cgroup/cpu,cpuacct/default/web".into())
-        );
+        assert_eq!(dir("memory"), Some("/sys/fs/cgroup/memory/default/web".into()));
+        assert_eq!(dir("cpuacct"), Some("/sys/fs/cgroup/cpu,cpuacct/default/web".into()));
         assert_eq!(dir("blkio"), None, "not mounted");
         assert_eq!(member_path(MEMBERSHIP, ""), Some("/default/two"));
-        assert_eq!(
-            legacy_dir(MOUNTINFO, "3:pids:/default/web\n", "pids"),
-            Some("/mnt/m/web".into())
-        );
+        assert_eq!(legacy_dir(MOUNTINFO, "3:pids:/default/web\n", "pids"), Some("/mnt/m/web".into()));
     }
 }

@@ -37,12 +37,8 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
         exited_at: Some(timestamp(exit.at)).into(),
         ..DeleteResponse::default()
     };
-    let response = response
-        .write_to_bytes()
-        .map_err(|error| Error::other(format!("encode the answer: {error}")))?;
-    io::stdout()
-        .write_all(&response)
-        .context(|| "answer containerd")
+    let response = response.write_to_bytes().map_err(|error| Error::other(format!("encode the answer: {error}")))?;
+    io::stdout().write_all(&response).context(|| "answer containerd")
 }
 
 /// Has the runtime remove what it still knows of the container, by force: nobody else is left to kill it.
@@ -51,9 +47,7 @@ fn remove(flags: &Flags, options: &Options, bundle: &std::path::Path) {
         Ok(runtime) => runtime,
         Err(error) => return warn(&error),
     };
-    if runtime
-        .state_dir(&flags.id)
-        .is_some_and(|state| state.exists())
+    if runtime.state_dir(&flags.id).is_some_and(|state| state.exists())
         && let Err(error) = runtime.call("delete").args(["--force", &flags.id]).run()
     {
         warn(&error);

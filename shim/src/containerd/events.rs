@@ -48,14 +48,8 @@ topics! {
 
 /// A point in time as protobuf has it.
 pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp {
-        seconds: since.as_secs() as i64,
-        nanos: since.subsec_nanos() as i32,
-        ..Timestamp::default()
-    }
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32, ..Timestamp::default() }
 }
 
 /// The sending end of the queue.
@@ -77,13 +71,7 @@ pub(crate) enum Destination {
 /// Makes the queue. The receiver goes to [`deliver`].
 pub(crate) fn queue(namespace: &str) -> (Events, mpsc::UnboundedReceiver<Envelope>) {
     let (queue, receiver) = mpsc::unbounded_channel();
-    (
-        Events {
-            namespace: namespace.to_owned(),
-            queue,
-        },
-        receiver,
-    )
+    (Events { namespace: namespace.to_owned(), queue }, receiver)
 }
 
 impl Events {
@@ -97,22 +85,14 @@ impl Events {
         envelope.timestamp = Some(timestamp(SystemTime::now())).into();
         envelope.namespace.clone_from(&self.namespace);
         envelope.topic.push_str(E::TOPIC);
-        envelope.event = Some(Any {
-            type_url,
-            value,
-            ..Any::default()
-        })
-        .into();
+        envelope.event = Some(Any { type_url, value, ..Any::default() }).into();
         // The receiver outlives every sender.
         let _: std::result::Result<(), _> = self.queue.send(envelope);
     }
 }
 
 /// Delivers what is queued until every sender is gone and the queue is empty.
-pub(crate) async fn deliver(
-    destination: Destination,
-    mut queue: mpsc::UnboundedReceiver<Envelope>,
-) {
+pub(crate) async fn deliver(destination: Destination, mut queue: mpsc::UnboundedReceiver<Envelope>) {
     let mut client = None;
     while let Some(envelope) = queue.recv().await {
         let mut pauses = PAUSES.iter();
@@ -121,21 +101,14 @@ pub(crate) async fn deliver(
             // A connection from before containerd's restart fails once; the second failure is worth a line.
             pause = pauses.next().copied().unwrap_or(pause);
             if pause != PAUSES[0] {
-                log::warn(&format!(
-                    "publish {}: {error}; trying again in {pause} ms",
-                    envelope.topic
-                ));
+                log::warn(&format!("publish {}: {error}; trying again in {pause} ms", envelope.topic));
             }
             sleep(Duration::from_millis(pause)).await;
         }
     }
 }
 
-async fn attempt(
-    destination: &Destination,
-    client: &mut Option<EventsClient>,
-    envelope: &Envelope,
-) -> Result<()> {
+async fn attempt(destination: &Destination, client: &mut Option<EventsClient>, envelope: &Envelope) -> Result<()> {
     match destination {
         Destination::Ttrpc(address) => {
             let connected = match client.take() {
@@ -145,10 +118,7 @@ async fn attempt(
             let mut request = ForwardRequest::new();
             request.envelope = Some(envelope.clone()).into();
             let patience = ttrpc::context::with_duration(PATIENCE);
-            connected
-                .forward(patience, &request)
-                .await
-                .map_err(|error| Error::other(error.to_string()))?;
+            connected.forward(patience, &request).await.map_err(|error| Error::other(error.to_string()))?;
             *client = Some(connected);
             Ok(())
         }
@@ -157,40 +127,17 @@ async fn attempt(
 }
 
 async fn connect(address: &str) -> Result<EventsClient> {
-    let address = if address.contains("://") {
-        address.to_owned()
-    } else {
-        format!("unix://{address}")
-    };
+    let address = if address.contains("://") { address.to_owned() } else { format!("unix://{address}") };
     let client = Client::connect(&address).await;
-    client
-        .map(EventsClient::new)
-        .map_err(|error| Error::other(format!("connect to {address}: {error}")))
+    client.map(EventsClient::new).map_err(|error| Error::other(format!("connect to {address}: {error}")))
 }
 
 async fn run_publisher(binary: &str, address: &str, envelope: &Envelope) -> Result<()> {
-    let event = envelope
-        .event
-        .as_ref()
-        .map(Message::write_to_bytes)
-        .transpose();
-    let event = event
-        .map_err(|error| Error::other(error.to_string()))?
-        .unwrap_or_default();
+    let event = envelope.event.as_ref().map(Message::write_to_bytes).transpose();
+    let event = event.map_err(|error| Error::other(error.to_string()))?.unwrap_or_default();
     let mut command = Command::new(binary);
-    command.args([
-        "--address",
-        address,
-        "publish",
-        "--topic",
-        &envelope.topic,
-        "--namespace",
-        &envelope.namespace,
-    ]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["--address", address, "publish", "--topic", &envelope.topic, "--namespace", &envelope.namespace]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context(|| format!("start {binary}"))?;
     let pidfd = super::watch::claim(child.id())?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -199,11 +146,7 @@ async fn run_publisher(binary: &str, address: &str, envelope: &Envelope) -> Resu
     }
     pidfd.ended().await?;
     let status = child.wait().context(|| "wait for the publisher")?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::other(format!("{binary} publish: {status}")))
-    }
+    if status.success() { Ok(()) } else { Err(Error::other(format!("{binary} publish: {status}"))) }
 }
 
 #[cfg(test)]
@@ -213,24 +156,12 @@ mod tests {
     #[test]
     fn events_carry_containerds_names() {
         let (events, mut queue) = queue("ns");
-        events.send(&event::TaskStart {
-            container_id: "c".into(),
-            pid: 7,
-            ..event::TaskStart::default()
-        });
+        events.send(&event::TaskStart { container_id: "c".into(), pid: 7, ..event::TaskStart::default() });
         events.send(&event::TaskExit::default());
         let first = queue.try_recv().unwrap();
-        assert_eq!(
-            (first.topic.as_str(), first.namespace.as_str()),
-            ("/tasks/start", "ns")
-        );
+        assert_eq!((first.topic.as_str(), first.namespace.as_str()), ("/tasks/start", "ns"));
         assert_eq!(first.event.type_url, "containerd.events.TaskStart");
-        assert_eq!(
-            event::TaskStart::parse_from_bytes(&first.event.value)
-                .unwrap()
-                .pid,
-            7
-        );
+        assert_eq!(event::TaskStart::parse_from_bytes(&first.event.value).unwrap().pid, 7);
         assert_eq!(queue.try_recv().unwrap().topic, "/tasks/exit");
     }
 }

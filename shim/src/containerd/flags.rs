@@ -45,23 +45,16 @@ impl Flags {
         let mut flags = Self::default();
         let mut arguments = arguments.map(OsString::into_string);
         let mut next = || {
-            let utf8 = |argument: OsString| {
-                Error::invalid(format!("argument {} is not UTF-8", argument.display()))
-            };
+            let utf8 = |argument: OsString| Error::invalid(format!("argument {} is not UTF-8", argument.display()));
             arguments.next().transpose().map_err(utf8)
         };
         while let Some(argument) = next()? {
-            let Some(flag) = argument
-                .strip_prefix("--")
-                .or_else(|| argument.strip_prefix('-'))
-            else {
+            let Some(flag) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
                 flags.action = match argument.as_str() {
                     "start" => Action::Start,
                     "delete" => Action::Delete,
                     _ => {
-                        return Err(Error::invalid(format!(
-                            "unknown action {argument:?}: use start or delete"
-                        )));
+                        return Err(Error::invalid(format!("unknown action {argument:?}: use start or delete")));
                     }
                 };
                 continue;
@@ -74,12 +67,10 @@ impl Flags {
                 "debug" => flags.debug = inline.as_deref() != Some("false"),
                 "info" => flags.action = Action::Info,
                 "v" | "version" => flags.action = Action::Version,
-                "namespace" | "id" | "address" | "publish-binary" | "bundle" | "socket"
-                | "debug-socket" => {
+                "namespace" | "id" | "address" | "publish-binary" | "bundle" | "socket" | "debug-socket" => {
                     let value = match inline {
                         Some(value) => value,
-                        None => next()?
-                            .ok_or_else(|| Error::invalid(format!("flag -{flag} needs a value")))?,
+                        None => next()?.ok_or_else(|| Error::invalid(format!("flag -{flag} needs a value")))?,
                     };
                     match flag {
                         "namespace" => flags.namespace = value,
@@ -105,9 +96,7 @@ impl Flags {
             return Ok(());
         }
         if self.namespace.is_empty() {
-            return Err(Error::invalid(
-                "shim namespace cannot be empty: pass -namespace",
-            ));
+            return Err(Error::invalid("shim namespace cannot be empty: pass -namespace"));
         }
         check_id("-namespace", &self.namespace)?;
         check_id("-id", &self.id)
@@ -116,15 +105,8 @@ impl Flags {
 
 /// Refuses what cannot be one component of a path.
 pub(crate) fn check_id(what: &str, id: &str) -> Result<()> {
-    let harmless =
-        !id.is_empty() && id.len() <= 255 && !matches!(id, "." | "..") && !id.contains(['/', '\0']);
-    if harmless {
-        Ok(())
-    } else {
-        Err(Error::invalid(format!(
-            "{what} {id:?} is not an identifier"
-        )))
-    }
+    let harmless = !id.is_empty() && id.len() <= 255 && !matches!(id, "." | "..") && !id.contains(['/', '\0']);
+    if harmless { Ok(()) } else { Err(Error::invalid(format!("{what} {id:?} is not an identifier"))) }
 }
 
 #[cfg(test)]
@@ -132,11 +114,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Flags> {
-        Flags::parse(
-            line.split(' ')
-                .filter(|word| !word.is_empty())
-                .map(OsString::from),
-        )
+        Flags::parse(line.split(' ').filter(|word| !word.is_empty()).map(OsString::from))
     }
 
     #[test]
@@ -159,14 +137,8 @@ mod tests {
             }
         );
         let delete = parse("--namespace=default -id=c1 -bundle /b/c1 delete").unwrap();
-        assert_eq!(
-            (delete.action, delete.bundle),
-            (Action::Delete, Some("/b/c1".into()))
-        );
-        assert_eq!(
-            parse("-namespace ns -id c1 -address a").unwrap().action,
-            Action::Serve
-        );
+        assert_eq!((delete.action, delete.bundle), (Action::Delete, Some("/b/c1".into())));
+        assert_eq!(parse("-namespace ns -id c1 -address a").unwrap().action, Action::Serve);
         assert_eq!(parse("-info").unwrap().action, Action::Info);
         assert_eq!(parse("-v").unwrap().action, Action::Version);
     }

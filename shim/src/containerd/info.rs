@@ -15,21 +15,14 @@ const FEATURES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/f
 /// Answers `-info`: reads the runtime options (an `Any`) and prints a `RuntimeInfo`.
 pub(crate) fn info(name: &str) -> Result<()> {
     let mut message = Vec::new();
-    io::stdin()
-        .take(1 << 20)
-        .read_to_end(&mut message)
-        .context(|| "read stdin")?;
+    io::stdin().take(1 << 20).read_to_end(&mut message).context(|| "read stdin")?;
     let sent = Any::parse_from_bytes(&message);
-    let sent =
-        sent.map_err(|error| Error::invalid(format!("decode the options on stdin: {error}")))?;
+    let sent = sent.map_err(|error| Error::invalid(format!("decode the options on stdin: {error}")))?;
     let options = Options::from_any(&sent)?;
     let mut info = RuntimeInfo::new();
     info.name.push_str(name);
-    info.version = Some(RuntimeVersion {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..RuntimeVersion::default()
-    })
-    .into();
+    info.version =
+        Some(RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_owned(), ..RuntimeVersion::default() }).into();
     if !sent.value.is_empty() {
         info.options = Some(sent).into();
     }
@@ -38,17 +31,8 @@ pub(crate) fn info(name: &str) -> Result<()> {
     if let Ok(features) = runtime.call("features").run()
         && serde_json::from_slice::<serde_json::Value>(&features).is_ok()
     {
-        info.features = Some(Any {
-            type_url: FEATURES_TYPE.into(),
-            value: features,
-            ..Any::default()
-        })
-        .into();
+        info.features = Some(Any { type_url: FEATURES_TYPE.into(), value: features, ..Any::default() }).into();
     }
-    let answer = info
-        .write_to_bytes()
-        .map_err(|error| Error::other(format!("encode the answer: {error}")))?;
-    io::stdout()
-        .write_all(&answer)
-        .context(|| "answer containerd")
+    let answer = info.write_to_bytes().map_err(|error| Error::other(format!("encode the answer: {error}")))?;
+    io::stdout().write_all(&answer).context(|| "answer containerd")
 }

@@ -19,7 +19,6 @@ fn line(level: &str, message: &str) {
         return;
     };
     let time = Rfc3339(std::time::SystemTime::now());
-    let text =
-        format!("time=\"{time}\" level={level} msg={message:?} runtime=io.containerd.tare.v2\n");
+    let text = format!("time=\"{time}\" level={level} msg={message:?} runtime=io.containerd.tare.v2\n");
     let _: rustix::io::Result<usize> = write(&fifo, text.as_bytes());
 }

@@ -36,45 +36,24 @@ impl Logger {
         must_confirm: bool,
         owner: &Owner,
     ) -> Result<(Self, OwnedFd, OwnedFd)> {
-        let ((stdout, stdout_writer), (stderr, stderr_writer), (ready, ready_writer)) =
-            (pipe()?, pipe()?, pipe()?);
+        let ((stdout, stdout_writer), (stderr, stderr_writer), (ready, ready_writer)) = (pipe()?, pipe()?, pipe()?);
         let mut command = Command::new(path);
         command.args(arguments).env_clear();
-        command
-            .env("CONTAINER_ID", &owner.id)
-            .env("CONTAINER_NAMESPACE", &owner.namespace);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let mapping = |parent_fd, child_fd| FdMapping {
-            parent_fd,
-            child_fd,
-        };
-        let mappings = vec![
-            mapping(stdout, 3),
-            mapping(stderr, 4),
-            mapping(ready_writer, 5),
-        ];
-        command
-            .fd_mappings(mappings)
-            .map_err(|error| Error::other(error.to_string()))?;
-        let child = command
-            .spawn()
-            .context(|| format!("start the logging binary {}", path.display()))?;
+        command.env("CONTAINER_ID", &owner.id).env("CONTAINER_NAMESPACE", &owner.namespace);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mapping = |parent_fd, child_fd| FdMapping { parent_fd, child_fd };
+        let mappings = vec![mapping(stdout, 3), mapping(stderr, 4), mapping(ready_writer, 5)];
+        command.fd_mappings(mappings).map_err(|error| Error::other(error.to_string()))?;
+        let child = command.spawn().context(|| format!("start the logging binary {}", path.display()))?;
         // The mapped descriptors live in the command: the logger's end must be visible as an end.
         drop(command);
         let claim = watch::claim(child.id())?;
         let logger = Self { child, claim };
         match logger.confirmed(ready).await {
-            Ok(confirmed) if confirmed || !must_confirm => {
-                Ok((logger, stdout_writer, stderr_writer))
-            }
+            Ok(confirmed) if confirmed || !must_confirm => Ok((logger, stdout_writer, stderr_writer)),
             Ok(_) => {
                 logger.kill();
-                Err(Error::other(
-                    "logging binary did not call ready (it may have crashed or exited prematurely)",
-                ))
+                Err(Error::other("logging binary did not call ready (it may have crashed or exited prematurely)"))
             }
             Err(error) => {
                 logger.kill();

@@ -50,11 +50,7 @@ fn act(name: &str, arguments: impl Iterator<Item = OsString>) -> Result<()> {
         Action::Delete => cleanup::delete(&flags),
         Action::Info => info::info(name),
         Action::Version => {
-            let _: io::Result<()> = writeln!(
-                io::stdout(),
-                "{name}:\n  Version:  {}",
-                env!("CARGO_PKG_VERSION")
-            );
+            let _: io::Result<()> = writeln!(io::stdout(), "{name}:\n  Version:  {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         Action::Serve => {

@@ -34,11 +34,7 @@ impl Container {
         self.init.life().status = Status::Running;
         let pid = self.init.pid();
         let container_id = self.id.clone();
-        self.around.events.send(&event::TaskStart {
-            container_id,
-            pid,
-            ..event::TaskStart::default()
-        });
+        self.around.events.send(&event::TaskStart { container_id, pid, ..event::TaskStart::default() });
         drop(gate);
         Ok(pid)
     }
@@ -53,24 +49,10 @@ impl Container {
             path => PathBuf::from(path),
         };
         let pid_file = self.bundle.join(PID_FILE);
-        let call = self
-            .runtime
-            .call("restore")
-            .arg("--image-path")
-            .arg(checkpoint)
-            .arg("--work-path")
-            .arg(work);
-        let call = call
-            .arg("--bundle")
-            .arg(&self.bundle)
-            .arg("--pid-file")
-            .arg(&pid_file);
-        let call = call
-            .args(["--detach", "--no-subreaper"])
-            .flag("--no-pivot", self.options.no_pivot_root);
-        let claim = self
-            .launch(&self.init, call, &pid_file, "OCI runtime restore failed")
-            .await?;
+        let call = self.runtime.call("restore").arg("--image-path").arg(checkpoint).arg("--work-path").arg(work);
+        let call = call.arg("--bundle").arg(&self.bundle).arg("--pid-file").arg(&pid_file);
+        let call = call.args(["--detach", "--no-subreaper"]).flag("--no-pivot", self.options.no_pivot_root);
+        let claim = self.launch(&self.init, call, &pid_file, "OCI runtime restore failed").await?;
         self.remember_cgroup(&claim);
         self.await_init(claim);
         Ok(())
@@ -78,15 +60,9 @@ impl Container {
 
     /// Adds an exec. Announces it.
     pub(crate) fn add(&self, request: &ExecProcessRequest) -> Result<()> {
-        self.init
-            .require("exec", &[Status::Created, Status::Running, Status::Pausing])?;
-        let spec = request
-            .spec
-            .as_ref()
-            .map(|any| any.value.as_slice())
-            .unwrap_or_default();
-        let mut spec: serde_json::Value =
-            serde_json::from_slice(spec).context(|| "exec: read the process spec")?;
+        self.init.require("exec", &[Status::Created, Status::Running, Status::Pausing])?;
+        let spec = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        let mut spec: serde_json::Value = serde_json::from_slice(spec).context(|| "exec: read the process spec")?;
         let Some(fields) = spec.as_object_mut() else {
             return Err(Error::invalid("exec: the process spec is not an object"));
         };
@@ -99,9 +75,7 @@ impl Container {
         };
         self.add_exec(Process::new(&request.exec_id, wanted))?;
         let path = self.spec_file(&request.exec_id);
-        if let Err(error) =
-            fs::write(&path, spec.to_string()).context(|| format!("write {}", path.display()))
-        {
+        if let Err(error) = fs::write(&path, spec.to_string()).context(|| format!("write {}", path.display())) {
             self.remove_exec(&request.exec_id);
             return Err(error);
         }
@@ -129,16 +103,9 @@ impl Container {
         process.require("start", &[Status::Created])?;
         self.count_exec()?;
         let (spec, pid_file) = (self.spec_file(exec_id), self.exec_pid_file(exec_id));
-        let call = self
-            .runtime
-            .call("exec")
-            .arg("--process")
-            .arg(&spec)
-            .arg("--detach");
+        let call = self.runtime.call("exec").arg("--process").arg(&spec).arg("--detach");
         let call = call.arg("--pid-file").arg(&pid_file);
-        let launched = self
-            .launch(&process, call, &pid_file, "OCI runtime exec failed")
-            .await;
+        let launched = self.launch(&process, call, &pid_file, "OCI runtime exec failed").await;
         let _: std::io::Result<()> = fs::remove_file(&spec);
         let claim = match launched {
             Ok(claim) => claim,
@@ -179,9 +146,7 @@ impl Container {
         if let Some(streams) = streams
             && !streams.finish().await
         {
-            log::warn(&format!(
-                "exec {exec_id}: its output was not read to the end in time"
-            ));
+            log::warn(&format!("exec {exec_id}: its output was not read to the end in time"));
         }
         for path in [self.spec_file(exec_id), self.exec_pid_file(exec_id)] {
             let _: std::io::Result<()> = fs::remove_file(path);
@@ -193,22 +158,14 @@ impl Container {
 
     /// Sends a signal to the init, or to every process of the container.
     pub(crate) async fn kill(&self, signal: u32, all: bool) -> Result<()> {
-        let call = self
-            .runtime
-            .call("kill")
-            .flag("--all", all)
-            .arg(&self.id)
-            .arg(signal.to_string());
-        run(call)
-            .await
-            .map(drop)
-            .map_err(|error| match kind_of_complaint(error.text()) {
-                Kind::NotFound if error.text().contains("does not exist") => {
-                    Error::new(Kind::NotFound, "no such container")
-                }
-                Kind::NotFound => finished(),
-                _ => quote("unknown error after kill", &error),
-            })
+        let call = self.runtime.call("kill").flag("--all", all).arg(&self.id).arg(signal.to_string());
+        run(call).await.map(drop).map_err(|error| match kind_of_complaint(error.text()) {
+            Kind::NotFound if error.text().contains("does not exist") => {
+                Error::new(Kind::NotFound, "no such container")
+            }
+            Kind::NotFound => finished(),
+            _ => quote("unknown error after kill", &error),
+        })
     }
 
     /// Sends a signal to an exec.
@@ -222,9 +179,7 @@ impl Container {
             });
         };
         let Some(signal) = i32::try_from(signal).ok().and_then(Signal::from_named_raw) else {
-            return Err(Error::invalid(format!(
-                "signal {signal} cannot be sent to an exec"
-            )));
+            return Err(Error::invalid(format!("signal {signal} cannot be sent to an exec")));
         };
         match pidfd_send_signal(claim.pidfd(), signal) {
             Err(rustix::io::Errno::SRCH) => Err(finished()),
@@ -241,19 +196,12 @@ impl Container {
         let mut life = self.init.life();
         // It may have ended meanwhile.
         if life.status == Status::Pausing {
-            life.status = if paused.is_ok() {
-                Status::Paused
-            } else {
-                Status::Running
-            };
+            life.status = if paused.is_ok() { Status::Paused } else { Status::Running };
         }
         drop(life);
         paused.map_err(|error| quote("OCI runtime pause failed", &error))?;
         let container_id = self.id.clone();
-        self.around.events.send(&event::TaskPaused {
-            container_id,
-            ..event::TaskPaused::default()
-        });
+        self.around.events.send(&event::TaskPaused { container_id, ..event::TaskPaused::default() });
         Ok(())
     }
 
@@ -269,73 +217,41 @@ impl Container {
         }
         drop(life);
         let container_id = self.id.clone();
-        self.around.events.send(&event::TaskResumed {
-            container_id,
-            ..event::TaskResumed::default()
-        });
+        self.around.events.send(&event::TaskResumed { container_id, ..event::TaskResumed::default() });
         Ok(())
     }
 
     /// Changes the container's resource limits.
     pub(crate) async fn update(&self, resources: &Any) -> Result<()> {
         let _turn = self.turn.lock().await;
-        self.init.require(
-            "update",
-            &[Status::Created, Status::Running, Status::Paused],
-        )?;
+        self.init.require("update", &[Status::Created, Status::Running, Status::Paused])?;
         // Only the runtime judges the contents, but it must be JSON to be named in an error.
         let parsed: serde_json::Value =
             serde_json::from_slice(&resources.value).context(|| "update: read resources")?;
         let path = self.bundle.join("resources.json");
         fs::write(&path, parsed.to_string()).context(|| format!("write {}", path.display()))?;
-        let updated = run(self
-            .runtime
-            .call("update")
-            .arg("--resources")
-            .arg(&path)
-            .arg(&self.id))
-        .await;
+        let updated = run(self.runtime.call("update").arg("--resources").arg(&path).arg(&self.id)).await;
         let _: std::io::Result<()> = fs::remove_file(&path);
-        updated
-            .map(drop)
-            .map_err(|error| quote("OCI runtime update failed", &error))
+        updated.map(drop).map_err(|error| quote("OCI runtime update failed", &error))
     }
 
     /// Writes a checkpoint of the container. Announces it.
     pub(crate) async fn checkpoint(&self, request: &CheckpointTaskRequest) -> Result<()> {
         let _turn = self.turn.lock().await;
-        self.init
-            .require("checkpoint", &[Status::Running, Status::Paused])?;
-        let options = request
-            .options
-            .as_ref()
-            .map(|any| CheckpointOptions::parse_from_bytes(&any.value))
-            .transpose();
-        let options = options
-            .map_err(|error| Error::invalid(format!("decode checkpoint options: {error}")))?;
+        self.init.require("checkpoint", &[Status::Running, Status::Paused])?;
+        let options = request.options.as_ref().map(|any| CheckpointOptions::parse_from_bytes(&any.value)).transpose();
+        let options = options.map_err(|error| Error::invalid(format!("decode checkpoint options: {error}")))?;
         let options = options.unwrap_or_default();
         let work = match options.work_path.as_str() {
             "" => self.bundle.join("criu-work"),
             path => PathBuf::from(path),
         };
-        let call = self
-            .runtime
-            .call("checkpoint")
-            .arg("--image-path")
-            .arg(&request.path);
-        let call = call
-            .arg("--work-path")
-            .arg(&work)
-            .flag("--leave-running", !options.exit);
+        let call = self.runtime.call("checkpoint").arg("--image-path").arg(&request.path);
+        let call = call.arg("--work-path").arg(&work).flag("--leave-running", !options.exit);
         let call = call.flag("--tcp-established", options.open_tcp);
         let call = call.flag("--ext-unix-sk", options.external_unix_sockets);
-        let call = call
-            .flag("--shell-job", options.terminal)
-            .flag("--file-locks", options.file_locks);
-        let namespaces = options
-            .empty_namespaces
-            .iter()
-            .flat_map(|name| ["--empty-ns", name]);
+        let call = call.flag("--shell-job", options.terminal).flag("--file-locks", options.file_locks);
+        let namespaces = options.empty_namespaces.iter().flat_map(|name| ["--empty-ns", name]);
         let written = run(call.args(namespaces).arg(&self.id)).await;
         if let Err(error) = written {
             let log = self.bundle.join("criu-dump.log");
@@ -357,20 +273,10 @@ impl Container {
     /// The pids of all processes in the container, with the exec id of those that have one.
     pub(crate) async fn pids(&self) -> Result<Vec<(u32, Option<String>)>> {
         let listed = run(self.runtime.call("ps").args(["--format", "json", &self.id])).await?;
-        let pids: Option<Vec<u32>> =
-            serde_json::from_slice(&listed).context(|| "read the runtime's list of pids")?;
+        let pids: Option<Vec<u32>> = serde_json::from_slice(&listed).context(|| "read the runtime's list of pids")?;
         let execs = self.execs();
-        let name = |pid| {
-            execs
-                .iter()
-                .find(|exec| exec.pid() == pid)
-                .map(|exec| exec.id.clone())
-        };
-        Ok(pids
-            .unwrap_or_default()
-            .into_iter()
-            .map(|pid| (pid, name(pid)))
-            .collect())
+        let name = |pid| execs.iter().find(|exec| exec.pid() == pid).map(|exec| exec.id.clone());
+        Ok(pids.unwrap_or_default().into_iter().map(|pid| (pid, name(pid))).collect())
     }
 }
 

@@ -47,15 +47,11 @@ impl Options {
             return Ok(Self::default());
         }
         if name != RUNC_OPTIONS {
-            let text = format!(
-                "runtime options of type {:?} are unknown: use {RUNC_OPTIONS}",
-                any.type_url
-            );
+            let text = format!("runtime options of type {:?} are unknown: use {RUNC_OPTIONS}", any.type_url);
             return Err(Error::invalid(text));
         }
         let parsed = RuncOptions::parse_from_bytes(&any.value);
-        let parsed =
-            parsed.map_err(|error| Error::invalid(format!("decode {RUNC_OPTIONS}: {error}")))?;
+        let parsed = parsed.map_err(|error| Error::invalid(format!("decode {RUNC_OPTIONS}: {error}")))?;
         Ok(Self {
             no_pivot_root: parsed.no_pivot_root,
             no_new_keyring: parsed.no_new_keyring,
@@ -80,9 +76,7 @@ impl Options {
     pub(crate) fn load(bundle: &Path) -> Result<Self> {
         let path = bundle.join(OPTIONS_FILE);
         match fs::read(&path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).context(|| format!("read {}", path.display()))
-            }
+            Ok(text) => serde_json::from_slice(&text).context(|| format!("read {}", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).context(|| format!("read {}", path.display())),
         }
@@ -91,11 +85,7 @@ impl Options {
     /// The runtime for containers of `namespace` whose bundle is `bundle`.
     pub(crate) fn runtime(&self, namespace: &str, bundle: &Path) -> Result<Runtime> {
         let chosen = Some(self.binary_name.as_ref()).filter(|_| !self.binary_name.is_empty());
-        let root = if self.root.is_empty() {
-            Path::new(DEFAULT_ROOT)
-        } else {
-            Path::new(&self.root)
-        };
+        let root = if self.root.is_empty() { Path::new(DEFAULT_ROOT) } else { Path::new(&self.root) };
         Ok(Runtime {
             binary: runtime::locate(chosen)?,
             root: Some(root.join(namespace)),
@@ -110,11 +100,7 @@ mod tests {
     use super::*;
 
     fn any(type_url: &str, value: Vec<u8>) -> Any {
-        Any {
-            type_url: type_url.into(),
-            value,
-            ..Any::default()
-        }
+        Any { type_url: type_url.into(), value, ..Any::default() }
     }
 
     #[test]
@@ -127,40 +113,20 @@ mod tests {
             shim_cgroup: "/x".into(),
             ..RuncOptions::default()
         };
-        let any = any(
-            "types.containerd.io/containerd.runc.v1.Options",
-            sent.write_to_bytes().unwrap(),
-        );
+        let any = any("types.containerd.io/containerd.runc.v1.Options", sent.write_to_bytes().unwrap());
         let options = Options::from_any(&any).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            Options::load(dir.path()).unwrap(),
-            Options::default(),
-            "none kept yet"
-        );
+        assert_eq!(Options::load(dir.path()).unwrap(), Options::default(), "none kept yet");
         options.save(dir.path()).unwrap();
         let loaded = Options::load(dir.path()).unwrap();
-        assert_eq!(
-            (
-                loaded.binary_name.as_str(),
-                loaded.io_uid,
-                loaded.systemd_cgroup
-            ),
-            ("crun", 5, true)
-        );
+        assert_eq!((loaded.binary_name.as_str(), loaded.io_uid, loaded.systemd_cgroup), ("crun", 5, true));
         assert_eq!(loaded, options);
     }
 
     #[test]
     fn other_messages() {
-        assert_eq!(
-            Options::from_any(&any(GENERIC_OPTIONS, vec![10, 1, 65])).unwrap(),
-            Options::default()
-        );
-        assert_eq!(
-            Options::from_any(&any("", vec![])).unwrap(),
-            Options::default()
-        );
+        assert_eq!(Options::from_any(&any(GENERIC_OPTIONS, vec![10, 1, 65])).unwrap(), Options::default());
+        assert_eq!(Options::from_any(&any("", vec![])).unwrap(), Options::default());
         assert!(Options::from_any(&any("windows.v1.Options", vec![1])).is_err());
         assert!(Options::from_any(&any(RUNC_OPTIONS, vec![0xff])).is_err());
     }

@@ -63,12 +63,7 @@ impl Process {
         Self {
             id: id.to_owned(),
             wanted,
-            life: Mutex::new(Life {
-                status: Status::Created,
-                claim: None,
-                pid: 0,
-                streams: None,
-            }),
+            life: Mutex::new(Life { status: Status::Created, claim: None, pid: 0, streams: None }),
             exit: watch::Sender::new(None),
             gate: tokio::sync::Mutex::new(()),
         }
@@ -120,11 +115,7 @@ impl Process {
     pub(crate) async fn wait(&self) -> Exit {
         let mut exit = self.exit.subscribe();
         // The sender is part of `self`, so it cannot go away.
-        exit.wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|exit| *exit)
-            .unwrap_or_else(Exit::unknown)
+        exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or_else(Exit::unknown)
     }
 
     /// Refuses `operation` unless the process is in one of `allowed`.

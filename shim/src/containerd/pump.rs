@@ -55,11 +55,7 @@ pub(crate) async fn output(source: Source, mut sink: Sink, mut phase: watch::Rec
     }
 }
 
-async fn move_output(
-    source: &Source,
-    sink: &mut Sink,
-    phase: &mut watch::Receiver<Phase>,
-) -> Result<()> {
+async fn move_output(source: &Source, sink: &mut Sink, phase: &mut watch::Receiver<Phase>) -> Result<()> {
     // The kernel moves pages between pipes; between anything else a buffer must.
     let from_pipe = is_fifo(source.as_fd())?;
     let by_splice = from_pipe && matches!(sink, Sink::Fifo(_));
@@ -71,11 +67,7 @@ async fn move_output(
                 Err(_) => return Ok(()),
             },
         };
-        let moved = if by_splice {
-            splice_step(source, sink)?
-        } else {
-            copy_step(source, sink)?
-        };
+        let moved = if by_splice { splice_step(source, sink)? } else { copy_step(source, sink)? };
         match moved {
             Step::Moved => {}
             Step::End => return Ok(()),
@@ -112,20 +104,11 @@ fn splice_step(source: &AsyncFd<OwnedFd>, sink: &Sink) -> Result<Step> {
     let Sink::Fifo(fifo) = sink else {
         return Ok(Step::End);
     };
-    match splice(
-        source,
-        None,
-        fifo,
-        None,
-        CHUNK,
-        SpliceFlags::NONBLOCK | SpliceFlags::MOVE,
-    ) {
+    match splice(source, None, fifo, None, CHUNK, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
         Ok(0) | Err(Errno::PIPE) => Ok(Step::End),
         Ok(_) | Err(Errno::INTR) => Ok(Step::Moved),
         // Either side may be meant.
-        Err(Errno::AGAIN) if ioctl_fionread(source).context(|| "examine a pipe")? == 0 => {
-            Ok(Step::Empty)
-        }
+        Err(Errno::AGAIN) if ioctl_fionread(source).context(|| "examine a pipe")? == 0 => Ok(Step::Empty),
         Err(Errno::AGAIN) => Ok(Step::Full(Vec::new())),
         Err(errno) => Err(errno).context(|| "splice"),
     }
@@ -147,9 +130,7 @@ fn copy_step(source: &AsyncFd<OwnedFd>, sink: &mut Sink) -> Result<Step> {
         Sink::File(file) => {
             // A full disk costs output, not the container.
             if let Err(error) = file.write_all(bytes) {
-                log::warn(&format!(
-                    "write output to a file: {count} bytes are lost: {error}"
-                ));
+                log::warn(&format!("write output to a file: {count} bytes are lost: {error}"));
             }
             Ok(Step::Moved)
         }
@@ -180,11 +161,7 @@ fn write_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<Option<usize>> {
 }
 
 /// Waits until the full `sink` takes something again, and writes `rest`. `false` means that it never will.
-async fn drain_into(
-    sink: &mut Sink,
-    mut rest: &[u8],
-    phase: &mut watch::Receiver<Phase>,
-) -> Result<bool> {
+async fn drain_into(sink: &mut Sink, mut rest: &[u8], phase: &mut watch::Receiver<Phase>) -> Result<bool> {
     loop {
         let Sink::Fifo(fifo) = sink else {
             return Ok(true);
@@ -222,14 +199,7 @@ fn holds_reader(fd: BorrowedFd<'_>) -> Result<bool> {
 fn is_writable(fd: BorrowedFd<'_>) -> Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-    poll(
-        &mut fds,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    )
-    .context(|| "poll a fifo")?;
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).context(|| "poll a fifo")?;
     // An error shows at the next write.
     Ok(!fds[0].revents().is_empty())
 }
@@ -237,31 +207,18 @@ fn is_writable(fd: BorrowedFd<'_>) -> Result<bool> {
 /// Opens the same pipe once more, in another mode; it may have lost its name meanwhile.
 fn reopen(fd: BorrowedFd<'_>, mode: OFlags) -> Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    open(
-        path,
-        mode | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| "reopen a fifo")
+    open(path, mode | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).context(|| "reopen a fifo")
 }
 
 /// Moves a client's input from `fifo` to the container until the container stops reading, or until `close` and the
 /// client's own end. The container's side is closed then (a terminal's is shared and stays).
-pub(crate) async fn input(
-    fifo: OwnedFd,
-    sink: Arc<AsyncFd<OwnedFd>>,
-    mut close: watch::Receiver<bool>,
-) {
+pub(crate) async fn input(fifo: OwnedFd, sink: Arc<AsyncFd<OwnedFd>>, mut close: watch::Receiver<bool>) {
     if let Err(error) = move_input(fifo, &sink, &mut close).await {
         log::warn(&format!("copy stdin: {error}"));
     }
 }
 
-async fn move_input(
-    fifo: OwnedFd,
-    sink: &AsyncFd<OwnedFd>,
-    close: &mut watch::Receiver<bool>,
-) -> Result<()> {
+async fn move_input(fifo: OwnedFd, sink: &AsyncFd<OwnedFd>, close: &mut watch::Receiver<bool>) -> Result<()> {
     let mut source = readiness::register(fifo, Interest::READABLE)?;
     let mut holding = true;
     let mut buffer = Vec::new();
@@ -294,10 +251,7 @@ async fn move_input(
         }
         let mut rest = &buffer[..];
         while !rest.is_empty() {
-            let mut ready = sink
-                .writable()
-                .await
-                .context(|| "wait for the container to read")?;
+            let mut ready = sink.writable().await.context(|| "wait for the container to read")?;
             match write_some(sink.as_fd(), rest)? {
                 None => return Ok(()),
                 Some(0) => ready.clear_ready(),

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::api::Mount;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount};
 
 use crate::error::{Context, Error, Result};
 
@@ -30,7 +28,8 @@ impl Plan {
         for option in options {
             match option.as_str() {
                 "loop" => {
-                    let text = "mount the rootfs: the option loop is not supported: use a snapshotter without loop devices";
+                    let text =
+                        "mount the rootfs: the option loop is not supported: use a snapshotter without loop devices";
                     return Err(Error::invalid(text));
                 }
                 "private" => plan.propagate(MountPropagationFlags::PRIVATE),
@@ -108,44 +107,21 @@ pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<()> {
 
 fn mount_one(wanted: &Mount, rootfs: &Path) -> Result<()> {
     let mut plan = Plan::of(&wanted.options)?;
-    let step = || {
-        format!(
-            "mount {} ({}) at {}",
-            wanted.type_,
-            wanted.source,
-            rootfs.display()
-        )
-    };
+    let step = || format!("mount {} ({}) at {}", wanted.type_, wanted.source, rootfs.display());
     let (path, _target) = target(rootfs, &wanted.target)?;
     // Too many layers for one page: name them relative to a directory that they share.
-    let shared = if data_length(&plan.data) > MAX_DATA {
-        shorten(&mut plan.data)
-    } else {
-        None
-    };
+    let shared = if data_length(&plan.data) > MAX_DATA { shorten(&mut plan.data) } else { None };
     let _at = shared.as_deref().map(WorkingDirectory::enter).transpose()?;
-    let data = CString::new(plan.data.join(","))
-        .map_err(|_| Error::invalid("mount options contain a null byte"))?;
+    let data = CString::new(plan.data.join(",")).map_err(|_| Error::invalid("mount options contain a null byte"))?;
     let bits = MountFlags::from_bits_retain(plan.flags);
-    mount(
-        &wanted.source,
-        &path,
-        &wanted.type_,
-        bits,
-        Some(data.as_c_str()),
-    )
-    .context(step)?;
+    mount(&wanted.source, &path, &wanted.type_, bits, Some(data.as_c_str())).context(step)?;
     // The kernel ignores all other flags when it makes a bind mount.
     let others = bits - MountFlags::REC;
     if plan.is_bind() && others != MountFlags::BIND {
         mount_remount(&path, others, "").context(step)?;
     }
     if plan.propagation != 0 {
-        mount_change(
-            &path,
-            MountPropagationFlags::from_bits_retain(plan.propagation),
-        )
-        .context(step)?;
+        mount_change(&path, MountPropagationFlags::from_bits_retain(plan.propagation)).context(step)?;
     }
     Ok(())
 }
@@ -161,10 +137,7 @@ fn target(rootfs: &Path, below: &str) -> Result<(PathBuf, Option<OwnedFd>)> {
     let root = open(rootfs, flags | OFlags::DIRECTORY, Mode::empty()).context(step)?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let found = openat2(&root, below, flags, Mode::empty(), resolve).context(step)?;
-    Ok((
-        PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd())),
-        Some(found),
-    ))
+    Ok((PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd())), Some(found)))
 }
 
 fn data_length(data: &[String]) -> usize {
@@ -173,27 +146,16 @@ fn data_length(data: &[String]) -> usize {
 
 /// Makes the layers of an overlay relative to the deepest directory above all of them, and returns that.
 fn shorten(data: &mut [String]) -> Option<PathBuf> {
-    let layers = data
-        .iter_mut()
-        .find(|option| option.starts_with("lowerdir="))?;
-    let list: Vec<PathBuf> = layers["lowerdir=".len()..]
-        .split(':')
-        .map(PathBuf::from)
-        .collect();
+    let layers = data.iter_mut().find(|option| option.starts_with("lowerdir="))?;
+    let list: Vec<PathBuf> = layers["lowerdir=".len()..].split(':').map(PathBuf::from).collect();
     let mut common = list.first()?.parent()?.to_owned();
     while !list.iter().all(|layer| layer.starts_with(&common)) {
         common.pop().then_some(())?;
     }
-    if list
-        .iter()
-        .any(|layer| !layer.is_absolute() || *layer == common)
-    {
+    if list.iter().any(|layer| !layer.is_absolute() || *layer == common) {
         return None;
     }
-    let relative: Vec<_> = list
-        .iter()
-        .filter_map(|layer| layer.strip_prefix(&common).ok()?.to_str())
-        .collect();
+    let relative: Vec<_> = list.iter().filter_map(|layer| layer.strip_prefix(&common).ok()?.to_str()).collect();
     *layers = format!("lowerdir={}", relative.join(":"));
     Some(common)
 }
@@ -224,14 +186,12 @@ pub(crate) fn unmount_all(rootfs: &Path) -> Result<()> {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
             // Something below is mounted or open: let go of the whole tree.
-            Err(Errno::BUSY) => {
-                match unmount(rootfs, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
-                    Ok(()) => {}
-                    Err(errno) => {
-                        return Err(errno).context(|| format!("unmount {}", rootfs.display()));
-                    }
+            Err(Errno::BUSY) => match unmount(rootfs, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+                Ok(()) => {}
+                Err(errno) => {
+                    return Err(errno).context(|| format!("unmount {}", rootfs.display()));
                 }
-            }
+            },
             Err(errno) => return Err(errno).context(|| format!("unmount {}", rootfs.display())),
         }
     }
@@ -256,21 +216,10 @@ mod tests {
 
     #[test]
     fn options_become_flags_and_data() {
-        let plan = Plan::of(&options(&[
-            "ro",
-            "nosuid",
-            "suid",
-            "index=off",
-            "lowerdir=/a:/b",
-            "rprivate",
-        ]))
-        .unwrap();
+        let plan = Plan::of(&options(&["ro", "nosuid", "suid", "index=off", "lowerdir=/a:/b", "rprivate"])).unwrap();
         assert_eq!(plan.flags, MountFlags::RDONLY.bits());
         assert_eq!(plan.data, ["index=off", "lowerdir=/a:/b"]);
-        assert_eq!(
-            plan.propagation,
-            (MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).bits()
-        );
+        assert_eq!(plan.propagation, (MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).bits());
         let bind = Plan::of(&options(&["rbind", "ro"])).unwrap();
         assert!(bind.is_bind() && bind.data.is_empty());
         assert!(Plan::of(&options(&["loop"])).is_err());
@@ -278,9 +227,7 @@ mod tests {
 
     #[test]
     fn many_layers_become_relative() {
-        let layers: Vec<_> = (0..200)
-            .map(|n| format!("/var/lib/snapshots/{n}/fs"))
-            .collect();
+        let layers: Vec<_> = (0..200).map(|n| format!("/var/lib/snapshots/{n}/fs")).collect();
         let mut data = options(&["index=off"]);
         data.push(format!("lowerdir={}", layers.join(":")));
         assert!(data_length(&data) > MAX_DATA);
@@ -297,11 +244,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         let (path, _fd) = target(dir.path(), "out").unwrap();
-        assert_eq!(
-            std::fs::read_link(path).unwrap(),
-            dir.path().join("etc"),
-            "a link is followed inside only"
-        );
+        assert_eq!(std::fs::read_link(path).unwrap(), dir.path().join("etc"), "a link is followed inside only");
         let (path, _fd) = target(dir.path(), "../..").unwrap();
         assert_eq!(std::fs::read_link(path).unwrap(), dir.path());
         assert!(target(dir.path(), "absent").is_err());

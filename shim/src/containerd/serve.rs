@@ -36,12 +36,8 @@ pub(crate) fn serve(flags: &Flags) -> Result<()> {
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
     let listener = take_listener()?;
     let signals = block_signals()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let served = runtime
-        .context(|| "start the event loop")?
-        .block_on(run(flags, listener, signals));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let served = runtime.context(|| "start the event loop")?.block_on(run(flags, listener, signals));
     if let Some(path) = flags.socket.strip_prefix("unix://") {
         let _: io::Result<()> = std::fs::remove_file(path);
     }
@@ -52,8 +48,7 @@ pub(crate) fn serve(flags: &Flags) -> Result<()> {
 fn take_listener() -> Result<UnixListener> {
     let step = || "take over the listening socket";
     let listener: OwnedFd = io::stdin().as_fd().try_clone_to_owned().context(step)?;
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open /dev/null")?;
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(|| "open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).context(step)?;
     Ok(UnixListener::from(listener))
 }
@@ -65,43 +60,26 @@ fn block_signals() -> Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block().context(|| "block signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .context(|| "make a signal descriptor")
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context(|| "make a signal descriptor")
 }
 
 async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd) -> Result<()> {
     let (events, queue) = events::queue(&flags.namespace);
     let destination = match env::var("TTRPC_ADDRESS") {
         Ok(address) if !address.is_empty() => Destination::Ttrpc(address),
-        _ => Destination::Binary {
-            binary: flags.publish_binary.clone(),
-            address: flags.address.clone(),
-        },
+        _ => Destination::Binary { binary: flags.publish_binary.clone(), address: flags.address.clone() },
     };
     let delivery = tokio::spawn(events::deliver(destination, queue));
 
-    let socket = flags
-        .socket
-        .strip_prefix("unix://")
-        .map(Path::new)
-        .and_then(Path::parent);
+    let socket = flags.socket.strip_prefix("unix://").map(Path::new).and_then(Path::parent);
     let socket_dir = socket.map_or_else(env::temp_dir, PathBuf::from);
-    let around = Surroundings {
-        namespace: flags.namespace.clone(),
-        events,
-        socket_dir,
-    };
+    let around = Surroundings { namespace: flags.namespace.clone(), events, socket_dir };
     let shutdown = watch::Sender::new(false);
     let mut ended = shutdown.subscribe();
     let service = TaskService::new(around, shutdown);
     let listener = Listener::try_from(listener).context(|| "watch the listening socket")?;
-    let mut server = Server::new()
-        .add_listener(listener)
-        .register_service(service.register());
-    server
-        .start()
-        .await
-        .map_err(|error| Error::other(format!("serve: {error}")))?;
+    let mut server = Server::new().add_listener(listener).register_service(service.register());
+    server.start().await.map_err(|error| Error::other(format!("serve: {error}")))?;
 
     tokio::select! {
         _ = ended.wait_for(|&ended| ended) => sleep(LAST_ANSWER).await,

@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
-    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
-    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
-    PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
-    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
-    StatsResponse, Status as WireStatus, UpdateTaskRequest, WaitRequest, WaitResponse,
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+    DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+    ProcessInfo, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest,
+    StateResponse, StatsRequest, StatsResponse, Status as WireStatus, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -62,18 +61,12 @@ struct Reservation(Arc<TaskService>, String);
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0
-            .reserved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.1);
+        self.0.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
 /// Runs `operation` to its end even if the caller goes away.
-async fn complete<T: Send + 'static>(
-    operation: impl Future<Output = Result<T>> + Send + 'static,
-) -> Reply<T> {
+async fn complete<T: Send + 'static>(operation: impl Future<Output = Result<T>> + Send + 'static) -> Reply<T> {
     let done = tokio::spawn(operation).await;
     Ok(done.unwrap_or_else(|error| Err(Error::other(format!("operation ended early: {error}"))))?)
 }
@@ -84,45 +77,25 @@ struct Handle(Arc<TaskService>);
 impl TaskService {
     pub(crate) fn new(around: Surroundings, shutdown: watch::Sender<bool>) -> Arc<Self> {
         let (containers, reserved) = (Mutex::new(HashMap::new()), Mutex::new(BTreeSet::new()));
-        Arc::new(Self {
-            around,
-            containers,
-            reserved,
-            shutdown,
-        })
+        Arc::new(Self { around, containers, reserved, shutdown })
     }
 
     /// The service under both its names.
     pub(crate) fn register(self: &Arc<Self>) -> HashMap<String, Service> {
         let service = || create_task(Arc::new(Handle(Arc::clone(self))));
         let mut services = service();
-        services.extend(
-            service()
-                .into_values()
-                .map(|same| (SERVICE_V2.to_owned(), same)),
-        );
+        services.extend(service().into_values().map(|same| (SERVICE_V2.to_owned(), same)));
         services
     }
 
     fn container(&self, id: &str) -> Result<Arc<Container>> {
-        let containers = self
-            .containers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        containers
-            .get(id)
-            .cloned()
-            .ok_or_else(|| Error::new(Kind::NotFound, "container not created"))
+        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        containers.get(id).cloned().ok_or_else(|| Error::new(Kind::NotFound, "container not created"))
     }
 
     fn reserve(self: &Arc<Self>, id: &str) -> Result<Reservation> {
         flags::check_id("container id", id)?;
-        let exists = || {
-            Error::new(
-                Kind::AlreadyExists,
-                format!("container {id} already exists"),
-            )
-        };
+        let exists = || Error::new(Kind::AlreadyExists, format!("container {id} already exists"));
         if self.container(id).is_ok() {
             return Err(exists());
         }
@@ -138,10 +111,7 @@ impl TaskService {
         let _reservation = self.reserve(&request.id)?;
         let container = Container::create(&request, self.around.clone()).await?;
         let pid = container.init.pid();
-        self.containers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(request.id, container);
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner).insert(request.id, container);
         Ok(pid)
     }
 
@@ -149,21 +119,13 @@ impl TaskService {
         let container = self.container(&request.id)?;
         let (pid, exit) = if request.exec_id.is_empty() {
             let ended = container.delete().await?;
-            self.containers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&request.id);
+            self.containers.lock().unwrap_or_else(PoisonError::into_inner).remove(&request.id);
             ended
         } else {
             container.delete_exec(&request.exec_id).await?
         };
         let exited_at = Some(timestamp(exit.at)).into();
-        Ok(DeleteResponse {
-            pid,
-            exit_status: exit.status,
-            exited_at,
-            ..DeleteResponse::default()
-        })
+        Ok(DeleteResponse { pid, exit_status: exit.status, exited_at, ..DeleteResponse::default() })
     }
 
     fn state(&self, request: &StateRequest) -> Result<StateResponse> {
@@ -203,18 +165,10 @@ impl TaskService {
     async fn pids(&self, id: &str) -> Result<PidsResponse> {
         let mut response = PidsResponse::new();
         for (pid, exec_id) in self.container(id)?.pids().await? {
-            let mut info = ProcessInfo {
-                pid,
-                ..ProcessInfo::default()
-            };
+            let mut info = ProcessInfo { pid, ..ProcessInfo::default() };
             if let Some(exec_id) = exec_id {
-                let details = ProcessDetails {
-                    exec_id,
-                    ..ProcessDetails::default()
-                };
-                let value = details
-                    .write_to_bytes()
-                    .map_err(|error| Error::other(error.to_string()))?;
+                let details = ProcessDetails { exec_id, ..ProcessDetails::default() };
+                let value = details.write_to_bytes().map_err(|error| Error::other(error.to_string()))?;
                 info.info = Some(any("containerd.runc.v1.ProcessDetails", value)).into();
             }
             response.processes.push(info);
@@ -224,11 +178,7 @@ impl TaskService {
 }
 
 fn any(type_url: &str, value: Vec<u8>) -> Any {
-    Any {
-        type_url: type_url.to_owned(),
-        value,
-        ..Any::default()
-    }
+    Any { type_url: type_url.to_owned(), value, ..Any::default() }
 }
 
 #[async_trait]
@@ -237,16 +187,9 @@ impl Task for Handle {
         Ok(self.0.state(&request)?)
     }
 
-    async fn create(
-        &self,
-        _: &TtrpcContext,
-        request: CreateTaskRequest,
-    ) -> Reply<CreateTaskResponse> {
+    async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> Reply<CreateTaskResponse> {
         let pid = complete(Arc::clone(&self.0).create(request)).await?;
-        Ok(CreateTaskResponse {
-            pid,
-            ..CreateTaskResponse::default()
-        })
+        Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Reply<StartResponse> {
@@ -258,10 +201,7 @@ impl Task for Handle {
                 container.start_exec(&request.exec_id).await
             }
         });
-        Ok(StartResponse {
-            pid: pid.await?,
-            ..StartResponse::default()
-        })
+        Ok(StartResponse { pid: pid.await?, ..StartResponse::default() })
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Reply<DeleteResponse> {
@@ -307,27 +247,21 @@ impl Task for Handle {
 
     async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> Reply<Empty> {
         let size = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-        self.0
-            .container(&request.id)?
-            .with_process(&request.exec_id, |process| {
-                let life = process.life();
-                let resize = |streams: &super::streams::Streams| {
-                    streams.resize(size(request.height), size(request.width))
-                };
-                life.streams.as_ref().map_or(Ok(()), resize)
-            })?;
+        self.0.container(&request.id)?.with_process(&request.exec_id, |process| {
+            let life = process.life();
+            let resize = |streams: &super::streams::Streams| streams.resize(size(request.height), size(request.width));
+            life.streams.as_ref().map_or(Ok(()), resize)
+        })?;
         Ok(Empty::new())
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> Reply<Empty> {
-        self.0
-            .container(&request.id)?
-            .with_process(&request.exec_id, |process| {
-                if let Some(streams) = process.life().streams.as_ref().filter(|_| request.stdin) {
-                    streams.close_stdin();
-                }
-                Ok(())
-            })?;
+        self.0.container(&request.id)?.with_process(&request.exec_id, |process| {
+            if let Some(streams) = process.life().streams.as_ref().filter(|_| request.stdin) {
+                streams.close_stdin();
+            }
+            Ok(())
+        })?;
         Ok(Empty::new())
     }
 
@@ -347,50 +281,24 @@ impl Task for Handle {
             container.exec(&request.exec_id)?.wait().await
         };
         let exited_at = Some(timestamp(exit.at)).into();
-        Ok(WaitResponse {
-            exit_status: exit.status,
-            exited_at,
-            ..WaitResponse::default()
-        })
+        Ok(WaitResponse { exit_status: exit.status, exited_at, ..WaitResponse::default() })
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Reply<StatsResponse> {
         let cgroup = self.0.container(&request.id)?.cgroup();
         let cgroup = cgroup.ok_or_else(|| Error::new(Kind::NotFound, "cgroup does not exist"))?;
-        Ok(StatsResponse {
-            stats: Some(metrics::collect(&cgroup)?).into(),
-            ..StatsResponse::default()
-        })
+        Ok(StatsResponse { stats: Some(metrics::collect(&cgroup)?).into(), ..StatsResponse::default() })
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Reply<ConnectResponse> {
-        let task_pid = self
-            .0
-            .container(&request.id)
-            .map_or(0, |container| container.init.pid());
+        let task_pid = self.0.container(&request.id).map_or(0, |container| container.init.pid());
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(ConnectResponse {
-            shim_pid: std::process::id(),
-            task_pid,
-            version,
-            ..ConnectResponse::default()
-        })
+        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, version, ..ConnectResponse::default() })
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Reply<Empty> {
-        let busy = |busy: bool| {
-            busy || !self
-                .0
-                .reserved
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_empty()
-        };
-        let containers = self
-            .0
-            .containers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let busy = |busy: bool| busy || !self.0.reserved.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let containers = self.0.containers.lock().unwrap_or_else(PoisonError::into_inner);
         // Others of the pod may still need this shim.
         if !busy(!containers.is_empty()) {
             self.0.shutdown.send_replace(true);

@@ -34,21 +34,15 @@ impl Target {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let path = PathBuf::from(decode(path, false)?);
         if !path.is_absolute() {
-            return Err(Error::invalid(format!(
-                "stdio {uri:?}: the path must be absolute, as in {scheme}:///path"
-            )));
+            return Err(Error::invalid(format!("stdio {uri:?}: the path must be absolute, as in {scheme}:///path")));
         }
         match scheme {
             "fifo" => Ok(Self::Fifo(path)),
             "file" => Ok(Self::File(path)),
-            "binary" | "binary-v2" => Ok(Self::Binary {
-                path,
-                arguments: arguments(query)?,
-                must_confirm: scheme == "binary-v2",
-            }),
-            _ => Err(Error::invalid(format!(
-                "unknown STDIO scheme {scheme}: use fifo, file, binary or binary-v2"
-            ))),
+            "binary" | "binary-v2" => {
+                Ok(Self::Binary { path, arguments: arguments(query)?, must_confirm: scheme == "binary-v2" })
+            }
+            _ => Err(Error::invalid(format!("unknown STDIO scheme {scheme}: use fifo, file, binary or binary-v2"))),
         }
     }
 }
@@ -56,9 +50,7 @@ impl Target {
 fn arguments(query: &str) -> Result<Vec<String>> {
     let mut arguments = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair
-            .split_once('=')
-            .map_or((pair, None), |(key, value)| (key, Some(value)));
+        let (key, value) = pair.split_once('=').map_or((pair, None), |(key, value)| (key, Some(value)));
         arguments.push(decode(key, true)?);
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             arguments.push(decode(value, true)?);
@@ -75,11 +67,7 @@ fn decode(text: &str, query: bool) -> Result<String> {
     while let Some(byte) = rest.next() {
         match byte {
             b'%' => {
-                let mut digit = || {
-                    rest.next()
-                        .and_then(|byte| (byte as char).to_digit(16))
-                        .ok_or_else(bad)
-                };
+                let mut digit = || rest.next().and_then(|byte| (byte as char).to_digit(16)).ok_or_else(bad);
                 let value = digit()? * 16 + digit()?;
                 bytes.push(value as u8);
             }
@@ -87,10 +75,7 @@ fn decode(text: &str, query: bool) -> Result<String> {
             other => bytes.push(other),
         }
     }
-    String::from_utf8(bytes)
-        .ok()
-        .filter(|text| !text.contains('\0'))
-        .ok_or_else(bad)
+    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -101,10 +86,7 @@ mod tests {
     fn uris() {
         let binary = |path: &str, arguments: &[&str], must_confirm| Target::Binary {
             path: path.into(),
-            arguments: arguments
-                .iter()
-                .map(|&argument| argument.to_owned())
-                .collect(),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             must_confirm,
         };
         for (uri, target) in [
@@ -113,21 +95,11 @@ mod tests {
             ("fifo:///run/f", Target::Fifo("/run/f".into())),
             ("file:///var/log/a%20b", Target::File("/var/log/a b".into())),
             ("binary:///bin/logger", binary("/bin/logger", &[], false)),
-            (
-                "binary-v2:///l?id=a+b&x&y=%25",
-                binary("/l", &["id", "a b", "x", "y", "%"], true),
-            ),
+            ("binary-v2:///l?id=a+b&x&y=%25", binary("/l", &["id", "a b", "x", "y", "%"], true)),
         ] {
             assert_eq!(Target::parse(uri).unwrap(), target, "{uri}");
         }
-        for uri in [
-            "http://x/y",
-            "file://relative/x",
-            "file:///%zz",
-            "file:///%f",
-            "file:///%ff",
-            "file:///%00",
-        ] {
+        for uri in ["http://x/y", "file://relative/x", "file:///%zz", "file:///%f", "file:///%ff", "file:///%00"] {
             assert!(Target::parse(uri).is_err(), "{uri}");
         }
     }

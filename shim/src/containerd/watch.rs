@@ -20,10 +20,7 @@ thread_local! {
 /// Registers a descriptor with the event loop.
 pub(crate) fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
     // The replacement is unsafe because a descriptor could be closed under it; an OwnedFd cannot.
-    #[expect(
-        deprecated,
-        reason = "the replacement needs unsafe, and an OwnedFd keeps its promise"
-    )]
+    #[expect(deprecated, reason = "the replacement needs unsafe, and an OwnedFd keeps its promise")]
     AsyncFd::with_interest(fd, interest).context(|| "watch a descriptor")
 }
 
@@ -53,27 +50,19 @@ impl Claim {
     /// Waits for the end of the process without collecting it.
     pub(crate) async fn ended(&self) -> Result<()> {
         // A pidfd stays readable: nothing to clear.
-        self.pidfd
-            .readable()
-            .await
-            .map(|mut guard| guard.retain_ready())
-            .context(|| "wait for a process")
+        self.pidfd.readable().await.map(|mut guard| guard.retain_ready()).context(|| "wait for a process")
     }
 
     /// Collects the ended process.
     pub(crate) fn collect(&self) -> Exit {
-        reap::collect(self.pidfd())
-            .ok()
-            .flatten()
-            .unwrap_or_else(Exit::unknown)
+        reap::collect(self.pidfd()).ok().flatten().unwrap_or_else(Exit::unknown)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         // May panic only if thread locals are gone, at the end of the process.
-        let _: std::result::Result<bool, _> =
-            CLAIMED.try_with(|claimed| claimed.borrow_mut().remove(&self.pid));
+        let _: std::result::Result<bool, _> = CLAIMED.try_with(|claimed| claimed.borrow_mut().remove(&self.pid));
     }
 }
 

@@ -36,10 +36,7 @@ impl ConsoleSocket {
         let listener = UnixListener::bind(&path).context(step)?;
         let socket = Self { path, listener };
         chmod(&socket.path, Mode::RUSR | Mode::WUSR).context(|| "restrict the console socket")?;
-        socket
-            .listener
-            .set_nonblocking(true)
-            .context(|| "prepare the console socket")?;
+        socket.listener.set_nonblocking(true).context(|| "prepare the console socket")?;
         Ok(socket)
     }
 
@@ -56,25 +53,15 @@ impl ConsoleSocket {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         // The message's text is the terminal's path inside the container: of no use here.
         let mut text = [0_u8; 4096];
-        recvmsg(
-            &stream,
-            &mut [IoSliceMut::new(&mut text)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .context(step)?;
+        recvmsg(&stream, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC).context(step)?;
         let mut received = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
             _ => None,
         });
         let master = received.by_ref().flatten().next();
-        let master = master.ok_or_else(|| {
-            Error::other("receive the terminal from the runtime: no descriptor came")
-        })?;
+        let master = master.ok_or_else(|| Error::other("receive the terminal from the runtime: no descriptor came"))?;
         if !isatty(&master) {
-            return Err(Error::other(
-                "receive the terminal from the runtime: what came is not a terminal",
-            ));
+            return Err(Error::other("receive the terminal from the runtime: what came is not a terminal"));
         }
         set_nonblocking(&master)?;
         Ok(master)
@@ -95,12 +82,7 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> Result<()> {
 
 /// Sets a terminal's size. A terminal that is gone needs no size.
 pub(crate) fn resize(master: impl AsFd, rows: u16, columns: u16) -> Result<()> {
-    let size = Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     match tcsetwinsize(&master, size) {
         Ok(()) | Err(Errno::IO) => Ok(()),
         Err(errno) => Err(errno).context(|| "resize the terminal"),

@@ -23,20 +23,9 @@ pub(crate) fn open_writer(path: &Path) -> Result<OwnedFd> {
 
 fn open_fifo(path: &Path, direction: OFlags) -> Result<OwnedFd> {
     let step = || format!("open the fifo {}", path.display());
-    let fd = open(
-        path,
-        direction | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY,
-        Mode::empty(),
-    )
-    .context(step)?;
-    if is_fifo(&fd)? {
-        Ok(fd)
-    } else {
-        Err(Error::invalid(format!(
-            "open {}: it is not a fifo",
-            path.display()
-        )))
-    }
+    let fd =
+        open(path, direction | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).context(step)?;
+    if is_fifo(&fd)? { Ok(fd) } else { Err(Error::invalid(format!("open {}: it is not a fifo", path.display()))) }
 }
 
 /// Whether `fd` is a pipe or fifo.
@@ -72,11 +61,7 @@ mod tests {
         let reader = open_fifo(&path, OFlags::RDONLY).unwrap();
         let mut buffer = [0; 8];
         assert_eq!(read(&reader, &mut buffer).unwrap(), 4);
-        assert_eq!(
-            read(&reader, &mut buffer).unwrap_err(),
-            Errno::AGAIN,
-            "our own writing end keeps it open"
-        );
+        assert_eq!(read(&reader, &mut buffer).unwrap_err(), Errno::AGAIN, "our own writing end keeps it open");
         drop(both);
         assert_eq!(read(&reader, &mut buffer).unwrap(), 0);
     }
@@ -86,12 +71,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "").unwrap();
-        assert!(
-            open_both_ends(&path)
-                .unwrap_err()
-                .text()
-                .contains("not a fifo")
-        );
+        assert!(open_both_ends(&path).unwrap_err().text().contains("not a fifo"));
         assert!(open_both_ends(&dir.path().join("absent")).is_err());
     }
 }

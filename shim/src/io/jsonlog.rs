@@ -59,18 +59,9 @@ pub(crate) struct JsonLog {
 impl JsonLog {
     /// Opens the log at `path`, to be continued if it exists.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(path)?;
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
         let length = file.metadata()?.len();
-        Ok(Self {
-            file,
-            length,
-            partial: [Vec::new(), Vec::new()],
-            lost: 0,
-        })
+        Ok(Self { file, length, partial: [Vec::new(), Vec::new()], lost: 0 })
     }
 
     /// Takes output of the container. Whole lines are in the file when this returns.
@@ -128,10 +119,7 @@ impl JsonLog {
         let mut records = std::mem::take(&mut batch.records);
         if *lost > 0 {
             let mut note = Batch::new(Stream::Stderr);
-            note.whole(
-                format!("[log: {lost} bytes of output are lost: the log could not be written]\n")
-                    .as_bytes(),
-            );
+            note.whole(format!("[log: {lost} bytes of output are lost: the log could not be written]\n").as_bytes());
             note.records.append(&mut records);
             records = note.records;
         }
@@ -160,12 +148,7 @@ struct Batch {
 
 impl Batch {
     fn new(stream: Stream) -> Self {
-        Self {
-            stream,
-            time: String::new(),
-            records: Vec::new(),
-            source: 0,
-        }
+        Self { stream, time: String::new(), records: Vec::new(), source: 0 }
     }
 
     /// Adds a record of `piece` and returns how much of it went in: a character that is cut at the end stays out.
@@ -183,8 +166,7 @@ impl Batch {
         self.records.extend_from_slice(b"{\"log\":\"");
         escape(piece, &mut self.records);
         self.records.extend_from_slice(b"\",\"stream\":\"");
-        self.records
-            .extend_from_slice(self.stream.name().as_bytes());
+        self.records.extend_from_slice(self.stream.name().as_bytes());
         self.records.extend_from_slice(b"\",\"time\":\"");
         self.records.extend_from_slice(self.time.as_bytes());
         self.records.extend_from_slice(b"\"}\n");
@@ -204,11 +186,7 @@ fn unfinished(bytes: &[u8]) -> usize {
         };
         let present = back + 1;
         // A piece that is nothing but the start of a character must go in, or nothing ever would.
-        return if present < needed && present < bytes.len() {
-            present
-        } else {
-            0
-        };
+        return if present < needed && present < bytes.len() { present } else { 0 };
     }
     0
 }
@@ -232,14 +210,7 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
             plain = at + 1;
             if short == 0 {
                 let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
-                out.extend_from_slice(&[
-                    b'\\',
-                    b'u',
-                    b'0',
-                    b'0',
-                    digit(byte >> 4),
-                    digit(byte & 15),
-                ]);
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
             } else {
                 out.extend_from_slice(&[b'\\', short]);
             }
@@ -265,9 +236,7 @@ mod tests {
         }
         log.finish();
         let text = std::fs::read_to_string(path).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn texts(records: &[Record]) -> Vec<&str> {
@@ -277,12 +246,7 @@ mod tests {
     #[test]
     fn a_line_is_a_record_however_it_arrives() {
         use Stream::{Stderr, Stdout};
-        let records = written(&[
-            (Stdout, b"on"),
-            (Stderr, b"err\n"),
-            (Stdout, b"e\ntwo\n\nth"),
-            (Stdout, b"ree"),
-        ]);
+        let records = written(&[(Stdout, b"on"), (Stderr, b"err\n"), (Stdout, b"e\ntwo\n\nth"), (Stdout, b"ree")]);
         assert_eq!(texts(&records), ["err\n", "one\n", "two\n", "\n", "three"]);
         assert_eq!(records[0].stream, Stderr);
         assert!(super::super::time::parse(&records[0].time).is_some());
@@ -291,16 +255,10 @@ mod tests {
     #[test]
     fn every_byte_survives_as_json() {
         let all: Vec<u8> = (0..=0x7f).filter(|&byte| byte != b'\n').collect();
-        let records = written(&[
-            (Stream::Stdout, &all),
-            (Stream::Stdout, "ä€😀\n".as_bytes()),
-        ]);
+        let records = written(&[(Stream::Stdout, &all), (Stream::Stdout, "ä€😀\n".as_bytes())]);
         let expected = format!("{}ä€😀\n", String::from_utf8(all).unwrap());
         assert_eq!(texts(&records), [expected]);
-        assert_eq!(
-            texts(&written(&[(Stream::Stdout, b"a\xff\xfeb\n")])),
-            ["a\u{fffd}\u{fffd}b\n"]
-        );
+        assert_eq!(texts(&written(&[(Stream::Stdout, b"a\xff\xfeb\n")])), ["a\u{fffd}\u{fffd}b\n"]);
     }
 
     #[test]
@@ -308,17 +266,9 @@ mod tests {
         // The cut would fall into the middle of each character.
         let line = format!("x{}\n", "€".repeat(MAX_LINE));
         for size in [1, 7, 4096, line.len()] {
-            let pieces: Vec<_> = line
-                .as_bytes()
-                .chunks(size)
-                .map(|piece| (Stream::Stdout, piece))
-                .collect();
+            let pieces: Vec<_> = line.as_bytes().chunks(size).map(|piece| (Stream::Stdout, piece)).collect();
             let records = written(&pieces);
-            assert!(
-                records
-                    .iter()
-                    .all(|record| record.log.len() <= MAX_LINE && !record.log.contains('\u{fffd}'))
-            );
+            assert!(records.iter().all(|record| record.log.len() <= MAX_LINE && !record.log.contains('\u{fffd}')));
             assert_eq!(texts(&records).concat(), line, "in pieces of {size}");
             assert!(records.len() <= 5);
         }
@@ -357,12 +307,7 @@ mod tests {
         log.file = JsonLog::open(&path).unwrap().file;
         log.write(Stream::Stdout, b"kept\n");
         let text = std::fs::read_to_string(path).unwrap();
-        assert!(
-            text.lines()
-                .next()
-                .unwrap()
-                .contains("5 bytes of output are lost")
-        );
+        assert!(text.lines().next().unwrap().contains("5 bytes of output are lost"));
         assert!(text.lines().nth(1).unwrap().contains("kept"));
         assert_eq!(log.lost, 0);
     }

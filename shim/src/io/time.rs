@@ -15,11 +15,7 @@ impl fmt::Display for Rfc3339 {
         let (year, month, day) = civil(since.as_secs() / DAY);
         let second = since.as_secs() % DAY;
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z",
-            since.subsec_nanos()
-        )
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
     }
 }
 
@@ -28,11 +24,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     let bytes = text.as_bytes();
-    if separators
-        .iter()
-        .any(|&(at, byte)| bytes.get(at) != Some(&byte))
-        || bytes.last() != Some(&b'Z')
-    {
+    if separators.iter().any(|&(at, byte)| bytes.get(at) != Some(&byte)) || bytes.last() != Some(&b'Z') {
         return None;
     }
     let days = days_since_epoch(number(0..4)?, number(5..7)?, number(8..10)?)?;
@@ -40,9 +32,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let fraction = text.get(19..text.len() - 1)?;
     let mut nanoseconds = 0;
     if !fraction.is_empty() {
-        let digits = fraction
-            .strip_prefix('.')
-            .filter(|digits| (1..=9).contains(&digits.len()))?;
+        let digits = fraction.strip_prefix('.').filter(|digits| (1..=9).contains(&digits.len()))?;
         nanoseconds = digits.parse::<u32>().ok()? * 10_u32.pow(9 - digits.len() as u32);
     }
     Some(UNIX_EPOCH + Duration::new(seconds, nanoseconds))
@@ -52,16 +42,11 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
@@ -114,22 +99,9 @@ mod tests {
 
     #[test]
     fn shorter_fractions_are_read_and_nonsense_is_not() {
-        assert_eq!(
-            parse("1970-01-01T00:00:01Z"),
-            Some(UNIX_EPOCH + Duration::from_secs(1))
-        );
-        assert_eq!(
-            parse("1970-01-01T00:00:01.5Z"),
-            Some(UNIX_EPOCH + Duration::from_millis(1500))
-        );
-        for text in [
-            "",
-            "Z",
-            "1970-01-01",
-            "1970-01-01T00:00:00",
-            "1970-13-01T00:00:00Z",
-            "äää-01-01T00:00:00Z",
-        ] {
+        assert_eq!(parse("1970-01-01T00:00:01Z"), Some(UNIX_EPOCH + Duration::from_secs(1)));
+        assert_eq!(parse("1970-01-01T00:00:01.5Z"), Some(UNIX_EPOCH + Duration::from_millis(1500)));
+        for text in ["", "Z", "1970-01-01", "1970-01-01T00:00:00", "1970-13-01T00:00:00Z", "äää-01-01T00:00:00Z"] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -33,57 +33,27 @@ pub(crate) fn derive(text: &[u8], bundle: &Path, terminal: bool) -> Result<Deriv
 
 fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived> {
     let top = object(config, "the configuration")?;
-    let root = top
-        .get_mut("root")
-        .ok_or_else(|| Error::invalid("root is missing"))?;
+    let root = top.get_mut("root").ok_or_else(|| Error::invalid("root is missing"))?;
     match object(root, "root")?.get_mut("path") {
         Some(Value::String(path)) => *path = absolute(bundle, path),
         _ => return Err(Error::invalid("root.path is missing or not a string")),
     }
-    for mount in top
-        .get_mut("mounts")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
+    for mount in top.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
         rewrite_mount(object(mount, "an entry of mounts")?, bundle);
     }
-    let process = top
-        .get_mut("process")
-        .ok_or_else(|| Error::invalid("process is missing"))?;
+    let process = top.get_mut("process").ok_or_else(|| Error::invalid("process is missing"))?;
     let process = object(process, "process")?;
     process.insert("terminal".to_owned(), Value::Bool(terminal));
-    let arguments = process
-        .get("args")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let command: Vec<_> = arguments
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
+    let arguments = process.get("args").and_then(Value::as_array).into_iter().flatten();
+    let command: Vec<_> = arguments.filter_map(Value::as_str).map(str::to_owned).collect();
     if command.is_empty() {
-        return Err(Error::invalid(
-            "process.args is empty: there is no command to run",
-        ));
+        return Err(Error::invalid("process.args is empty: there is no command to run"));
     }
-    let stop_signal = top
-        .get("annotations")
-        .and_then(|annotations| annotations.get(STOP_SIGNAL_ANNOTATION));
-    let stop_signal = stop_signal
-        .and_then(Value::as_str)
-        .filter(|name| !name.is_empty());
-    let namespaces = top
-        .get("linux")
-        .and_then(|linux| linux.get("namespaces"))
-        .and_then(Value::as_array);
+    let stop_signal = top.get("annotations").and_then(|annotations| annotations.get(STOP_SIGNAL_ANNOTATION));
+    let stop_signal = stop_signal.and_then(Value::as_str).filter(|name| !name.is_empty());
+    let namespaces = top.get("linux").and_then(|linux| linux.get("namespaces")).and_then(Value::as_array);
     let owns_pids = namespaces.into_iter().flatten().any(|namespace| {
-        let text = |key| {
-            namespace
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+        let text = |key| namespace.get(key).and_then(Value::as_str).unwrap_or_default();
         text("type") == "pid" && text("path").is_empty()
     });
     Ok(Derived {
@@ -95,21 +65,13 @@ fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived>
 }
 
 fn object<'a>(value: &'a mut Value, name: &str) -> Result<&'a mut Map<String, Value>> {
-    value
-        .as_object_mut()
-        .ok_or_else(|| Error::invalid(format!("{name} is not an object")))
+    value.as_object_mut().ok_or_else(|| Error::invalid(format!("{name} is not an object")))
 }
 
 /// Sources of bind mounts are relative to the bundle.
 fn rewrite_mount(mount: &mut Map<String, Value>, bundle: &Path) {
-    let options = mount
-        .get("options")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let bind = options
-        .filter_map(Value::as_str)
-        .any(|option| matches!(option, "bind" | "rbind"));
+    let options = mount.get("options").and_then(Value::as_array).into_iter().flatten();
+    let bind = options.filter_map(Value::as_str).any(|option| matches!(option, "bind" | "rbind"));
     let bind = bind || mount.get("type").and_then(Value::as_str) == Some("bind");
     if let Some(Value::String(source)) = mount.get_mut("source").filter(|_| bind) {
         *source = absolute(bundle, source);
@@ -147,19 +109,13 @@ mod tests {
             "linux":{"namespaces":[{"type":"pid"}],"future":{"field":1}}}"#;
         let derived = derived(text, false).unwrap();
         let config = &derived.config;
-        assert_eq!(
-            config["root"],
-            serde_json::json!({"path": "/b/web/rootfs", "readonly": true})
-        );
+        assert_eq!(config["root"], serde_json::json!({"path": "/b/web/rootfs", "readonly": true}));
         assert_eq!(config["process"]["terminal"], false);
         assert_eq!(config["mounts"][0]["source"], "/b/web/data");
         assert_eq!(config["mounts"][1]["source"], "/abs");
         assert_eq!(config["mounts"][2]["source"], "tmpfs");
         assert_eq!(config["linux"]["future"]["field"], 1);
-        assert_eq!(
-            (derived.stop_signal.as_str(), derived.owns_pids),
-            ("SIGQUIT", true)
-        );
+        assert_eq!((derived.stop_signal.as_str(), derived.owns_pids), ("SIGQUIT", true));
         assert_eq!(derived.command, ["sh", "-c", "x"]);
     }
 
@@ -169,35 +125,20 @@ mod tests {
         let derived = derived(text, true).unwrap();
         assert_eq!(derived.config["root"]["path"], "/r");
         assert_eq!(derived.config["process"]["terminal"], true);
-        assert_eq!(
-            (derived.stop_signal.as_str(), derived.owns_pids),
-            ("TERM", false)
-        );
+        assert_eq!((derived.stop_signal.as_str(), derived.owns_pids), ("TERM", false));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (text, complaint) in [
             ("{", "/b/web/config.json: EOF while parsing"),
-            (
-                "[]",
-                "/b/web/config.json: the configuration is not an object",
-            ),
+            ("[]", "/b/web/config.json: the configuration is not an object"),
             ("{}", "root is missing"),
             (r#"{"root":{}}"#, "root.path is missing"),
             (r#"{"root":{"path":"r"}}"#, "process is missing"),
-            (
-                r#"{"root":{"path":"r"},"process":7}"#,
-                "process is not an object",
-            ),
-            (
-                r#"{"root":{"path":"r"},"process":{"args":[]}}"#,
-                "process.args is empty",
-            ),
-            (
-                r#"{"root":{"path":"r"},"mounts":[3]}"#,
-                "an entry of mounts is not an object",
-            ),
+            (r#"{"root":{"path":"r"},"process":7}"#, "process is not an object"),
+            (r#"{"root":{"path":"r"},"process":{"args":[]}}"#, "process.args is empty"),
+            (r#"{"root":{"path":"r"},"mounts":[3]}"#, "an entry of mounts is not an object"),
         ] {
             let error = derived(text, false).unwrap_err();
             assert!(error.text().contains(complaint), "{text}: {error}");

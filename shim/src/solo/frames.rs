@@ -92,16 +92,11 @@ pub(crate) fn first(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>> {
     let [kind, length @ ..] = *header;
     let length = u32::from_le_bytes(length) as usize;
     let kind = Type::from_byte(kind);
-    let kind =
-        kind.ok_or_else(|| Error::invalid(format!("frame of unknown type {:#04x}", header[0])))?;
+    let kind = kind.ok_or_else(|| Error::invalid(format!("frame of unknown type {:#04x}", header[0])))?;
     if length > MAX_PAYLOAD {
-        return Err(Error::invalid(format!(
-            "frame of {length} bytes: {MAX_PAYLOAD} are allowed"
-        )));
+        return Err(Error::invalid(format!("frame of {length} bytes: {MAX_PAYLOAD} are allowed")));
     }
-    Ok(rest
-        .get(..length)
-        .map(|payload| (Frame { kind, payload }, HEADER + length)))
+    Ok(rest.get(..length).map(|payload| (Frame { kind, payload }, HEADER + length)))
 }
 
 /// The payload of `Resize`.
@@ -125,9 +120,7 @@ pub(crate) fn failure_payload(error: &Error) -> Vec<u8> {
 
 /// The error from the payload of `Failed`.
 pub(crate) fn failure(payload: &[u8]) -> Error {
-    let (code, text) = payload
-        .split_first()
-        .map_or((125, &[][..]), |(&code, text)| (code, text));
+    let (code, text) = payload.split_first().map_or((125, &[][..]), |(&code, text)| (code, text));
     let kind = match code {
         126 => Kind::NotExecutable,
         127 => Kind::NoCommand,
@@ -164,14 +157,7 @@ mod tests {
             seen.push((frame.kind, frame.payload.to_vec()));
             rest = &rest[length..];
         }
-        assert_eq!(
-            seen,
-            [
-                (Type::Hello, vec![1]),
-                (Type::Stdin, b"abc".to_vec()),
-                (Type::EndOfInput, vec![])
-            ]
-        );
+        assert_eq!(seen, [(Type::Hello, vec![1]), (Type::Stdin, b"abc".to_vec()), (Type::EndOfInput, vec![])]);
         assert!(rest.is_empty());
     }
 
@@ -180,10 +166,7 @@ mod tests {
         assert!(first(&[0x00, 0, 0, 0, 0]).is_err(), "unknown type");
         assert!(first(&[0x02, 1, 0, 1, 0]).is_err(), "65537 bytes announced");
         assert!(first(&[0x02, 0xff, 0xff, 0xff, 0xff]).is_err());
-        assert!(
-            first(&[0x02, 0, 0, 1, 0]).unwrap().is_none(),
-            "64 KiB are allowed"
-        );
+        assert!(first(&[0x02, 0, 0, 1, 0]).unwrap().is_none(), "64 KiB are allowed");
     }
 
     #[test]

@@ -34,26 +34,17 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are not failures.
             let _: io::Result<()> = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(RUN_FAILED)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(RUN_FAILED) } else { ExitCode::SUCCESS };
         }
     };
-    let (runs, execs) = (
-        matches!(cli.verb, Verb::Run(_)),
-        matches!(cli.verb, Verb::Exec(_)),
-    );
+    let (runs, execs) = (matches!(cli.verb, Verb::Run(_)), matches!(cli.verb, Verb::Exec(_)));
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _: io::Result<()> = writeln!(io::stderr(), "shim: {error}");
             match error.kind {
                 kind if runs => ExitCode::from(start_failure_code(kind)),
-                kind @ (Kind::NoCommand | Kind::NotExecutable) if execs => {
-                    ExitCode::from(start_failure_code(kind))
-                }
+                kind @ (Kind::NoCommand | Kind::NotExecutable) if execs => ExitCode::from(start_failure_code(kind)),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -68,9 +59,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Logs(logs) => verb::logs::logs(&layout, &logs)?,
         Verb::Attach(attach) => verb::attach::attach(&layout, &attach.name)?,
         Verb::Exec(exec) => verb::exec::exec(&layout, &exec)?,
-        Verb::Stop(stop) => each(&stop.names, |name| {
-            verb::stop::stop(&layout, name, stop.time)
-        }),
+        Verb::Stop(stop) => each(&stop.names, |name| verb::stop::stop(&layout, name, stop.time)),
         Verb::Start(start) => verb::start::start(&layout, &start)?,
         Verb::Wait(wait) => each(&wait.names, |name| verb::wait::wait(&layout, name)),
         Verb::Rm(rm) => each(&rm.names, |name| verb::rm::rm(&layout, name, rm.force)),
@@ -97,20 +86,15 @@ fn layout(global: &Global) -> Result<Layout> {
     let root = global.root.clone().map_or_else(default_root, Ok)?;
     let run_root = global.run_root.clone().map_or_else(default_run_root, Ok)?;
     let absolute = |path: PathBuf| std::path::absolute(path).map_err(Error::from);
-    Ok(Layout {
-        root: absolute(root)?,
-        run_root: absolute(run_root)?,
-    })
+    Ok(Layout { root: absolute(root)?, run_root: absolute(run_root)? })
 }
 
 fn default_root() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/tare/containers".into());
     }
-    let data = variable("XDG_DATA_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".local/share")));
-    let data =
-        data.ok_or_else(|| Error::invalid("neither XDG_DATA_HOME nor HOME is set: pass --root"))?;
+    let data = variable("XDG_DATA_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/share")));
+    let data = data.ok_or_else(|| Error::invalid("neither XDG_DATA_HOME nor HOME is set: pass --root"))?;
     Ok(data.join("tare/containers"))
 }
 
@@ -119,15 +103,11 @@ fn default_run_root() -> Result<PathBuf> {
         return Ok("/run/tare/shim".into());
     }
     let run = variable("XDG_RUNTIME_DIR");
-    Ok(run
-        .ok_or_else(|| Error::invalid("XDG_RUNTIME_DIR is not set: pass --run-root"))?
-        .join("tare/shim"))
+    Ok(run.ok_or_else(|| Error::invalid("XDG_RUNTIME_DIR is not set: pass --run-root"))?.join("tare/shim"))
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
-    env::var_os(name)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Prints a line. Whoever does not read it does not want it.

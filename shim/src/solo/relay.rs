@@ -79,19 +79,10 @@ pub(crate) struct Outlet {
 
 impl Outlet {
     pub(crate) fn to(stream: &impl AsFd) -> Result<Self> {
-        let fd = stream
-            .as_fd()
-            .try_clone_to_owned()
-            .context(|| "duplicate a stream")?;
+        let fd = stream.as_fd().try_clone_to_owned().context(|| "duplicate a stream")?;
         let found = fstat(&fd).context(|| "examine a stream")?;
         let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-        Ok(Self {
-            fd,
-            regular,
-            pending: Vec::new(),
-            sent: 0,
-            broken: false,
-        })
+        Ok(Self { fd, regular, pending: Vec::new(), sent: 0, broken: false })
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -107,11 +98,7 @@ impl Outlet {
     /// Writes one portion. Call it when the stream is ready.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let rest = &self.pending[self.sent..];
-        let portion = if self.regular {
-            rest
-        } else {
-            &rest[..rest.len().min(ATOMIC)]
-        };
+        let portion = if self.regular { rest } else { &rest[..rest.len().min(ATOMIC)] };
         match write(&self.fd, portion) {
             Ok(count) => self.sent += count,
             Err(Errno::AGAIN | Errno::INTR) => {}

@@ -35,10 +35,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn over(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            received: Vec::new(),
-        }
+        Self { stream, received: Vec::new() }
     }
 
     /// Connects to the monitor of a running container. `None` means that it has none.
@@ -49,17 +46,10 @@ impl Session {
                 session.send(Type::Hello, &[u8::from(wants_output)])?;
                 Ok(Some(session))
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 Ok(None)
             }
-            Err(error) => {
-                Err(error).context(|| format!("connect to {}", directory.socket().display()))
-            }
+            Err(error) => Err(error).context(|| format!("connect to {}", directory.socket().display())),
         }
     }
 
@@ -67,9 +57,7 @@ impl Session {
     pub(crate) fn send(&mut self, kind: Type, payload: &[u8]) -> Result<()> {
         let mut bytes = Vec::new();
         frames::put(&mut bytes, kind, payload);
-        self.stream
-            .write_all(&bytes)
-            .context(|| "talk to the container's monitor")
+        self.stream.write_all(&bytes).context(|| "talk to the container's monitor")
     }
 
     /// Waits until the container runs. Output that comes with the news stays for [`Session::attach`].
@@ -138,8 +126,7 @@ impl Session {
             let flags = |wanted: bool, flags| if wanted { flags } else { PollFlags::empty() };
             let keeps_up = out.is_empty() && err.is_empty();
             let reads_input = input_open && to_send.len() < MAX_INPUT;
-            let socket =
-                flags(keeps_up, PollFlags::IN) | flags(!to_send.is_empty(), PollFlags::OUT);
+            let socket = flags(keeps_up, PollFlags::IN) | flags(!to_send.is_empty(), PollFlags::OUT);
             let idle = signals.as_fd();
             let mut fds = [
                 relay::watch_if(true, Some(idle), PollFlags::IN, idle),
@@ -208,14 +195,8 @@ impl Session {
                 Type::Stdout => out.push(frame.payload),
                 Type::Stderr => err.push(frame.payload),
                 Type::Skipped => {
-                    let count = frame
-                        .payload
-                        .try_into()
-                        .map(u64::from_le_bytes)
-                        .unwrap_or_default();
-                    err.push(
-                        format!("[shim: {count} bytes skipped, the log has them]\n").as_bytes(),
-                    );
+                    let count = frame.payload.try_into().map(u64::from_le_bytes).unwrap_or_default();
+                    err.push(format!("[shim: {count} bytes skipped, the log has them]\n").as_bytes());
                 }
                 Type::Started => {}
                 Type::Failed => return Err(frames::failure(frame.payload)),
@@ -244,11 +225,7 @@ impl Session {
     }
 
     fn send_some(&self, to_send: &mut Vec<u8>) -> Result<()> {
-        match send(
-            &self.stream,
-            to_send,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        ) {
+        match send(&self.stream, to_send, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(count) => {
                 to_send.drain(..count);
                 Ok(())

@@ -30,8 +30,7 @@ impl<'a> Raw<'a> {
 impl Drop for Raw<'_> {
     fn drop(&mut self) {
         // The terminal may be gone.
-        let _: rustix::io::Result<()> =
-            tcsetattr(self.terminal, OptionalActions::Drain, &self.before);
+        let _: rustix::io::Result<()> = tcsetattr(self.terminal, OptionalActions::Drain, &self.before);
     }
 }
 
@@ -39,9 +38,7 @@ impl Drop for Raw<'_> {
 pub(crate) fn size() -> Option<(u16, u16)> {
     let of = |fd: BorrowedFd<'_>| isatty(fd).then(|| tcgetwinsize(fd).ok()).flatten();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let size = of(stdout.as_fd())
-        .or_else(|| of(stdin.as_fd()))
-        .or_else(|| of(stderr.as_fd()))?;
+    let size = of(stdout.as_fd()).or_else(|| of(stdin.as_fd())).or_else(|| of(stderr.as_fd()))?;
     Some((size.ws_row, size.ws_col))
 }
 

@@ -21,6 +21,7 @@ mod door;
 mod link;
 mod plan;
 mod story;
+mod trees;
 mod undo;
 mod visit;
 

@@ -5,13 +5,14 @@ use super::{
     door,
     link::{self, Inside, Outside, ToOutside},
     plan::{Cradle, Plan, UserNamespace, flag},
+    trees::HostTrees,
     undo::Undo,
 };
 use crate::{
     error::{At, Error, Result},
     inside::{
         console, devices, identity,
-        mounts::{self, Step, Surroundings, What},
+        mounts::{self, Surroundings},
         process::Poised,
         procfs::{Procfs, sysctl_path},
         root::Root,
@@ -149,7 +150,6 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     tracing::debug!("{}: mounts are done; prestart and createRuntime hooks", request.id);
     state.pid = pid.as_raw_nonzero().get();
     let oci = oci_state(&state, "creating");
-    let late_hooks = LateHooks { hooks: &prepared.hooks, state: &state };
     hooks::run("prestart", &prepared.hooks.prestart, &oci, Some(&state.bundle))
         .and_then(|()| hooks::run("createRuntime", &prepared.hooks.create_runtime, &oci, Some(&state.bundle)))
         .and_then(|()| to_inside.say(Outside::HooksDone, 0))
@@ -159,7 +159,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
             let Some((_, pidfd)) = undo.processes.last() else { return Err(Error::other("init is not on record")) };
             (request.announce)(pid, pidfd.as_fd())
         })
-        .inspect_err(|_| late_hooks.run_poststop())?;
+        .inspect_err(|_| run_poststop(&prepared.hooks, &state))?;
     tracing::debug!("{}: init is ready; save the state", request.id);
     state.start_time = start_time(pid.as_raw_nonzero().get())?;
     state.made = true;
@@ -181,17 +181,10 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
 
 /// A birth that fails after its first hooks ran is followed by the hooks that clean up after them (runtime-spec
 /// `runtime.md`, "Lifecycle").
-struct LateHooks<'a> {
-    hooks: &'a Hooks,
-    state: &'a State,
-}
-
-impl LateHooks<'_> {
-    fn run_poststop(&self) {
-        let oci = OciState { pid: 0, ..oci_state(self.state, "stopped") };
-        if let Err(error) = hooks::run("poststop", &self.hooks.poststop, &oci, Some(&self.state.bundle)) {
-            tracing::warn!("{error}");
-        }
+fn run_poststop(hooks: &Hooks, state: &State) {
+    let oci = OciState { pid: 0, ..oci_state(state, "stopped") };
+    if let Err(error) = hooks::run("poststop", &hooks.poststop, &oci, Some(&state.bundle)) {
+        tracing::warn!("{error}");
     }
 }
 
@@ -246,39 +239,6 @@ fn prepare(
         keyring: (!request.no_new_keyring).then(|| format!("_ses.{}", request.id)),
         plan,
     })
-}
-
-/// What a container takes from the host's tree, cloned and attached nowhere.
-struct HostTrees {
-    root: OwnedFd,
-    /// One for each mount; `None` for those that are not binds.
-    binds: Vec<Option<OwnedFd>>,
-    /// One for each device where mknod(2) is forbidden.
-    devices: Vec<OwnedFd>,
-}
-
-impl HostTrees {
-    /// From the present mount namespace, whichever side's it is.
-    fn open(plan: &Plan) -> Result<Self> {
-        // A clone of a shared mount is its peer: without this, mounts in the container could reach the host.
-        let (propagation, recursive) = plan.propagation;
-        let open = |path: &Path, whole: bool| {
-            let tree = mounts::open_bind_source(path, whole)?;
-            let attr = MountAttr { propagation, ..MountAttr::default() };
-            mount_setattr(tree.as_fd(), recursive, attr).at("set the propagation")?;
-            Ok::<_, Error>(tree)
-        };
-        let bind = |step: &Step| match &step.what {
-            What::Bind { source, recursive } => open(source, *recursive).map(Some).at_with(|| step.field.clone()),
-            _ => Ok(None),
-        };
-        let nodes = if plan.in_user_namespace() { plan.nodes.as_slice() } else { &[] };
-        Ok(Self {
-            root: open(&plan.rootfs, true).at("root.path")?,
-            binds: plan.mounts.iter().map(bind).collect::<Result<_>>()?,
-            devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
-        })
-    }
 }
 
 /// Runs `clone` with the pid namespace to be joined as that of the caller's children. Restored at once: hooks are

@@ -16,11 +16,7 @@ pub(super) fn number(dir: &Path, name: &str) -> u64 {
 
 /// A number or `max`.
 pub(super) fn parse(word: &str) -> u64 {
-    if word == "max" {
-        u64::MAX
-    } else {
-        word.parse().unwrap_or(0)
-    }
+    if word == "max" { u64::MAX } else { word.parse().unwrap_or(0) }
 }
 
 /// Lines of `key value`.
@@ -34,11 +30,7 @@ impl Flat {
 
     fn parse(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| line.split_once([' ', '\t']));
-        Self(
-            pairs
-                .map(|(key, value)| (key.to_owned(), parse(value.trim())))
-                .collect(),
-        )
+        Self(pairs.map(|(key, value)| (key.to_owned(), parse(value.trim()))).collect())
     }
 
     pub(super) fn get(&self, key: &str) -> u64 {
@@ -48,24 +40,12 @@ impl Flat {
 
 /// The page sizes for which `dir` has a file `hugetlb.SIZE.suffix`, in order.
 pub(super) fn huge_page_sizes(dir: &Path, suffix: &str) -> Vec<String> {
-    let names = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    let size = |name: String| {
-        Some(
-            name.strip_prefix("hugetlb.")?
-                .strip_suffix(suffix)?
-                .trim_end_matches('.')
-                .to_owned(),
-        )
-    };
+    let names =
+        fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let size =
+        |name: String| Some(name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?.trim_end_matches('.').to_owned());
     // `hugetlb.2MB.rsvd.current` counts reservations.
-    let mut sizes: Vec<_> = names
-        .filter_map(size)
-        .filter(|size| !size.contains('.'))
-        .collect();
+    let mut sizes: Vec<_> = names.filter_map(size).filter(|size| !size.contains('.')).collect();
     sizes.sort();
     sizes
 }
@@ -110,29 +90,12 @@ mod tests {
         fs::write(dir.join("hugetlb.2MB.current"), "0\n").unwrap();
         fs::write(dir.join("hugetlb.1GB.current"), "0\n").unwrap();
         fs::write(dir.join("hugetlb.2MB.rsvd.current"), "0\n").unwrap();
-        fs::write(
-            dir.join("rdma.current"),
-            "mlx4_0 hca_handle=2 hca_object=max\n",
-        )
-        .unwrap();
-        assert_eq!(
-            (
-                number(dir, "pids.max"),
-                number(dir, "pids.current"),
-                number(dir, "absent")
-            ),
-            (u64::MAX, 7, 0)
-        );
+        fs::write(dir.join("rdma.current"), "mlx4_0 hca_handle=2 hca_object=max\n").unwrap();
+        assert_eq!((number(dir, "pids.max"), number(dir, "pids.current"), number(dir, "absent")), (u64::MAX, 7, 0));
         assert_eq!(huge_page_sizes(dir, "current"), ["1GB", "2MB"]);
-        assert_eq!(
-            rdma(dir, "rdma.current"),
-            [("mlx4_0".to_owned(), 2, u32::MAX)]
-        );
+        assert_eq!(rdma(dir, "rdma.current"), [("mlx4_0".to_owned(), 2, u32::MAX)]);
         let flat = Flat::parse("anon 4096\nfile 12\nbroken\n");
-        assert_eq!(
-            (flat.get("anon"), flat.get("file"), flat.get("broken")),
-            (4096, 12, 0)
-        );
+        assert_eq!((flat.get("anon"), flat.get("file"), flat.get("broken")), (4096, 12, 0));
         assert_eq!(device("8:16"), Some((8, 16)));
         assert_eq!(device("x"), None);
     }

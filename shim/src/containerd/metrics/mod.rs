@@ -19,14 +19,8 @@ pub(crate) fn collect(cgroup: &Cgroup) -> Result<Any> {
         bytes.map_err(|error| Error::other(format!("encode metrics: {error}")))
     };
     let (type_url, value) = if cgroup.unified {
-        let dir = cgroup
-            .unified_dir()
-            .filter(|dir| dir.is_dir())
-            .ok_or_else(gone)?;
-        (
-            "io.containerd.cgroups.v2.Metrics",
-            encode(v2::collect(&dir).write_to_bytes())?,
-        )
+        let dir = cgroup.unified_dir().filter(|dir| dir.is_dir()).ok_or_else(gone)?;
+        ("io.containerd.cgroups.v2.Metrics", encode(v2::collect(&dir).write_to_bytes())?)
     } else {
         // The container's own directories vanish together.
         cgroup
@@ -34,14 +28,7 @@ pub(crate) fn collect(cgroup: &Cgroup) -> Result<Any> {
             .or_else(|| cgroup.legacy_dir("pids"))
             .filter(|dir| dir.is_dir())
             .ok_or_else(gone)?;
-        (
-            "io.containerd.cgroups.v1.Metrics",
-            encode(v1::collect(cgroup).write_to_bytes())?,
-        )
+        ("io.containerd.cgroups.v1.Metrics", encode(v1::collect(cgroup).write_to_bytes())?)
     };
-    Ok(Any {
-        type_url: type_url.into(),
-        value,
-        ..Any::default()
-    })
+    Ok(Any { type_url: type_url.into(), value, ..Any::default() })
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use containerd_shim_protos::cgroups::metrics::{
-    BlkIOEntry, BlkIOStat, CPUStat, CPUUsage, HugetlbStat, MemoryEntry, MemoryOomControl,
-    MemoryStat, Metrics, PidsStat, RdmaEntry, RdmaStat, Throttle,
+    BlkIOEntry, BlkIOStat, CPUStat, CPUUsage, HugetlbStat, MemoryEntry, MemoryOomControl, MemoryStat, Metrics,
+    PidsStat, RdmaEntry, RdmaStat, Throttle,
 };
 
 use super::files::{Flat, device, huge_page_sizes, number, parse, rdma, text};
@@ -46,26 +46,15 @@ pub(super) fn collect(cgroup: &Cgroup) -> Metrics {
     if let Some(dir) = cgroup.legacy_dir("rdma") {
         let entries = |name| rdma(&dir, name).into_iter().map(rdma_entry).collect();
         let (current, limit) = (entries("rdma.current"), entries("rdma.max"));
-        metrics.rdma = Some(RdmaStat {
-            current,
-            limit,
-            ..RdmaStat::default()
-        })
-        .into();
+        metrics.rdma = Some(RdmaStat { current, limit, ..RdmaStat::default() }).into();
     }
     metrics
 }
 
 fn pids(dir: &Path) -> PidsStat {
     // containerd writes "no limit" as zero here.
-    let limit = Some(number(dir, "pids.max"))
-        .filter(|&limit| limit != u64::MAX)
-        .unwrap_or(0);
-    PidsStat {
-        current: number(dir, "pids.current"),
-        limit,
-        ..PidsStat::default()
-    }
+    let limit = Some(number(dir, "pids.max")).filter(|&limit| limit != u64::MAX).unwrap_or(0);
+    PidsStat { current: number(dir, "pids.current"), limit, ..PidsStat::default() }
 }
 
 fn cpu_usage(dir: &Path) -> CPUUsage {
@@ -74,10 +63,7 @@ fn cpu_usage(dir: &Path) -> CPUUsage {
         total: number(dir, "cpuacct.usage"),
         user: ticks.get("user") * NANOSECONDS_A_TICK,
         kernel: ticks.get("system") * NANOSECONDS_A_TICK,
-        per_cpu: text(dir, "cpuacct.usage_percpu")
-            .split_ascii_whitespace()
-            .map(parse)
-            .collect(),
+        per_cpu: text(dir, "cpuacct.usage_percpu").split_ascii_whitespace().map(parse).collect(),
         ..CPUUsage::default()
     }
 }
@@ -151,12 +137,7 @@ fn blkio(dir: &Path) -> BlkIOStat {
     let entries = |file: &str| blkio_entries(&text(dir, file), &names);
     // Without the CFQ and BFQ schedulers only the throttling policy counts.
     let scheduler = "blkio.io_serviced_recursive";
-    if text(dir, scheduler)
-        .lines()
-        .filter(|line| !line.starts_with("Total"))
-        .count()
-        == 0
-    {
+    if text(dir, scheduler).lines().filter(|line| !line.starts_with("Total")).count() == 0 {
         return BlkIOStat {
             io_service_bytes_recursive: entries("blkio.throttle.io_service_bytes"),
             io_serviced_recursive: entries("blkio.throttle.io_serviced"),
@@ -186,19 +167,9 @@ fn blkio_entries(text: &str, names: &[((u64, u64), String)]) -> Vec<BlkIOEntry> 
             _ => return None,
         };
         let (major, minor) = device(words[0])?;
-        let name = names
-            .iter()
-            .find(|(number, _)| *number == (major, minor))
-            .map(|(_, name)| name.clone());
+        let name = names.iter().find(|(number, _)| *number == (major, minor)).map(|(_, name)| name.clone());
         let (op, value) = (op.to_owned(), parse(value));
-        Some(BlkIOEntry {
-            op,
-            device: name.unwrap_or_default(),
-            major,
-            minor,
-            value,
-            ..BlkIOEntry::default()
-        })
+        Some(BlkIOEntry { op, device: name.unwrap_or_default(), major, minor, value, ..BlkIOEntry::default() })
     };
     text.lines().filter_map(line).collect()
 }
@@ -221,19 +192,11 @@ fn hugetlb(dir: &Path) -> Vec<HugetlbStat> {
         pagesize,
         ..HugetlbStat::default()
     };
-    huge_page_sizes(dir, "usage_in_bytes")
-        .into_iter()
-        .map(stat)
-        .collect()
+    huge_page_sizes(dir, "usage_in_bytes").into_iter().map(stat).collect()
 }
 
 fn rdma_entry((device, hca_handles, hca_objects): (String, u32, u32)) -> RdmaEntry {
-    RdmaEntry {
-        device,
-        hca_handles,
-        hca_objects,
-        ..RdmaEntry::default()
-    }
+    RdmaEntry { device, hca_handles, hca_objects, ..RdmaEntry::default() }
 }
 
 #[cfg(test)]
@@ -243,21 +206,8 @@ mod tests {
     #[test]
     fn block_devices_get_their_names() {
         let names = device_names("   8       0 sda 1 2 3\n 254       0 vda 1 2 3\n");
-        let entries = blkio_entries(
-            "254:0 Read 4096\n9:9 Write 1\n254:0 12\nTotal 4097\n",
-            &names,
-        );
-        let seen: Vec<_> = entries
-            .iter()
-            .map(|e| (e.op.as_str(), e.device.as_str(), e.value))
-            .collect();
-        assert_eq!(
-            seen,
-            [
-                ("Read", "/dev/vda", 4096),
-                ("Write", "", 1),
-                ("", "/dev/vda", 12)
-            ]
-        );
+        let entries = blkio_entries("254:0 Read 4096\n9:9 Write 1\n254:0 12\nTotal 4097\n", &names);
+        let seen: Vec<_> = entries.iter().map(|e| (e.op.as_str(), e.device.as_str(), e.value)).collect();
+        assert_eq!(seen, [("Read", "/dev/vda", 4096), ("Write", "", 1), ("", "/dev/vda", 12)]);
     }
 }

@@ -3,29 +3,18 @@
 use std::path::Path;
 
 use containerd_shim_protos::cgroups_v2::metrics::{
-    CPUStat, HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PSIData, PSIStats,
-    PidsStat, RdmaEntry, RdmaStat,
+    CPUStat, HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PSIData, PSIStats, PidsStat, RdmaEntry,
+    RdmaStat,
 };
 
 use super::files::{Flat, device, huge_page_sizes, number, parse, rdma, text};
 
 pub(super) fn collect(dir: &Path) -> Metrics {
-    let pids = PidsStat {
-        current: number(dir, "pids.current"),
-        limit: number(dir, "pids.max"),
-        ..PidsStat::default()
-    };
+    let pids = PidsStat { current: number(dir, "pids.current"), limit: number(dir, "pids.max"), ..PidsStat::default() };
     let rdma_entries = |name| rdma(dir, name).into_iter().map(rdma_entry).collect();
-    let rdma = RdmaStat {
-        current: rdma_entries("rdma.current"),
-        limit: rdma_entries("rdma.max"),
-        ..RdmaStat::default()
-    };
-    let io = IOStat {
-        usage: io(&text(dir, "io.stat")),
-        psi: pressure(dir, "io.pressure").into(),
-        ..IOStat::default()
-    };
+    let rdma =
+        RdmaStat { current: rdma_entries("rdma.current"), limit: rdma_entries("rdma.max"), ..RdmaStat::default() };
+    let io = IOStat { usage: io(&text(dir, "io.stat")), psi: pressure(dir, "io.pressure").into(), ..IOStat::default() };
     let events = Flat::read(dir, "memory.events");
     Metrics {
         pids: Some(pids).into(),
@@ -148,11 +137,7 @@ fn io(text: &str) -> Vec<IOEntry> {
     let line = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let (major, minor) = device(words.next()?)?;
-        let mut entry = IOEntry {
-            major,
-            minor,
-            ..IOEntry::default()
-        };
+        let mut entry = IOEntry { major, minor, ..IOEntry::default() };
         for (key, value) in words.filter_map(|word| word.split_once('=')) {
             match key {
                 "rbytes" => entry.rbytes = parse(value),
@@ -175,19 +160,11 @@ fn hugetlb(dir: &Path) -> Vec<HugeTlbStat> {
         pagesize,
         ..HugeTlbStat::default()
     };
-    huge_page_sizes(dir, "current")
-        .into_iter()
-        .map(stat)
-        .collect()
+    huge_page_sizes(dir, "current").into_iter().map(stat).collect()
 }
 
 fn rdma_entry((device, hca_handles, hca_objects): (String, u32, u32)) -> RdmaEntry {
-    RdmaEntry {
-        device,
-        hca_handles,
-        hca_objects,
-        ..RdmaEntry::default()
-    }
+    RdmaEntry { device, hca_handles, hca_objects, ..RdmaEntry::default() }
 }
 
 #[cfg(test)]
@@ -197,10 +174,7 @@ mod tests {
     #[test]
     fn nested_lines() {
         let entries = io("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\nbad\n254:1 \n");
-        let seen: Vec<_> = entries
-            .iter()
-            .map(|e| (e.major, e.minor, e.rbytes, e.wbytes, e.rios, e.wios))
-            .collect();
+        let seen: Vec<_> = entries.iter().map(|e| (e.major, e.minor, e.rbytes, e.wbytes, e.rios, e.wios)).collect();
         assert_eq!(seen, [(8, 0, 1, 2, 3, 4), (254, 1, 0, 0, 0, 0)]);
         let psi = parse_pressure("some avg10=1.50 avg60=0.20 avg300=0.00 total=77\n").unwrap();
         assert!((psi.some.avg10 - 1.5).abs() < f64::EPSILON);

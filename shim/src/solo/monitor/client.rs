@@ -42,9 +42,7 @@ pub(super) enum Request {
 
 impl Client {
     pub(super) fn new(stream: UnixStream, starter: bool) -> Result<Self> {
-        stream
-            .set_nonblocking(true)
-            .context(|| "prepare a client's socket")?;
+        stream.set_nonblocking(true).context(|| "prepare a client's socket")?;
         Ok(Self {
             stream,
             starter,
@@ -138,11 +136,7 @@ impl Client {
     /// Sends what the socket takes. `false` means that the client has gone.
     pub(super) fn flush(&mut self) -> Result<bool> {
         while self.sent < self.output.len() {
-            match send(
-                &self.stream,
-                &self.output[self.sent..],
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            ) {
+            match send(&self.stream, &self.output[self.sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
@@ -224,21 +218,9 @@ mod tests {
         while let Some(request) = client.next_request().unwrap() {
             seen.push(request);
         }
-        let resize = Request::Resize {
-            rows: 5,
-            columns: 6,
-        };
+        let resize = Request::Resize { rows: 5, columns: 6 };
         let stdin = Request::Stdin(b"in".to_vec());
-        assert_eq!(
-            seen,
-            [
-                Request::Hello,
-                stdin,
-                resize,
-                Request::Signal(15),
-                Request::EndOfInput
-            ]
-        );
+        assert_eq!(seen, [Request::Hello, stdin, resize, Request::Signal(15), Request::EndOfInput]);
         drop(peer);
         assert!(!client.receive().unwrap(), "gone");
     }

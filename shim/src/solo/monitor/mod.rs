@@ -37,11 +37,7 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let (Some(path), Some(run)) = (path(), path()) else {
         return ExitCode::FAILURE;
     };
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     match watch(&Directory { name, path, run }) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever started it has been told.
@@ -81,8 +77,7 @@ fn inherit() -> Result<(UnixStream, OwnedFd)> {
     let step = || "take over what the starter left";
     let starter: OwnedFd = io::stdin().as_fd().try_clone_to_owned().context(step)?;
     let lock: OwnedFd = io::stdout().as_fd().try_clone_to_owned().context(step)?;
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open /dev/null")?;
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(|| "open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).context(step)?;
     rustix::stdio::dup2_stdout(&null).context(step)?;
     Ok((UnixStream::from(starter), lock))
@@ -93,18 +88,11 @@ fn inherit() -> Result<(UnixStream, OwnedFd)> {
 fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> Result<Vec<u8>> {
     let ended = Ended::new(exit, started);
     let recorded = directory.record("exit.json", &ended);
-    let deleted = directory
-        .runtime(options)
-        .call("delete")
-        .arg(&directory.name)
-        .run();
+    let deleted = directory.runtime(options).call("delete").arg(&directory.name).run();
     if let Err(error) = deleted
         && kind_of_complaint(error.text()) != Kind::NotFound
     {
-        let force = directory
-            .runtime(options)
-            .call("delete")
-            .args(["--force", &directory.name]);
+        let force = directory.runtime(options).call("delete").args(["--force", &directory.name]);
         let _: Result<_> = force.run();
     }
     if recorded.is_err() {

@@ -64,21 +64,11 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    pub(super) fn new(
-        directory: &Directory,
-        options: &Options,
-        born: Newborn,
-        starter: Client,
-    ) -> Result<Self> {
+    pub(super) fn new(directory: &Directory, options: &Options, born: Newborn, starter: Client) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).context(|| "make an event loop")?;
         let mut set = SigSet::empty();
         // The end of a session, or of the machine, is for the container to obey; we stay and record it.
-        for signal in [
-            NixSignal::SIGCHLD,
-            NixSignal::SIGTERM,
-            NixSignal::SIGINT,
-            NixSignal::SIGHUP,
-        ] {
+        for signal in [NixSignal::SIGCHLD, NixSignal::SIGTERM, NixSignal::SIGINT, NixSignal::SIGHUP] {
             set.add(signal);
         }
         set.thread_block().context(|| "block signals")?;
@@ -153,14 +143,8 @@ impl Monitor {
     /// Waits for events. `None` means that the deadline has passed.
     fn wait(&self, deadline: Option<Instant>) -> Result<Option<Vec<(u64, EventFlags)>>> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map(|left| Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        });
-        let empty = Event {
-            flags: EventFlags::empty(),
-            data: EventData::new_u64(0),
-        };
+        let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
         let mut events = [empty; 16];
         let count = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
             Err(Errno::INTR) => return Ok(Some(Vec::new())),
@@ -169,12 +153,7 @@ impl Monitor {
         if count == 0 && deadline.is_some() {
             return Ok(None);
         }
-        Ok(Some(
-            events[..count]
-                .iter()
-                .map(|event| (event.data.u64(), event.flags))
-                .collect(),
-        ))
+        Ok(Some(events[..count].iter().map(|event| (event.data.u64(), event.flags)).collect()))
     }
 
     fn handle(&mut self, token: u64, flags: EventFlags) -> Result<()> {
@@ -208,11 +187,7 @@ impl Monitor {
     }
 
     fn admit(&mut self, client: Client) -> Result<()> {
-        let slot = self
-            .clients
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.clients.len());
+        let slot = self.clients.iter().position(Option::is_none).unwrap_or(self.clients.len());
         let data = EventData::new_u64(FIRST_CLIENT + slot as u64);
         epoll::add(&self.epoll, client.fd(), data, EventFlags::IN).context(|| "watch a client")?;
         if slot == self.clients.len() {
@@ -284,12 +259,7 @@ impl Monitor {
             let _: rustix::io::Result<()> = pidfd_send_signal(&self.pidfd, signal);
         } else {
             // Real-time signals have no name, but the runtime takes numbers.
-            let _: Result<_> = self
-                .runtime
-                .call("kill")
-                .arg(&self.name)
-                .arg(number.to_string())
-                .run();
+            let _: Result<_> = self.runtime.call("kill").arg(&self.name).arg(number.to_string()).run();
         }
     }
 
@@ -321,15 +291,10 @@ impl Monitor {
     /// Reads the outputs, or does not while the starter does not keep up.
     fn adjust(&self) {
         let held_up = !self.draining && self.clients.iter().flatten().any(Client::holds_up);
-        let flags = if held_up {
-            EventFlags::empty()
-        } else {
-            EventFlags::IN
-        };
+        let flags = if held_up { EventFlags::empty() } else { EventFlags::IN };
         for (token, output) in [(STDOUT, &self.outputs[0]), (STDERR, &self.outputs[1])] {
             if let Some(output) = output {
-                let _: rustix::io::Result<()> =
-                    epoll::modify(&self.epoll, output, EventData::new_u64(token), flags);
+                let _: rustix::io::Result<()> = epoll::modify(&self.epoll, output, EventData::new_u64(token), flags);
             }
         }
     }
@@ -352,11 +317,7 @@ impl Monitor {
             return Ok(());
         }
         let bytes = &buffer[..count];
-        let (stream, kind) = if index == 0 {
-            (Stream::Stdout, Type::Stdout)
-        } else {
-            (Stream::Stderr, Type::Stderr)
-        };
+        let (stream, kind) = if index == 0 { (Stream::Stdout, Type::Stdout) } else { (Stream::Stderr, Type::Stderr) };
         self.log.write(stream, bytes);
         for slot in 0..self.clients.len() {
             let Some(client) = &mut self.clients[slot] else {
@@ -403,11 +364,7 @@ impl Monitor {
             self.stdin = None;
             self.input.clear();
         } else {
-            let flags = if self.input.is_empty() {
-                EventFlags::empty()
-            } else {
-                EventFlags::OUT
-            };
+            let flags = if self.input.is_empty() { EventFlags::empty() } else { EventFlags::OUT };
             let modified = epoll::modify(&self.epoll, stdin, EventData::new_u64(STDIN), flags);
             modified.context(|| "watch the container's input")?;
         }
@@ -435,11 +392,7 @@ impl Monitor {
         self.draining = true;
         if !self.owns_pids {
             // The others outlive their init and would hold its streams open.
-            let _: Result<_> = self
-                .runtime
-                .call("kill")
-                .args(["--all", &self.name, "KILL"])
-                .run();
+            let _: Result<_> = self.runtime.call("kill").args(["--all", &self.name, "KILL"]).run();
         }
         self.adjust();
         Ok(())
@@ -458,10 +411,7 @@ impl Monitor {
             let Some(events) = self.wait(Some(deadline))? else {
                 break;
             };
-            for (token, flags) in events
-                .into_iter()
-                .filter(|&(token, _)| token >= FIRST_CLIENT)
-            {
+            for (token, flags) in events.into_iter().filter(|&(token, _)| token >= FIRST_CLIENT) {
                 self.handle(token, flags)?;
             }
         }

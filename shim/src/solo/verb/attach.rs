@@ -13,9 +13,7 @@ pub(crate) fn attach(layout: &Layout, name: &str) -> Result<u8> {
         Status::Running { watched: true, .. } => {}
         Status::Running { .. } => return Err(unwatched(name)),
         Status::Starting => {
-            return Err(Error::other(format!(
-                "container {name} is just being started: try again"
-            )));
+            return Err(Error::other(format!("container {name} is just being started: try again")));
         }
         Status::Exited(_) | Status::Lost => return Err(not_running(name)),
     }

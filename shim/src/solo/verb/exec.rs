@@ -36,20 +36,13 @@ pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
         return Err(not_running(&exec.name));
     }
     if exec.tty && exec.interactive && !exec.detach && !isatty(io::stdin()) {
-        return Err(Error::invalid(
-            "the input device is not a TTY: leave out -t, or -i, or use -d",
-        ));
+        return Err(Error::invalid("the input device is not a TTY: leave out -t, or -i, or use -d"));
     }
     // The command becomes our child when the runtime leaves, so that we learn how it ends.
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
     let signals = Signals::take()?;
     let pid_file = PidFile(directory.run.join(format!("exec-{}", std::process::id())));
-    let call = directory
-        .runtime(&options)
-        .call("exec")
-        .arg("--detach")
-        .arg("--pid-file")
-        .arg(&pid_file.0);
+    let call = directory.runtime(&options).call("exec").arg("--detach").arg("--pid-file").arg(&pid_file.0);
     let streams = start(call, exec, &directory.run)?;
     let pidfd = reap::open(pid_file.read()?)?;
     drop(pid_file);
@@ -74,9 +67,7 @@ struct PidFile(PathBuf);
 impl PidFile {
     fn read(&self) -> Result<u32> {
         let text = fs::read_to_string(&self.0).context(|| format!("read {}", self.0.display()))?;
-        text.trim()
-            .parse()
-            .map_err(|_| Error::other(format!("{}: {text:?} is not a pid", self.0.display())))
+        text.trim().parse().map_err(|_| Error::other(format!("{}: {text:?} is not a pid", self.0.display())))
     }
 }
 
@@ -89,29 +80,19 @@ impl Drop for PidFile {
 /// Has the runtime start the command.
 fn start(call: Call, exec: &Exec, run: &Path) -> Result<Streams> {
     let judge = |error: Error| {
-        let command = exec
-            .command
-            .first()
-            .map(|command| command.to_string_lossy())
-            .unwrap_or_default();
+        let command = exec.command.first().map(|command| command.to_string_lossy()).unwrap_or_default();
         Error::new(kind_of_start_failure(error.text(), &command), error.text())
     };
     let finish = |call: Call| call.arg(&exec.name).args(&exec.command);
     if exec.tty {
         let socket = ConsoleSocket::open(run)?;
-        finish(call.arg("--tty").arg("--console-socket").arg(socket.path()))
-            .run()
-            .map_err(judge)?;
+        finish(call.arg("--tty").arg("--console-socket").arg(socket.path())).run().map_err(judge)?;
         let master = socket.receive()?;
         if let Some((rows, columns)) = terminal::size() {
             console::resize(&master, rows, columns)?;
         }
         let writer = master.try_clone().context(|| "duplicate the terminal")?;
-        return Ok(Streams {
-            stdin: Some(writer),
-            stdout: Some(master),
-            stderr: None,
-        });
+        return Ok(Streams { stdin: Some(writer), stdout: Some(master), stderr: None });
     }
     let mut streams = Streams::default();
     let mut theirs = [Stdio::null(), Stdio::null(), Stdio::null()];
@@ -136,12 +117,7 @@ fn start(call: Call, exec: &Exec, run: &Path) -> Result<Streams> {
 }
 
 /// Moves bytes and passes signals on until the command has ended and what it wrote is with the user.
-fn stand_between(
-    signals: &Signals,
-    pidfd: &OwnedFd,
-    mut streams: Streams,
-    exec: &Exec,
-) -> Result<Exit> {
+fn stand_between(signals: &Signals, pidfd: &OwnedFd, mut streams: Streams, exec: &Exec) -> Result<Exit> {
     let (user_in, user_out, user_err) = (io::stdin(), io::stdout(), io::stderr());
     let (mut out, mut err) = (Outlet::to(&user_out)?, Outlet::to(&user_err)?);
     let raw = exec.tty && exec.interactive && isatty(&user_in);
@@ -160,8 +136,8 @@ fn stand_between(
         }
         let idle = signals.as_fd();
         let reads_input = input_open && input.len() < MAX_INPUT;
-        let [to_command, from_out, from_err] = [&streams.stdin, &streams.stdout, &streams.stderr]
-            .map(|fd| fd.as_ref().map(AsFd::as_fd));
+        let [to_command, from_out, from_err] =
+            [&streams.stdin, &streams.stdout, &streams.stderr].map(|fd| fd.as_ref().map(AsFd::as_fd));
         let mut fds = [
             relay::watch_if(true, Some(idle), PollFlags::IN, idle),
             relay::watch_if(exit.is_none(), Some(pidfd.as_fd()), PollFlags::IN, idle),
@@ -189,10 +165,9 @@ fn stand_between(
             }
         }
         write_input(&mut streams, &mut input, input_open, exec.tty)?;
-        for (ready, stream, outlet) in [
-            (ready[3], &mut streams.stdout, &mut out),
-            (ready[4], &mut streams.stderr, &mut err),
-        ] {
+        for (ready, stream, outlet) in
+            [(ready[3], &mut streams.stdout, &mut out), (ready[4], &mut streams.stderr, &mut err)]
+        {
             // After the command's end, what is there is all there is: others may hold the pipe open for ever.
             if (ready || exit.is_some()) && outlet.is_empty() {
                 read_output(stream, outlet, exit.is_some())?;
@@ -209,9 +184,7 @@ fn stand_between(
 
 fn obey(asked: Asked, pidfd: &OwnedFd, master: Option<&OwnedFd>) -> Result<()> {
     match (asked, master, terminal::size()) {
-        (Asked::Resize, Some(master), Some((rows, columns))) => {
-            console::resize(master, rows, columns)
-        }
+        (Asked::Resize, Some(master), Some((rows, columns))) => console::resize(master, rows, columns),
         (Asked::Resize, _, _) => Ok(()),
         (Asked::PassOn(number), _, _) => {
             if let Some(signal) = Signal::from_named_raw(number.into()) {

@@ -24,10 +24,5 @@ pub(crate) fn send(directory: &Directory, signal: u8) -> Result<()> {
         return session.send(Type::Signal, &[signal]);
     }
     let runtime = directory.runtime(&directory.options()?);
-    runtime
-        .call("kill")
-        .arg(&directory.name)
-        .arg(signal.to_string())
-        .run()
-        .map(drop)
+    runtime.call("kill").arg(&directory.name).arg(signal.to_string()).run().map(drop)
 }

@@ -34,10 +34,7 @@ pub(crate) fn logs(layout: &Layout, logs: &Logs) -> Result<u8> {
             printer.catch_up()?;
             break;
         };
-        relay::wait(&mut [
-            PollFd::new(&changes, PollFlags::IN),
-            PollFd::new(&end, PollFlags::IN),
-        ])?;
+        relay::wait(&mut [PollFd::new(&changes, PollFlags::IN), PollFd::new(&end, PollFlags::IN)])?;
         forget_changes(&changes)?;
         if crate::reap::has_ended(&end)? {
             // What was written before the end is recorded with it.
@@ -87,11 +84,7 @@ impl Printer {
     fn open(directory: &Directory) -> Result<Self> {
         let path = directory.log();
         let log = File::open(&path).context(|| format!("open {}", path.display()))?;
-        Ok(Self {
-            log,
-            pending: Vec::new(),
-            stdout: BufWriter::with_capacity(CHUNK, io::stdout()),
-        })
+        Ok(Self { log, pending: Vec::new(), stdout: BufWriter::with_capacity(CHUNK, io::stdout()) })
     }
 
     /// Prints all whole records up to the end of the file. `false` means that nobody reads any more.

@@ -15,16 +15,11 @@ use crate::error::{Error, Kind};
 
 /// The container does not run, so what was asked makes no sense.
 fn not_running(name: &str) -> Error {
-    Error::new(
-        Kind::FailedPrecondition,
-        format!("container {name} is not running"),
-    )
+    Error::new(Kind::FailedPrecondition, format!("container {name} is not running"))
 }
 
 /// The container runs, but its monitor was killed.
 fn unwatched(name: &str) -> Error {
-    let text = format!(
-        "container {name} runs without its monitor, which was killed: stop it with shim rm -f {name}"
-    );
+    let text = format!("container {name} runs without its monitor, which was killed: stop it with shim rm -f {name}");
     Error::new(Kind::FailedPrecondition, text)
 }

@@ -14,9 +14,7 @@ pub(crate) fn rm(layout: &Layout, name: &str, force: bool) -> Result<()> {
     match status {
         Ok(Status::Exited(_)) => {}
         Ok(Status::Running { .. } | Status::Starting) if !force => {
-            let text = format!(
-                "container {name} is running: stop it first (shim stop {name}), or use rm -f"
-            );
+            let text = format!("container {name} is running: stop it first (shim stop {name}), or use rm -f");
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
         Ok(Status::Running { watched: true, .. }) => {
@@ -41,10 +39,5 @@ pub(crate) fn forget_in_runtime(directory: &Directory) -> Result<()> {
     let Ok(options) = directory.options() else {
         return Ok(());
     };
-    directory
-        .runtime(&options)
-        .call("delete")
-        .args(["--force", &directory.name])
-        .run()
-        .map(drop)
+    directory.runtime(&options).call("delete").args(["--force", &directory.name]).run().map(drop)
 }

@@ -19,10 +19,7 @@ pub(crate) fn stop(layout: &Layout, name: &str, seconds: u32) -> Result<()> {
     match directory.status()? {
         Status::Exited(_) | Status::Lost => {}
         Status::Starting => {
-            return Err(Error::new(
-                Kind::FailedPrecondition,
-                format!("container {name} is just being started"),
-            ));
+            return Err(Error::new(Kind::FailedPrecondition, format!("container {name} is just being started")));
         }
         Status::Running { state, watched } => {
             if let Some(pidfd) = open_alive(&state) {
@@ -48,10 +45,7 @@ fn finish(directory: &Directory, watched: bool) -> Result<()> {
 }
 
 fn ends_within(pidfd: &OwnedFd, seconds: u32) -> Result<bool> {
-    let timeout = Timespec {
-        tv_sec: seconds.into(),
-        tv_nsec: 0,
-    };
+    let timeout = Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
     match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)) {
         Ok(ready) => Ok(ready > 0),
         // Only stopping and continuing us interrupts: do not lose patience earlier than said.

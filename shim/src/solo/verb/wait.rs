@@ -21,10 +21,7 @@ pub(crate) fn until_ended(directory: &Directory) -> Result<Ended> {
         let state = match directory.status()? {
             Status::Exited(ended) => return Ok(ended),
             Status::Lost => {
-                let text = format!(
-                    "container {}: its monitor was killed, nobody knows how it ended",
-                    directory.name
-                );
+                let text = format!("container {}: its monitor was killed, nobody knows how it ended", directory.name);
                 return Err(Error::new(Kind::NotFound, text));
             }
             Status::Starting => None,

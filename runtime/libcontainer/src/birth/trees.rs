@@ -1,0 +1,46 @@
+//! What a container takes from the host's tree of files.
+
+use super::plan::Plan;
+use crate::{
+    error::{At, Error, Result},
+    inside::{
+        devices,
+        mounts::{self, Step, What},
+    },
+    sys::{MountAttr, mount_setattr},
+};
+use rustix::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// What a container takes from the host's tree, cloned and attached nowhere.
+pub(super) struct HostTrees {
+    pub(super) root: OwnedFd,
+    /// One for each mount; `None` for those that are not binds.
+    pub(super) binds: Vec<Option<OwnedFd>>,
+    /// One for each device where mknod(2) is forbidden.
+    pub(super) devices: Vec<OwnedFd>,
+}
+
+impl HostTrees {
+    /// From the present mount namespace, whichever side's it is.
+    pub(super) fn open(plan: &Plan) -> Result<Self> {
+        // A clone of a shared mount is its peer: without this, mounts in the container could reach the host.
+        let (propagation, recursive) = plan.propagation;
+        let open = |path: &Path, whole: bool| {
+            let tree = mounts::open_bind_source(path, whole)?;
+            let attr = MountAttr { propagation, ..MountAttr::default() };
+            mount_setattr(tree.as_fd(), recursive, attr).at("set the propagation")?;
+            Ok::<_, Error>(tree)
+        };
+        let bind = |step: &Step| match &step.what {
+            What::Bind { source, recursive } => open(source, *recursive).map(Some).at_with(|| step.field.clone()),
+            _ => Ok(None),
+        };
+        let nodes = if plan.in_user_namespace() { plan.nodes.as_slice() } else { &[] };
+        Ok(Self {
+            root: open(&plan.rootfs, true).at("root.path")?,
+            binds: plan.mounts.iter().map(bind).collect::<Result<_>>()?,
+            devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
+        })
+    }
+}
