@@ -1,2 +1,65 @@
-//! x
-fn main() {}
+//! imgtool: container images without a daemon.
+//!
+//! A verb reads top to bottom in its file under `verb/`; `registry/` speaks the protocol, `layer/` unpacks, `layout/` is
+//! the store, `bundle/` makes what a runtime runs, `archive/` reads and writes single files.
+
+#![forbid(unsafe_code)]
+
+mod archive;
+mod bundle;
+mod cli;
+mod digest;
+mod error;
+mod layer;
+mod layout;
+mod oci;
+mod platform;
+mod progress;
+mod pull;
+mod reference;
+mod registry;
+mod time;
+mod unpack;
+mod verb;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Verb};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (name, result) = run(&cli);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // Nothing can be done about a closed stderr.
+            let _ = writeln!(std::io::stderr(), "imgtool: {name}: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
+    let root = match cli.root.clone().map_or_else(layout::Store::default_root, Ok) {
+        Ok(root) => root,
+        Err(e) => return ("--root", Err(e)),
+    };
+    let store = match layout::Store::at(&root) {
+        Ok(store) => store,
+        Err(e) => return ("--root", Err(e)),
+    };
+    match &cli.verb {
+        Verb::Pull(args) => ("pull", verb::pull::run(&store, args)),
+        Verb::Import(args) => ("import", verb::import::run(&store, args)),
+        Verb::Load(args) => ("load", verb::load::run(&store, args)),
+        Verb::Save(args) => ("save", verb::save::run(&store, args)),
+        Verb::Images(args) => ("images", verb::images::run(&store, args)),
+        Verb::Inspect(args) => ("inspect", verb::inspect::run(&store, args)),
+        Verb::Rm(args) => ("rm", verb::rm::run(&store, args)),
+        Verb::Bundle(args) => ("bundle", verb::bundle::run(&store, args)),
+        Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(args)),
+    }
+}

@@ -8,11 +8,13 @@ use crate::{
 use libcontainer::{
     At, Result,
     birth::{self, Created, Request},
+    inside::descriptors,
     store::Store,
 };
 use rustix::fd::OwnedFd;
 
 pub(crate) fn run(global: &Global, args: &Create) -> Result<u8> {
+    descriptors::claim(args.birth.preserve_fds).at("--preserve-fds")?;
     let bundle = Bundle::read(&args.birth.bundle)?;
     let console = args.birth.console_socket.as_deref().map(terminal::connect).transpose()?;
     create(global, &bundle, &args.birth, &args.id, console)?;

@@ -8,6 +8,7 @@ use crate::{
 use libcontainer::{
     At, Error, Kind, Result, Signals,
     birth::{self, Visit},
+    inside::descriptors,
     life::{self, Status},
     spec::{Process, Spec},
 };
@@ -15,10 +16,11 @@ use rustix::fd::AsFd;
 use std::path::Path;
 
 pub(crate) fn run(global: &Global, args: &Exec) -> Result<u8> {
-    exec(global, args).at("exec failed")
+    exec(global, args).at_with(|| format!("exec {}", args.id))
 }
 
 fn exec(global: &Global, args: &Exec) -> Result<u8> {
+    descriptors::claim(args.preserve_fds).at("--preserve-fds")?;
     let slot = super::find(global, &args.id)?;
     let state = life::load(&slot)?;
     match Status::of(&slot, &state) {

@@ -1,6 +1,9 @@
 //! `features`: what this runtime supports (runtime-spec `features.md`), and nothing that it does not.
 
-use libcontainer::{Result, inside};
+use libcontainer::{
+    Result,
+    inside::{self, seccomp},
+};
 use serde_json::json;
 
 /// Those that [`libcontainer`] sorts; file systems have further ones.
@@ -52,6 +55,10 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rstrictatime",
 ];
 
+fn list(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    names.collect()
+}
+
 pub(crate) fn run() -> Result<u8> {
     let capabilities: Vec<String> = inside::capability_names().collect();
     super::print_json(&json!({
@@ -63,7 +70,14 @@ pub(crate) fn run() -> Result<u8> {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
             "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
-            "seccomp": { "enabled": true },
+            "seccomp": {
+                "enabled": true,
+                "actions": list(seccomp::known_actions()),
+                "operators": list(seccomp::known_operators()),
+                "archs": list(seccomp::known_architectures()),
+                "knownFlags": list(seccomp::known_flags()),
+                "supportedFlags": list(seccomp::supported_flags()),
+            },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },

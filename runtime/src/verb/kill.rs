@@ -7,8 +7,7 @@ use crate::{
 use libcontainer::{At, Result, life};
 
 pub(crate) fn run(global: &Global, args: &Kill) -> Result<u8> {
-    // `kill web -9` is what people type.
-    let signal = signal::number(args.signal.strip_prefix('-').unwrap_or(&args.signal))?;
+    let signal = signal::number(&args.signal)?;
     let slot = super::find(global, &args.id)?;
     let kill = || life::kill(&slot, &life::load(&slot)?, signal, args.all);
     kill().at_with(|| format!("kill {}", args.id))?;

@@ -7,10 +7,11 @@ use crate::{
     terminal::{Console, Picture},
     wait,
 };
-use libcontainer::{At, Error, Result, Signals, life};
+use libcontainer::{At, Error, Result, Signals, inside::descriptors, life};
 use rustix::{fd::AsFd, process::Pid};
 
 pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
+    descriptors::claim(args.birth.preserve_fds).at("--preserve-fds")?;
     let bundle = Bundle::read(&args.birth.bundle)?;
     let terminal = bundle.spec.process.as_ref().is_some_and(|process| process.terminal);
     let (engine, own) = Console::of_birth(&args.birth, terminal, args.detach)?.split();

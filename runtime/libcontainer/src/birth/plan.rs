@@ -79,6 +79,10 @@ impl Plan {
         if root.path.as_os_str().is_empty() {
             return Err(Error::invalid("root.path", "must not be empty"));
         }
+        // Of another major version the fields may mean anything (semver).
+        if !spec.oci_version.is_empty() && !spec.oci_version.starts_with("1.") {
+            return Err(Error::invalid("ociVersion", format!("{:?} is none of 1.x", spec.oci_version)));
+        }
         let linux = &spec.linux;
         let cradle = Cradle::of(&linux.namespaces, privileged)?;
         let new = |kind| linux.namespaces.iter().any(|n| n.kind == kind && n.path.is_none());
@@ -87,10 +91,16 @@ impl Plan {
             return Err(Error::invalid("linux.namespaces", "a new mount namespace is required"));
         }
         if !spec.hostname.is_empty() && !private(NamespaceKind::Uts) {
-            return Err(Error::invalid("hostname", "unable to set hostname without a private UTS namespace"));
+            return Err(Error::invalid(
+                "hostname",
+                "unable to set hostname without a private UTS namespace: add uts to linux.namespaces",
+            ));
         }
         if !spec.domainname.is_empty() && !private(NamespaceKind::Uts) {
-            return Err(Error::invalid("domainname", "unable to set domainname without a private UTS namespace"));
+            return Err(Error::invalid(
+                "domainname",
+                "unable to set domainname without a private UTS namespace: add uts to linux.namespaces",
+            ));
         }
         refuse_unsupported(linux)?;
         check_hooks(spec)?;
@@ -143,7 +153,7 @@ impl Cradle {
         for (i, namespace) in namespaces.iter().enumerate() {
             let field = format!("linux.namespaces[{i}]");
             if cradle.namespaces.contains(&namespace.kind) {
-                return Err(Error::invalid(field, format!("malformed spec file: duplicated ns {:?}", namespace.kind)));
+                return Err(Error::invalid(field, format!("malformed spec file: duplicated ns {}", namespace.kind)));
             }
             if namespace.path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 return Err(Error::invalid(format!("{field}.path"), "must be absolute"));
@@ -312,19 +322,20 @@ fn sysctl(linux: &Linux) -> Result<Vec<(String, String)>> {
             Some(i) if key.as_bytes()[i] == b'/' => key.replace('/', "."),
             _ => key.clone(),
         };
-        let needs = if IPC.contains(&&*dotted) || dotted.starts_with("fs.mqueue.") {
-            private(NamespaceKind::Ipc)
+        let (own, missing) = if IPC.contains(&&*dotted) || dotted.starts_with("fs.mqueue.") {
+            (private(NamespaceKind::Ipc), ": add ipc to linux.namespaces")
         } else if dotted.starts_with("net.") {
-            own_network
+            (own_network, ": add network to linux.namespaces")
         } else if dotted == "kernel.domainname" {
-            private(NamespaceKind::Uts)
+            (private(NamespaceKind::Uts), ": add uts to linux.namespaces")
         } else if dotted == "kernel.hostname" {
             return Err(Error::invalid(field, "sysctl \"kernel.hostname\" conflicts with the OCI \"hostname\" field"));
         } else {
-            false
+            (false, "")
         };
-        if !needs {
-            return Err(Error::invalid(field, format!("sysctl {key:?} is not in a separate kernel namespace")));
+        if !own {
+            let rule = format!("sysctl {key:?} is not in a separate kernel namespace{missing}");
+            return Err(Error::invalid(field, rule));
         }
         settings.push((key.clone(), value.clone()));
     }

@@ -85,12 +85,14 @@ struct Prepared {
 /// Makes a container, up to the point where its init waits for `start`. On failure nothing is left of it.
 pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Created> {
     let privileged = rustix::process::geteuid().is_root();
-    let plan = Plan::of(spec, request.bundle, privileged)?;
+    let plan = Plan::of(spec, request.bundle, privileged)
+        .at_with(|| request.bundle.join("config.json").display().to_string())?;
     plan.process.check_console(request.console.as_ref())?;
     let placement =
         cgroup::place(&spec.linux.cgroups_path, request.id, &cgroup::Host::look(&spec.linux.cgroups_path)?)?;
     check_root(&plan)?;
 
+    tracing::debug!("{}: make the cgroup and the container's directory", request.id);
     let mut undo = Undo::default();
     let slot = undo.slot.insert(store.claim(request.id)?);
     let mut state = first_state(spec, &request, &plan, placement);
@@ -127,6 +129,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     // Init has its own copies.
     prepared.trees = None;
 
+    tracing::debug!("{}: init is {}; id maps, cgroup, limits", request.id, pid.as_raw_nonzero());
     let plan = &prepared.plan;
     if let Some(maps) = &plan.maps {
         maps.write(pid)?;
@@ -143,6 +146,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     }
 
     to_inside.expect(Inside::MountsDone)?;
+    tracing::debug!("{}: mounts are done; prestart and createRuntime hooks", request.id);
     state.pid = pid.as_raw_nonzero().get();
     let oci = oci_state(&state, "creating");
     let late_hooks = LateHooks { hooks: &prepared.hooks, state: &state };
@@ -156,6 +160,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
             (request.announce)(pid, pidfd.as_fd())
         })
         .inspect_err(|_| late_hooks.run_poststop())?;
+    tracing::debug!("{}: init is ready; save the state", request.id);
     state.start_time = start_time(pid.as_raw_nonzero().get())?;
     state.made = true;
     if let Some(slot) = &undo.slot {
@@ -282,7 +287,7 @@ fn around_pid_namespace(cradle: &Cradle, clone: impl FnOnce() -> rustix::io::Res
     let Some(path) = &cradle.join_pid else { return clone().at("clone3") };
     let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .at("open /proc/self/ns/pid")?;
-    join(path, libc::CLONE_NEWPID as u64).at_with(|| format!("join the Pid namespace {}", path.display()))?;
+    join(path, libc::CLONE_NEWPID as u64).at_with(|| format!("join the pid namespace {}", path.display()))?;
     let born = clone().at("clone3");
     if !matches!(born, Ok(Born::Child)) {
         sys::setns(own.as_fd(), libc::CLONE_NEWPID as u64).at("go back to the own pid namespace")?;
@@ -395,7 +400,7 @@ fn run_when_told(poised: Poised, door: &OwnedFd, hooks: &Hooks, state: &State) {
 /// the pid namespace has to belong to it. Whoever returns is init, and init's ids are being seen to.
 fn enter_namespaces(cradle: &Cradle, link: &ToOutside) -> Result<()> {
     for (kind, path) in &cradle.joins {
-        join(path, flag(*kind)).at_with(|| format!("join the {kind:?} namespace {}", path.display()))?;
+        join(path, flag(*kind)).at_with(|| format!("join the {kind} namespace {}", path.display()))?;
     }
     if let UserNamespace::Joined(path) = &cradle.user {
         join(path, libc::CLONE_NEWUSER as u64).at_with(|| format!("join the user namespace {}", path.display()))?;
@@ -504,12 +509,14 @@ fn enter_root(root: &Root, no_pivot: bool, propagation: Option<u64>) -> Result<(
     if no_pivot {
         rustix::process::chroot(".").at("chroot")?;
     } else {
+        // Private for the moment: on a shared one nothing may be put, or taken off, that the host would see.
+        let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+        mount_setattr(root.as_fd(), false, private).at("make the root private")?;
         // The old root comes to lie on top of the new one, and is taken off.
         rustix::process::pivot_root(".", ".").at("pivot_root (--no-pivot is for roots on a ramdisk)")?;
         unmount(".", UnmountFlags::DETACH).at("unmount the old root")?;
     }
     if let Some(propagation) = propagation {
-        // Not earlier: on a shared root, taking the old one off would be passed on.
         let attr = MountAttr { propagation, ..MountAttr::default() };
         mount_setattr(root.as_fd(), false, attr).at("linux.rootfsPropagation")?;
     }

@@ -68,7 +68,7 @@ pub(crate) fn dev_is_the_hosts(mounts: &[Mount]) -> bool {
 }
 
 fn node(index: usize, device: &Device) -> Result<Node> {
-    let field = |name: &str| format!("linux.devices[{index}].{name}");
+    let field = |name: &str| format!("linux.devices[{index}].{name} of {}", device.path.display());
     let kind = match &*device.kind {
         "c" | "u" => FileType::CharacterDevice,
         "b" => FileType::BlockDevice,
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn refuses_what_is_no_device() {
         for (json, field) in [
-            (r#"[{"path":"/x","type":"z"}]"#, "linux.devices[0].type"),
+            (r#"[{"path":"/x","type":"z"}]"#, "linux.devices[0].type of /x: "),
             (r#"[{"path":"x","type":"c"}]"#, "linux.devices[0].path"),
             (r#"[{"path":"/x","type":"c","major":-2}]"#, "linux.devices[0].major"),
         ] {

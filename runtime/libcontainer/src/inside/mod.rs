@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 pub(crate) mod console;
+pub mod descriptors;
 pub(crate) mod devices;
 pub(crate) mod identity;
 pub(crate) mod mounts;

@@ -3,6 +3,7 @@
 
 use super::{
     command::{self, Command},
+    descriptors,
     identity::{self, CapSets},
     procfs::Procfs,
     seccomp::{self, Filter},
@@ -121,8 +122,7 @@ impl ProcessPlan {
                 .or_else(|_| procfs.write("self/attr/exec", &profile))
                 .at_with(|| format!("apply apparmor profile {:?}", self.apparmor_profile))?;
         }
-        // Whatever we or our caller left open must not reach the container (CVE-2024-21626).
-        sys::close_range_cloexec(keep_fds.saturating_add(3) as i32).at("close_range")?;
+        descriptors::hand_over(keep_fds)?;
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).at("set no_new_privs")?;
         }

@@ -8,7 +8,7 @@ use rustix::{
 };
 
 /// `PROC_SUPER_MAGIC` of the kernel.
-const PROC: i64 = 0x9fa0;
+pub(crate) const PROC: i64 = 0x9fa0;
 
 /// The host's procfs. `self` in it is the caller, whatever namespaces it is in; `sys/net` is of the caller's network.
 pub(crate) struct Procfs(OwnedFd);

@@ -24,7 +24,7 @@ pub(crate) fn limits(rlimits: &[spec::Rlimit]) -> Result<Vec<Limit>> {
             return Err(Error::invalid(format!("{field}.type"), format!("{kind:?} is no resource limit")));
         };
         if soft > hard {
-            return Err(Error::invalid(field, format!("soft {soft} is above hard {hard}")));
+            return Err(Error::invalid(field, format!("{kind}: soft {soft} is above hard {hard}")));
         }
         if limits.iter().any(|limit| limit.name == *kind) {
             return Err(Error::invalid(field, format!("{kind} stands twice")));
@@ -78,7 +78,10 @@ mod tests {
     fn limits_are_checked() {
         for (json, expected) in [
             (r#"[{"type":"RLIMIT_NOPE","soft":1,"hard":1}]"#, "process.rlimits[0].type: \"RLIMIT_NOPE\""),
-            (r#"[{"type":"RLIMIT_CORE","soft":2,"hard":1}]"#, "process.rlimits[0]: soft 2 is above hard 1"),
+            (
+                r#"[{"type":"RLIMIT_CORE","soft":2,"hard":1}]"#,
+                "process.rlimits[0]: RLIMIT_CORE: soft 2 is above hard 1",
+            ),
             (
                 r#"[{"type":"RLIMIT_CORE","soft":1,"hard":1},{"type":"RLIMIT_CORE","soft":1,"hard":1}]"#,
                 "process.rlimits[1]: RLIMIT_CORE stands twice",

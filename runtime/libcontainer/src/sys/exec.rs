@@ -58,3 +58,9 @@ pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: _exit takes no pointers and does not return.
     unsafe { libc::_exit(code) }
 }
+
+/// A descriptor by its number, to ask for its flags or to change them.
+pub(crate) fn borrow(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the number is not negative, and flags are all that is touched: of a closed one the kernel says so.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}

@@ -5,7 +5,10 @@
 use super::step::{Step, What};
 use crate::{
     error::{At, Error, Result},
-    inside::root::{Root, file_type},
+    inside::{
+        procfs::PROC,
+        root::{Root, file_type},
+    },
     outside::cgroup::{self, Mode as CgroupMode, Placement, View},
     spec::NamespaceKind,
     sys::{MountAttr, mount_setattr},
@@ -54,7 +57,10 @@ fn mount_one(root: &Root, step: &Step, source: Option<OwnedFd>, around: &Surroun
             } else {
                 root.make_file(&step.destination)?
             };
-            attach(mount.as_fd(), place.as_fd())?;
+            if step.is_proc() && !on_procfs(mount.as_fd())? {
+                return Err(Error::other("\"/proc\" cannot be mounted because it is not of type proc"));
+            }
+            put(step, mount.as_fd(), place.as_fd())?;
             mount
         }
         What::New { kind, source, parameters, copy_up } => {
@@ -67,7 +73,7 @@ fn mount_one(root: &Root, step: &Step, source: Option<OwnedFd>, around: &Surroun
             if *copy_up {
                 super::copy_up::copy(&place, &mount).at("tmpcopyup")?;
             }
-            attach(mount.as_fd(), place.as_fd())?;
+            put(step, mount.as_fd(), place.as_fd())?;
             mount
         }
         What::Cgroup => {
@@ -176,6 +182,18 @@ fn mount_cgroup(place: BorrowedFd<'_>, attr: MountAttr, around: &Surroundings<'_
     }
     set(tmpfs.as_fd(), false, attr)?;
     Ok(tmpfs)
+}
+
+/// Attaches a step's mount where it was found to belong, unless links of the image led it into procfs.
+fn put(step: &Step, mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
+    if !step.is_proc() && !step.may_cover_proc() && on_procfs(place)? {
+        return Err(Error::other("cannot be mounted because it is inside /proc"));
+    }
+    attach(mount, place)
+}
+
+fn on_procfs(fd: BorrowedFd<'_>) -> Result<bool> {
+    Ok(rustix::fs::fstatfs(fd).at("statfs")?.f_type == PROC)
 }
 
 /// Puts a detached mount on top of `place`.

@@ -6,7 +6,7 @@ use crate::{
     spec::Mount,
     sys::MountAttr,
 };
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// One mount, ready to be made.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +39,46 @@ impl What {
     pub(crate) fn on_plain_directory(&self) -> bool {
         matches!(self, What::New { kind, .. } if matches!(kind.as_str(), "proc" | "sysfs"))
     }
+}
+
+/// What engines put over files of procfs (LXCFS and the like). Anything else there would make a lie of what is written and
+/// read through it (CVE-2019-16884).
+const OVER_PROC: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+impl Step {
+    /// Whether this may lie on a file of procfs.
+    pub(crate) fn may_cover_proc(&self) -> bool {
+        OVER_PROC.iter().any(|path| clean(&self.destination) == Path::new(path))
+    }
+
+    /// Whether this is the container's `/proc` itself.
+    pub(crate) fn is_proc(&self) -> bool {
+        clean(&self.destination) == Path::new("/proc")
+    }
+}
+
+/// Without `.`, `..` and double slashes, as the path reads; where links lead is found out when it is opened.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
 }
 
 /// The steps for `mounts`; relative bind sources are the bundle's (runtime-spec `config.md`, `source`).
@@ -80,14 +120,27 @@ fn step(field: String, mount: &Mount, bundle: &Path) -> Result<Step> {
             copy_up: options.copy_up,
         },
     };
-    Ok(Step {
+    let step = Step {
         field: format!("{field} {}", mount.destination.display()),
         destination: mount.destination.clone(),
         what,
         attr: options.attr,
         recursive: options.recursive,
         propagation: options.propagation,
-    })
+    };
+    let at = step.destination.display();
+    match &step.what {
+        What::New { kind, .. } if kind == "proc" => {}
+        What::Bind { .. } | What::Remount if step.is_proc() => {}
+        _ if step.is_proc() => {
+            return Err(Error::invalid(field, format!("{at:?} cannot be mounted because it is not of type proc")));
+        }
+        _ if clean(&step.destination).starts_with("/proc") && !step.may_cover_proc() => {
+            return Err(Error::invalid(field, format!("{at:?} cannot be mounted because it is inside /proc")));
+        }
+        _ => {}
+    }
+    Ok(step)
 }
 
 #[cfg(test)]
@@ -116,6 +169,8 @@ mod tests {
         for (json, expected) in [
             (r#"{"destination":"","type":"proc"}"#, "mounts[0].destination: must not be empty"),
             (r#"{"destination":"/d"}"#, "mounts[0].type: must not be empty unless options have bind"),
+            (r#"{"destination":"/proc","type":"tmpfs"}"#, "mounts[0]: \"/proc\" cannot be mounted because it is not"),
+            (r#"{"destination":"/x/../proc/self","type":"tmpfs"}"#, "mounts[0]: \"/x/../proc/self\" cannot be mounted"),
             (r#"{"destination":"/d","type":"bind"}"#, "mounts[0].source: a bind mount needs a source"),
             (r#"{"destination":"/d","source":"/x","options":["bind","size=1"]}"#, "mounts[0].options: \"size\""),
         ] {

@@ -1,0 +1,34 @@
+//! Images as single files: root file system tars come in (`import`), OCI and Docker archives come in and go out.
+
+mod change;
+mod import;
+mod load;
+mod save;
+
+pub(crate) use change::apply as apply_change;
+pub(crate) use import::{Import, LayerCompression, import};
+pub(crate) use load::load;
+pub(crate) use save::{Format, save};
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::error::{Result, Step};
+
+/// Opens an archive; `-` is standard input.
+fn open_input(path: &Path) -> Result<Box<dyn Read + Send>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file = File::open(path).with(|| path.display().to_string())?;
+    if file.metadata().is_ok_and(|meta| meta.is_dir()) {
+        return Err(crate::error::Error::other("is a directory, not an archive")).with(|| path.display().to_string());
+    }
+    Ok(Box::new(file))
+}
+
+/// What is said of an input in messages.
+fn input_name(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
+}

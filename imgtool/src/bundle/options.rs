@@ -1,0 +1,173 @@
+//! What the user asks of a bundle on the command line, in the words of `docker run`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// Options of a bundle, checked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Arguments instead of the image's Cmd.
+    pub(crate) command: Vec<String>,
+    /// Replaces the image's Entrypoint and drops its Cmd; an empty one clears it.
+    pub(crate) entrypoint: Option<String>,
+    /// `KEY=VALUE`, or `KEY` for this process's value.
+    pub(crate) env: Vec<String>,
+    pub(crate) workdir: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) network: Network,
+    /// Bytes.
+    pub(crate) memory: Option<u64>,
+    /// Billionths of a CPU.
+    pub(crate) nano_cpus: Option<u64>,
+    pub(crate) pids: Option<i64>,
+    pub(crate) read_only: bool,
+    pub(crate) volumes: Vec<Bind>,
+    pub(crate) cap_add: Vec<String>,
+    pub(crate) cap_drop: Vec<String>,
+}
+
+/// Which network the container sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Network {
+    /// Its own network namespace with nothing but a loopback device, which is down.
+    #[default]
+    None,
+    /// The host's.
+    Host,
+}
+
+/// One `-v SOURCE:TARGET[:OPTIONS]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bind {
+    pub(crate) source: PathBuf,
+    pub(crate) target: String,
+    pub(crate) options: Vec<String>,
+}
+
+impl FromStr for Bind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::malformed(format!("{text:?}: {why} (want /HOST/PATH:/CONTAINER/PATH[:ro,...])"));
+        let mut parts = text.split(':');
+        let (Some(source), Some(target), options, None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(bad("not a bind mount"));
+        };
+        if !source.starts_with('/') {
+            return Err(bad("the source is no absolute path"));
+        }
+        let target = clean_absolute(target).ok_or_else(|| bad("the target is no absolute path"))?;
+        if target == "/" {
+            return Err(bad("the target is the root directory"));
+        }
+        let (mut list, mut propagation) = (vec!["rbind".to_owned()], "rprivate");
+        for option in options.unwrap_or_default().split(',') {
+            match option {
+                "" => {}
+                "ro" | "rw" | "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" => list.push(option.to_owned()),
+                "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => propagation = option,
+                "z" | "Z" => {} // labels of SELinux, which is not there
+                _ => return Err(bad(&format!("unknown option {option:?}"))),
+            }
+        }
+        list.push(propagation.to_owned());
+        Ok(Self { source: PathBuf::from(source), target, options: list })
+    }
+}
+
+/// An absolute path without `.`, `..`, double or trailing slashes; `..` stops at the root.
+pub(super) fn clean_absolute(path: &str) -> Option<String> {
+    if !path.starts_with('/') || path.contains('\0') {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
+/// A size with Docker's units: `512m`, `1.5g`, `64MiB`; powers of 1024; bytes without a unit.
+pub(crate) fn parse_size(text: &str) -> Result<u64> {
+    let bad = || Error::malformed(format!("{text:?}: want a size such as 67108864, 64m or 1.5g"));
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(end);
+    let unit = unit.trim();
+    let unit = unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(unit);
+    let shift = match unit {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(bad()),
+    };
+    let size = fixed(number, 1 << shift).filter(|&size| size > 0 && i64::try_from(size).is_ok());
+    size.ok_or_else(bad)
+}
+
+/// A number of CPUs, such as `0.5`, in billionths.
+pub(crate) fn parse_cpus(text: &str) -> Result<u64> {
+    let cpus = fixed(text.trim(), 1_000_000_000);
+    // The kernel takes no quota under a millisecond in its period of 100.
+    cpus.filter(|&nano| (10_000_000..=1 << 50).contains(&nano))
+        .ok_or_else(|| Error::malformed(format!("{text:?}: want a number of CPUs from 0.01")))
+}
+
+/// A decimal fraction times `unit`, rounded down.
+fn fixed(text: &str, unit: u64) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 18 {
+        return None;
+    }
+    let digits = |text: &str| match text {
+        "" => Some(0),
+        text if text.bytes().all(|b| b.is_ascii_digit()) => text.parse::<u64>().ok(),
+        _ => None,
+    };
+    let part = u128::from(digits(fraction)?) * u128::from(unit) / 10u128.pow(u32::try_from(fraction.len()).ok()?);
+    digits(whole)?.checked_mul(unit)?.checked_add(u64::try_from(part).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_cpus_are_read_as_docker_reads_them() {
+        for (text, want) in
+            [("1", 1), ("64m", 64 << 20), ("64MiB", 64 << 20), ("1.5g", 3 << 29), ("10KB", 10 << 10), ("2T", 2 << 40)]
+        {
+            assert_eq!(parse_size(text).unwrap(), want, "{text}");
+        }
+        for bad in ["", "0", "-1", "m", "1x", "1.2.3", "99999999999g", "1e3", "NaN"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_cpus("0.5").unwrap(), 500_000_000);
+        assert_eq!(parse_cpus("2").unwrap(), 2_000_000_000);
+        for bad in ["0", "0.001", "-1", "", "x", "."] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn binds_have_absolute_ends() {
+        let bind: Bind = "/data:/srv/../mnt/x/:ro".parse().unwrap();
+        assert_eq!(bind.target, "/mnt/x");
+        assert_eq!(bind.options, ["rbind", "ro", "rprivate"]);
+        assert_eq!("/a:/b:rw,rshared".parse::<Bind>().unwrap().options, ["rbind", "rw", "rshared"]);
+        for bad in ["", "/a", "a:/b", "/a:b", "/a:/", "/a:/..", "/a:/b:xx", "/a:/b:ro:x"] {
+            assert!(bad.parse::<Bind>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Takes a bundle away: mounts, files, the store's record of it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::{RECORD, Record, overlay};
+use crate::error::{Error, Result, Step};
+use crate::layout::Store;
+use crate::oci;
+
+/// All that `bundle` makes in a bundle's directory.
+const OURS: [&str; 7] = ["config.json", ".config.json", "rootfs", "overlay", "volumes", "etc", RECORD];
+
+/// Unmounts and removes the bundle at `directory`, unless a container still uses it. Gives the files that somebody else
+/// put there; they stay, and so does their directory.
+pub(crate) fn remove(directory: &Path) -> Result<Vec<PathBuf>> {
+    let directory = std::path::absolute(directory)?;
+    let path = directory.join(RECORD);
+    let bytes = fs::read(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
+        _ => Error::from(e).at(format!("read {}", path.display())),
+    })?;
+    let record: Record = oci::json(&bytes).with(|| path.display().to_string())?;
+    if let Some(user) = user_of(&directory)? {
+        return Err(Error::other(format!("{user} still uses it: stop and delete that first")));
+    }
+    let store = Store::at(&record.store)?;
+    undo(&store, &directory, true)
+}
+
+/// Undoes what was made so far. A directory that was there before (`made` false) stays, empty.
+pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<PathBuf>> {
+    overlay::unmount_rootfs(&directory.join("rootfs"))?;
+    // The record goes last: until then an interrupted removal can be taken up again.
+    for name in OURS {
+        let path = directory.join(name);
+        let result = match fs::symlink_metadata(&path) {
+            // Never into what is still mounted there.
+            Ok(meta) if meta.is_dir() && name == "rootfs" => fs::remove_dir(&path),
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) if name == RECORD => {
+                store.remove_use(directory)?;
+                fs::remove_file(&path)
+            }
+            Ok(_) => fs::remove_file(&path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        };
+        result.with(|| format!("remove {}", path.display()))?;
+    }
+    store.remove_use(directory)?;
+    if !made {
+        return Ok(Vec::new());
+    }
+    match fs::remove_dir(directory) {
+        Ok(()) => Ok(Vec::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+            let list = fs::read_dir(directory).with(|| format!("read {}", directory.display()))?;
+            Ok(list.filter_map(|entry| Some(entry.ok()?.path())).collect())
+        }
+        Err(e) => Err(e).with(|| format!("remove {}", directory.display())),
+    }
+}
+
+/// Who uses the bundle: a process whose root directory it is, or a container that a runtime knows by it.
+fn user_of(directory: &Path) -> Result<Option<String>> {
+    let rootfs = directory.join("rootfs");
+    if let Ok(meta) = fs::metadata(&rootfs)
+        && fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev())
+        && let Some(pid) = process_in(meta.dev())?
+    {
+        return Ok(Some(format!("process {pid}")));
+    }
+    Ok(container_of(directory))
+}
+
+/// A process that has the file system `device` as its root. Each overlay has a device number of its own, which shows
+/// through /proc/PID/root in whatever mount namespace the process is.
+fn process_in(device: u64) -> Result<Option<u32>> {
+    for entry in fs::read_dir("/proc").at("read /proc")? {
+        let Ok(entry) = entry else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // A process that ended meanwhile, or that we may not look at, does not count.
+        if fs::metadata(format!("/proc/{pid}/root")).is_ok_and(|meta| meta.dev() == device) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// A container, perhaps a stopped one, in the state directories of the runtimes we know the places of.
+fn container_of(directory: &Path) -> Option<String> {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = runtime_dir.iter().map(|dir| dir.join("tare"));
+    for root in [PathBuf::from("/run/tare")].into_iter().chain(own) {
+        let Ok(list) = fs::read_dir(root) else {
+            continue;
+        };
+        for entry in list.flatten() {
+            let Ok(bytes) = fs::read(entry.path().join("state.json")) else {
+                continue;
+            };
+            let Ok(state) = oci::json::<serde_json::Value>(&bytes) else {
+                continue;
+            };
+            if state.get("bundle").and_then(|b| b.as_str()).is_some_and(|bundle| same(Path::new(bundle), directory)) {
+                return Some(format!("container {}", entry.file_name().to_string_lossy()));
+            }
+        }
+    }
+    None
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    one == other || (id(one).is_some() && id(one) == id(other))
+}

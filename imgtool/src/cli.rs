@@ -1,0 +1,309 @@
+//! The command line: one definition gives the parser and its help.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::archive::Format;
+use crate::bundle::{Bind, Network, parse_cpus, parse_size};
+use crate::layer::Limits;
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::registry::{Access, Credential};
+
+use crate::archive::LayerCompression;
+
+/// Pull, keep and run container images: from a registry to a bundle for any OCI runtime, without a daemon.
+#[derive(Debug, Parser)]
+#[command(name = "imgtool", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// The image store [default: /var/lib/tare/images, or $XDG_DATA_HOME/tare/images for users]
+    #[arg(long, global = true, value_name = "STORE")]
+    pub(crate) root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Get an image from a registry
+    Pull(PullArgs),
+    /// Make an image from the tar of a root file system
+    Import(ImportArgs),
+    /// Read images from an OCI or Docker archive
+    Load(LoadArgs),
+    /// Write images to an OCI or Docker archive
+    Save(SaveArgs),
+    /// List images
+    Images(ImagesArgs),
+    /// Show all that is known of images, as JSON
+    Inspect(InspectArgs),
+    /// Remove images, and what only they used
+    Rm(RmArgs),
+    /// Make a bundle (root file system and config.json) of an image, and print its path
+    Bundle(BundleArgs),
+    /// Unmount and remove bundles
+    Unbundle(UnbundleArgs),
+}
+
+/// How registries are reached.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArgs {
+    /// Verify the registry's certificate; with `false`, fall back to plain HTTP too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) tls_verify: Option<bool>,
+    /// Speak plain HTTP (to this machine it is the default)
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Credentials for the registry, instead of those of docker, podman or skopeo
+    #[arg(long, value_name = "USER:PASSWORD")]
+    pub(crate) creds: Option<Credential>,
+    /// File with credentials [default: $REGISTRY_AUTH_FILE, containers/auth.json, ~/.docker/config.json]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authfile: Option<PathBuf>,
+}
+
+impl RegistryArgs {
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            tls_verify: self.tls_verify,
+            plain_http: self.plain_http,
+            credential: self.creds.clone(),
+            authfile: self.authfile.clone(),
+        }
+    }
+}
+
+/// How layers are unpacked.
+#[derive(Debug, Args)]
+pub(crate) struct LayerArgs {
+    /// Platform of the image, as linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+    /// Layers to work on at the same time
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) parallel: u8,
+    /// Most that one layer may unpack to [default: 128g, and 200 times its compressed size above 1g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_layer_size: Option<u64>,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+impl LayerArgs {
+    pub(crate) fn limits(&self) -> Limits {
+        self.max_layer_size.map_or_else(Limits::default, Limits::of_size)
+    }
+
+    pub(crate) fn platform(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::host)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The image, as debian:bookworm or registry.example:5000/team/app@sha256:...
+    #[arg(value_name = "REF")]
+    pub(crate) reference: Reference,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) layers: LayerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The tar, plain or compressed by gzip or zstd; - is standard input
+    #[arg(value_name = "TAR")]
+    pub(crate) input: PathBuf,
+    /// Name of the image
+    #[arg(value_name = "NAME")]
+    pub(crate) reference: Reference,
+    /// Dockerfile instruction for the image's config, as 'CMD ["sh"]' or 'ENV A=b'; may be repeated
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    pub(crate) changes: Vec<String>,
+    /// Comment in the image's history
+    #[arg(short, long)]
+    pub(crate) message: Option<String>,
+    /// How the layer is compressed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) compression: LayerCompression,
+    #[command(flatten)]
+    pub(crate) layers: LayerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// The archive, plain or compressed by gzip or zstd
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) input: PathBuf,
+    /// Name for the archive's one image, instead of its own
+    #[arg(long, value_name = "REF")]
+    pub(crate) name: Option<Reference>,
+    /// Platform to take where the archive has several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// The images, by name or ID
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
+    /// Form of the archive
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// How a list is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListFormat {
+    #[default]
+    Table,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Only this repository or image
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Only IDs
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// IDs and digests in full
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Show digests
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// How the list is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The images, by name or ID
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// The images, by name or ID
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+    /// Remove the name of an image that a bundle uses too (the bundle keeps its layers), and all names of an ID
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// When `bundle` asks the registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    Always,
+    #[default]
+    Missing,
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// The image, by name or ID
+    #[arg(value_name = "REF")]
+    pub(crate) image: String,
+    /// The bundle's directory: absent or empty [default: a new one in the store]
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Command instead of the image's
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+    /// When to ask the registry
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) pull: PullPolicy,
+    /// Environment variable; without a value, this process's; may be repeated
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Working directory; made if it does not exist
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) workdir: Option<String>,
+    /// User and group, names of the image or numbers
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Entrypoint instead of the image's; the image's Cmd is dropped
+    #[arg(long, value_name = "CMD")]
+    pub(crate) entrypoint: Option<String>,
+    /// Host name [default: 12 random hex digits; with --network host, the host's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// Network: one of its own with nothing but loopback, or the host's
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) network: Network,
+    /// Memory limit, as 512m
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
+    /// Number of CPUs, as 1.5
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    pub(crate) cpus: Option<u64>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub(crate) pids_limit: Option<i64>,
+    /// Mount the root file system read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Bind mount; may be repeated
+    #[arg(short, long = "volume", value_name = "HOST:CONTAINER[:OPTIONS]")]
+    pub(crate) volumes: Vec<Bind>,
+    /// Add a capability, or ALL; may be repeated
+    #[arg(long, value_name = "CAP", action = ArgAction::Append, value_delimiter = ',')]
+    pub(crate) cap_add: Vec<String>,
+    /// Drop a capability, or ALL; may be repeated
+    #[arg(long, value_name = "CAP", action = ArgAction::Append, value_delimiter = ',')]
+    pub(crate) cap_drop: Vec<String>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) layers: LayerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnbundleArgs {
+    /// The bundles' directories
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) directories: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command() {
+        let cli = Cli::try_parse_from(["imgtool", "bundle", "x", "-e", "A=b", "--", "sh", "-c", "exit 1"]).unwrap();
+        let Verb::Bundle(args) = cli.verb else { panic!("bundle") };
+        assert_eq!((args.command.len(), args.directory), (3, None));
+        assert!(Cli::try_parse_from(["imgtool", "bundle", "x", "dir", "sh"]).is_err());
+        assert!(Cli::try_parse_from(["imgtool", "pull", "BAD/../x"]).is_err());
+        for flag in ["--tls-verify=false", "--tls-verify", "--tls-verify=true"] {
+            assert!(Cli::try_parse_from(["imgtool", "pull", flag, "x"]).is_ok());
+        }
+    }
+}

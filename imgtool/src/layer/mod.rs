@@ -1,0 +1,21 @@
+//! Layers: from a compressed tar stream to a directory that overlayfs can stack.
+
+mod apply;
+mod copy;
+mod decompress;
+mod dirs;
+mod lower;
+mod pax;
+mod pipe;
+mod resolve;
+mod tarball;
+#[cfg(test)]
+mod tests;
+mod xattr;
+
+pub(crate) use apply::{Limits, OverlayForm, Unpacked, open_root};
+pub(crate) use copy::{copy_tree, copy_xattrs};
+pub(crate) use decompress::Inflated;
+pub(crate) use lower::LowerStack;
+pub(crate) use pipe::{Job, TarSink, unpack};
+pub(crate) use tarball::{Kind as EntryKind, Tarball};

@@ -1,0 +1,391 @@
+//! Reads a tar stream entry by entry: ustar, GNU and PAX forms, long names, xattrs, sparse files.
+//!
+//! The fields of a header are read by the `tar` crate; the framing is done here, because whatever an attacker may put
+//! in front of an entry (a name, a PAX block, a sparse map) must have a limit, and because two readers that disagree on
+//! where an entry ends see two different archives (CVE-2025-62518). The rules are those of Go's `archive/tar`, which the
+//! other tools of the field are built on.
+
+use std::io::{self, BufRead};
+
+use tar::{EntryType, Header};
+
+use super::pax;
+use crate::error::{Error, Result, Step};
+
+const BLOCK: usize = 512;
+/// Largest PAX block or GNU long name: far beyond what PATH_MAX and the kernel's xattr limit allow.
+const EXTENSION_MAX: u64 = 1 << 20;
+/// Most pieces of data in a sparse file.
+const SPARSE_MAX: usize = 1 << 18;
+
+/// What an entry makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Hardlink,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Directory,
+    Fifo,
+}
+
+/// An entry's header, with everything that extensions said folded in.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    /// Size of the file when unpacked, in bytes.
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    /// Seconds since the epoch and nanoseconds.
+    pub(crate) mtime: (i64, u32),
+    pub(crate) device: (u32, u32),
+    /// Names and values, in the archive's order.
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the data goes, as (offset, length); the rest of the file is a hole.
+    pub(crate) sparse: Option<Vec<(u64, u64)>>,
+}
+
+/// The reader. Call [`Tarball::next`] for a header, then [`Tarball::chunk`] until it is empty for the data.
+pub(crate) struct Tarball<R> {
+    input: R,
+    /// Bytes of the current entry's data that were not read yet.
+    left: u64,
+    /// Bytes behind the data up to the next block.
+    padding: u64,
+    /// Bytes of the last chunk, to be consumed before the next read.
+    lent: usize,
+}
+
+/// What the extension headers before an entry said.
+#[derive(Default)]
+struct Extensions {
+    pax: pax::Records,
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl<R: BufRead> Tarball<R> {
+    pub(crate) fn new(input: R) -> Self {
+        Self { input, left: 0, padding: 0, lent: 0 }
+    }
+
+    /// The next entry, or `None` at the end of the archive.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+        self.skip_rest()?;
+        let mut extensions = Extensions::default();
+        let mut pending = false;
+        loop {
+            let mut block = [0; BLOCK];
+            if !self.read_header(&mut block)? {
+                if pending {
+                    return Err(Error::malformed("tar: the archive ends after an extension header"));
+                }
+                return Ok(None);
+            }
+            let header = Header::from_byte_slice(&block);
+            match header.entry_type() {
+                EntryType::XHeader => extensions.pax = pax::parse(&self.read_extension(header)?)?,
+                // Defaults for all entries: Docker's tools leave them aside too.
+                EntryType::XGlobalHeader => drop(self.read_extension(header)?),
+                EntryType::GNULongName => extensions.path = Some(until_nul(self.read_extension(header)?)),
+                EntryType::GNULongLink => extensions.link = Some(until_nul(self.read_extension(header)?)),
+                _ => return self.entry(header, extensions).map(Some),
+            }
+            pending = true;
+        }
+    }
+
+    /// The next piece of the current entry's data; empty at its end.
+    pub(crate) fn chunk(&mut self) -> Result<&[u8]> {
+        self.settle();
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let available = self.input.fill_buf()?;
+        if available.is_empty() {
+            return Err(truncated());
+        }
+        let len = available.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.lent = len;
+        self.left -= len as u64;
+        Ok(&available[..len])
+    }
+
+    /// Reads whatever follows the archive's end, so that the whole stream has been seen.
+    pub(crate) fn drain(mut self) -> Result<()> {
+        self.settle();
+        loop {
+            let len = self.input.fill_buf()?.len();
+            if len == 0 {
+                return Ok(());
+            }
+            self.input.consume(len);
+        }
+    }
+
+    fn settle(&mut self) {
+        self.input.consume(std::mem::take(&mut self.lent));
+    }
+
+    fn skip_rest(&mut self) -> Result<()> {
+        while !self.chunk()?.is_empty() {}
+        let padding = std::mem::take(&mut self.padding);
+        self.skip(padding)
+    }
+
+    fn skip(&mut self, mut bytes: u64) -> Result<()> {
+        while bytes > 0 {
+            let len = self.input.fill_buf()?.len();
+            if len == 0 {
+                return Err(truncated());
+            }
+            let len = len.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.input.consume(len);
+            bytes -= len as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads one block; `false` at the end of the archive: two blocks of zeros, or the end of the stream between entries.
+    fn read_header(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
+        if !self.read_block(block)? {
+            return Ok(false);
+        }
+        if block.iter().all(|&b| b == 0) {
+            if !self.read_block(block)? || block.iter().all(|&b| b == 0) {
+                return Ok(false);
+            }
+            return Err(Error::malformed("tar: data after a block of zeros"));
+        }
+        check_sum(block)?;
+        Ok(true)
+    }
+
+    fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
+        let mut have = 0;
+        while have < BLOCK {
+            let available = self.input.fill_buf()?;
+            if available.is_empty() {
+                return if have == 0 { Ok(false) } else { Err(truncated()) };
+            }
+            let len = available.len().min(BLOCK - have);
+            block[have..have + len].copy_from_slice(&available[..len]);
+            self.input.consume(len);
+            have += len;
+        }
+        Ok(true)
+    }
+
+    fn read_extension(&mut self, header: &Header) -> Result<Vec<u8>> {
+        let size = header.entry_size().at("tar: size")?;
+        if size > EXTENSION_MAX {
+            return Err(Error::malformed(format!("tar: extension header of {size} bytes (at most {EXTENSION_MAX})")));
+        }
+        let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        self.left = size;
+        self.padding = padding_of(size);
+        loop {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
+                break;
+            }
+            data.extend_from_slice(chunk);
+        }
+        self.skip_rest()?;
+        Ok(data)
+    }
+
+    fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry> {
+        let Extensions { pax, path, link } = extensions;
+        // POSIX: what PAX says stands above the header; GNU's long names come without PAX.
+        let mut path = pax.path.or(path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = pax.linkpath.or(link).or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let kind = kind_of(header, &path)?;
+        let mut stored = match pax.size {
+            Some(size) => size,
+            None => header.entry_size().at("tar: size")?,
+        };
+        if kind != Kind::File {
+            // Links, directories and devices have no data, whatever their size field says.
+            stored = 0;
+        }
+        self.left = stored;
+        self.padding = padding_of(stored);
+        let (mut size, mut sparse) = (stored, None);
+        if header.entry_type() == EntryType::GNUSparse {
+            let (map, real) = self.gnu_sparse(header)?;
+            (size, sparse) = (real, Some(map));
+        } else if kind == Kind::File
+            && let Some(described) = pax.sparse
+        {
+            if let Some(name) = described.name {
+                path = name;
+            }
+            let map = match described.map {
+                Some(map) => map,
+                None => self.sparse_map_in_data()?,
+            };
+            (size, sparse) = (described.real_size, Some(map));
+        }
+        if let Some(map) = &sparse {
+            check_sparse(map, size, self.left)?;
+        }
+        Ok(Entry {
+            kind,
+            path,
+            link: link.unwrap_or_default(),
+            size,
+            mode: header.mode().at("tar: mode")?,
+            uid: pax.uid.map_or_else(|| header.uid(), Ok).at("tar: uid")?,
+            gid: pax.gid.map_or_else(|| header.gid(), Ok).at("tar: gid")?,
+            mtime: match pax.mtime {
+                Some(mtime) => mtime,
+                None => (header.mtime().at("tar: mtime")?.cast_signed(), 0),
+            },
+            device: (
+                header.device_major().ok().flatten().unwrap_or(0),
+                header.device_minor().ok().flatten().unwrap_or(0),
+            ),
+            xattrs: pax.xattrs,
+            sparse,
+        })
+    }
+
+    /// The old GNU form: four pieces in the header, more in extension blocks behind it.
+    fn gnu_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64)> {
+        let gnu = header.as_gnu().ok_or_else(|| Error::malformed("tar: sparse entry without a GNU header"))?;
+        let real = gnu.real_size().at("tar: real size of a sparse file")?;
+        let mut map = Vec::new();
+        let mut add = |pieces: &[tar::GnuSparseHeader]| -> Result<()> {
+            for piece in pieces.iter().filter(|p| !p.is_empty()) {
+                map.push((piece.offset().at("tar: sparse map")?, piece.length().at("tar: sparse map")?));
+            }
+            if map.len() > SPARSE_MAX { Err(too_many_pieces()) } else { Ok(()) }
+        };
+        add(&gnu.sparse)?;
+        let mut more = gnu.is_extended();
+        let mut extended = tar::GnuExtSparseHeader::new();
+        while more {
+            let block: &mut [u8; BLOCK] = extended.as_mut_bytes();
+            if !self.read_block(block)? {
+                return Err(truncated());
+            }
+            add(extended.sparse())?;
+            more = extended.is_extended();
+        }
+        Ok((map, real))
+    }
+
+    /// PAX form 1.0: the map stands before the data, as decimal numbers one a line, padded to a block.
+    fn sparse_map_in_data(&mut self) -> Result<Vec<(u64, u64)>> {
+        let mut numbers = Vec::new();
+        let mut wanted = 1;
+        while numbers.len() < wanted {
+            if self.left < BLOCK as u64 {
+                return Err(truncated());
+            }
+            // Numbers may span blocks, and the map ends at a block: read block by block.
+            let mut text = Vec::new();
+            while numbers.len() < wanted {
+                let mut block = [0; BLOCK];
+                if self.left < BLOCK as u64 || !self.read_block(&mut block)? {
+                    return Err(truncated());
+                }
+                self.left -= BLOCK as u64;
+                text.extend_from_slice(&block);
+                while numbers.len() < wanted
+                    && let Some(end) = text.iter().position(|&b| b == b'\n')
+                {
+                    let number =
+                        pax::decimal(&text[..end]).ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
+                    text.drain(..=end);
+                    if numbers.is_empty() {
+                        let pieces =
+                            usize::try_from(number).ok().filter(|&n| n <= SPARSE_MAX).ok_or_else(too_many_pieces)?;
+                        wanted = 1 + 2 * pieces;
+                    }
+                    numbers.push(number);
+                }
+                if text.len() > 2 * BLOCK {
+                    return Err(Error::malformed("tar: sparse map: not a number"));
+                }
+            }
+        }
+        Ok(numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    }
+}
+
+fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
+    Ok(match header.entry_type() {
+        // Before ustar a directory was a file whose name ends in a slash.
+        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => Kind::Directory,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
+        EntryType::Link => Kind::Hardlink,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Char => Kind::CharDevice,
+        EntryType::Block => Kind::BlockDevice,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Fifo => Kind::Fifo,
+        other => {
+            let name = String::from_utf8_lossy(path).into_owned();
+            return Err(Error::malformed(format!(
+                "tar: {name}: unsupported entry type {:?}",
+                char::from(other.as_byte())
+            )));
+        }
+    })
+}
+
+fn check_sum(block: &[u8; BLOCK]) -> Result<()> {
+    let wanted =
+        Header::from_byte_slice(block).cksum().map_err(|_| Error::malformed("tar: not a header (no checksum)"))?;
+    let field = 148..156;
+    let bytes = || block.iter().enumerate().map(|(at, &b)| if field.contains(&at) { b' ' } else { b });
+    let unsigned: u32 = bytes().map(u32::from).sum();
+    // Some old programs summed signed bytes.
+    let signed: i32 = bytes().map(|b| i32::from(b.cast_signed())).sum();
+    if wanted == unsigned || i64::from(wanted) == i64::from(signed) {
+        Ok(())
+    } else {
+        Err(Error::malformed("tar: header checksum does not match"))
+    }
+}
+
+fn check_sparse(map: &[(u64, u64)], real: u64, stored: u64) -> Result<()> {
+    let mut end = 0;
+    let mut sum = 0u64;
+    for &(offset, len) in map {
+        let stop = offset.checked_add(len).filter(|&stop| offset >= end && stop <= real);
+        end = stop.ok_or_else(|| Error::malformed("tar: sparse map: pieces overlap or leave the file"))?;
+        sum = sum.saturating_add(len);
+    }
+    if sum == stored {
+        Ok(())
+    } else {
+        Err(Error::malformed(format!("tar: sparse map has {sum} bytes, the entry {stored}")))
+    }
+}
+
+fn padding_of(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK as u64
+}
+
+fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = bytes.iter().position(|&b| b == 0) {
+        bytes.truncate(end);
+    }
+    bytes
+}
+
+fn too_many_pieces() -> Error {
+    Error::malformed(format!("tar: sparse map has more than {SPARSE_MAX} pieces"))
+}
+
+fn truncated() -> Error {
+    io::Error::new(io::ErrorKind::InvalidData, "tar: the archive ends in the middle of an entry").into()
+}

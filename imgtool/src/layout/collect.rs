@@ -1,0 +1,136 @@
+//! Takes away what nothing names any more.
+
+use std::collections::HashSet;
+use std::fs::{self, TryLockError};
+use std::path::Path;
+use std::time::Duration;
+
+use super::layers::remove_all;
+use super::{Store, if_there};
+use crate::digest::Digest;
+use crate::error::{Result, Step};
+use crate::oci::{CONFIG_MAX, Descriptor, Document, ImageConfig};
+
+/// A partial download that nobody went on with for this long is given up.
+const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What [`Store::collect`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Collected {
+    /// This many blobs and layers were removed.
+    Removed(usize),
+    /// Another process is adding to the store; a later collection will find what was left.
+    Busy,
+}
+
+#[derive(Default)]
+struct Reachable {
+    blobs: HashSet<Digest>,
+    layers: HashSet<Digest>,
+}
+
+impl Store {
+    /// Removes blobs and layers that neither an image nor a bundle uses.
+    pub(crate) fn collect(&self) -> Result<Collected> {
+        let lock = self.lock_file("collect")?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Collected::Busy),
+            Err(TryLockError::Error(e)) => return Err(e).at("lock the store"),
+        }
+        let mut reachable = Reachable::default();
+        for entry in &self.index()?.manifests {
+            self.mark(entry, &mut reachable, 0);
+        }
+        for used in self.uses()? {
+            reachable.layers.extend(used.layers);
+        }
+        let mut removed =
+            self.sweep("blobs", |digest| reachable.blobs.contains(digest), |path| Ok(fs::remove_file(path)?))?;
+        removed += self.sweep("layers", |digest| reachable.layers.contains(digest), remove_all)?;
+        self.sweep_leavings()?;
+        Ok(Collected::Removed(removed))
+    }
+
+    /// Follows a descriptor. What cannot be read has nothing below it; it stays itself, to be mended by a pull.
+    fn mark(&self, descriptor: &Descriptor, reachable: &mut Reachable, depth: usize) {
+        reachable.blobs.insert(descriptor.digest.clone());
+        match self.document(descriptor) {
+            Ok(Document::Index(index)) if depth < 4 => {
+                for manifest in &index.manifests {
+                    self.mark(manifest, reachable, depth + 1);
+                }
+            }
+            Ok(Document::Manifest(manifest)) => {
+                reachable.blobs.insert(manifest.config.digest.clone());
+                reachable.blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
+                let config = self.read_blob(&manifest.config, CONFIG_MAX);
+                let Ok(config) = config.and_then(|bytes| ImageConfig::parse(&bytes, manifest.layers.len())) else {
+                    return;
+                };
+                let mut below = None;
+                for diff_id in &config.rootfs.diff_ids {
+                    let chain = Digest::chain(below.as_ref(), diff_id);
+                    reachable.layers.extend([diff_id.clone(), chain.clone()]);
+                    below = Some(chain);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn sweep(
+        &self,
+        below: &str,
+        keep: impl Fn(&Digest) -> bool,
+        remove: impl Fn(&Path) -> Result<()>,
+    ) -> Result<usize> {
+        let mut removed = 0;
+        for algorithm in crate::digest::Algorithm::ALL {
+            let directory = self.path(below).join(algorithm.name());
+            let Some(list) = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))?
+            else {
+                continue;
+            };
+            for entry in list {
+                let entry = entry?;
+                let name = entry.file_name();
+                // Only what has the form of our own names is ours to remove.
+                let Some(Ok(digest)) = name.to_str().map(|hex| format!("{}:{hex}", algorithm.name()).parse::<Digest>())
+                else {
+                    continue;
+                };
+                if !keep(&digest) {
+                    remove(&entry.path()).with(|| format!("remove {}", entry.path().display()))?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Nobody adds to the store now: whatever is in `tmp` and whatever layer has a lock file was left by a killed process
+    /// or is done with.
+    fn sweep_leavings(&self) -> Result<()> {
+        let files = |below: &str| -> Result<Vec<std::path::PathBuf>> {
+            let directory = self.path(below);
+            let list = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))?;
+            list.into_iter().flatten().map(|entry| Ok(entry?.path())).collect()
+        };
+        for path in files("tmp")? {
+            if path.is_dir() { remove_all(&path)? } else { fs::remove_file(&path)? }
+        }
+        for path in files("locks")? {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("layer-")) {
+                fs::remove_file(&path)?;
+            }
+        }
+        for path in files("ingest")? {
+            let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
+            if age > PARTIAL_KEPT {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! index.json: the names of the store.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Store, if_there};
+use crate::error::{Result, Step};
+use crate::oci::{self, Descriptor, Index, MANIFEST_MAX};
+
+use super::image::NAME;
+
+/// An index.json is read up to this size.
+const INDEX_MAX: u64 = 16 * MANIFEST_MAX;
+
+impl Store {
+    /// The index, empty when there is none yet.
+    pub(crate) fn index(&self) -> Result<Index> {
+        self.check_version()?;
+        let path = self.path("index.json");
+        let step = || format!("read {}", path.display());
+        let Some(meta) = if_there(fs::metadata(&path).with(step))? else {
+            return Ok(Index::empty());
+        };
+        if meta.len() > INDEX_MAX {
+            return Err(crate::error::Error::malformed(format!("{}: {} bytes", path.display(), meta.len())));
+        }
+        let bytes = fs::read(&path).with(step)?;
+        oci::json(&bytes).with(|| path.display().to_string())
+    }
+
+    /// Changes the index, under its lock, by one rename.
+    pub(crate) fn update_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+        let lock = self.lock_file("index")?;
+        lock.lock().at("lock index.json")?;
+        let mut index = self.index()?;
+        let value = change(&mut index)?;
+        self.write_file(Path::new("index.json"), &oci::to_json(&index)?)?;
+        Ok(value)
+    }
+
+    /// Gives `descriptor` the name that it carries, taking the name from whatever had it. An unnamed image of the same
+    /// digest goes: it has a name now.
+    pub(crate) fn set_entry(&self, descriptor: Descriptor) -> Result<()> {
+        self.update_index(|index| {
+            let name = descriptor.annotation(NAME).map(str::to_owned);
+            index.manifests.retain(|have| match have.annotation(NAME) {
+                Some(other) => Some(other) != name.as_deref(),
+                None => have.digest != descriptor.digest,
+            });
+            index.manifests.push(descriptor);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! The image store: an OCI image layout, with unpacked layers beside it.
+//!
+//! ```text
+//! STORE/
+//!   oci-layout  index.json  blobs/ALGORITHM/HEX    the OCI image layout, readable by other tools
+//!   layers/ALGORITHM/HEX/{diff/,layer.json}        unpacked layers, by diff ID (or chain ID, see `layers`)
+//!   uses/KEY.json                                  one record a bundle: the image and the layers it stands on
+//!   bundles/NAME/                                  bundles that were not given a directory
+//!   ingest/ALGORITHM-HEX.partial                   downloads under way; a later pull goes on where one stopped
+//!   tmp/                                           what is being made; nothing in it outlives its maker's lock
+//!   locks/                                         lock files: `index`, `collect`, and one a layer
+//! ```
+//! Everything is made under a temporary name and appears by one rename. Whoever adds to the store holds `locks/collect`
+//! shared, so that [`Store::collect`], which holds it alone, never takes away what is about to be named.
+
+mod blob;
+mod collect;
+mod image;
+mod index;
+mod layers;
+mod uses;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+pub(crate) use blob::{Acquired, VerifiedReader, check_size};
+pub(crate) use collect::Collected;
+pub(crate) use image::{Image, NAME, SOURCE, annotations, put_image, put_manifest};
+pub(crate) use layers::{Draft, Layer};
+pub(crate) use uses::Use;
+
+use crate::error::{Error, Kind, Result, Step};
+use crate::oci;
+
+/// A store on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+/// Keeps the store's content from being collected while it lives.
+pub(crate) struct Hold {
+    _lock: File,
+}
+
+impl Store {
+    /// Where images are kept unless `--root` says otherwise: `/var/lib/tare/images`, or below `$XDG_DATA_HOME` for users.
+    pub(crate) fn default_root() -> Result<PathBuf> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/lib/tare/images"));
+        }
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        absolute("XDG_DATA_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+            .map(|data| data.join("tare/images"))
+            .ok_or_else(|| Error::other("neither XDG_DATA_HOME nor HOME is set: name the store with --root"))
+    }
+
+    /// The store at `root`, which need not exist yet: it then reads as empty.
+    pub(crate) fn at(root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).with(|| format!("store {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    /// Makes what is missing of the store. An index.json of another tool is kept.
+    pub(crate) fn create(&self) -> Result<()> {
+        self.make().with(|| format!("store {}", self.root.display()))
+    }
+
+    fn make(&self) -> Result<()> {
+        for dir in ["", "blobs/sha256", "layers", "uses", "ingest", "tmp", "locks"] {
+            // Images hold set-user-ID programs: other users of the machine must not reach them (CVE-2021-41091).
+            DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))?;
+        }
+        if !self.root.join("oci-layout").exists() {
+            self.write_file(Path::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        if !self.root.join("index.json").exists() {
+            self.update_index(|_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a file of the store is.
+    pub(crate) fn path(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.root.join(below)
+    }
+
+    /// Holds off [`Store::collect`]. Waits while one is under way: it takes milliseconds.
+    pub(crate) fn hold(&self) -> Result<Hold> {
+        let lock = self.lock_file("collect")?;
+        lock.lock_shared().at("lock the store")?;
+        Ok(Hold { _lock: lock })
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File> {
+        let path = self.path("locks").join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(&path).with(|| format!("open {}", path.display()))
+    }
+
+    /// Writes a small file so that after a crash there is the old one or the new one.
+    pub(crate) fn write_file(&self, below: &Path, content: &[u8]) -> Result<()> {
+        let target = self.path(below);
+        let name = below.to_string_lossy().replace('/', "-");
+        let temporary = self.path("tmp").join(format!("{name}.{}", random_hex(8)?));
+        let write = || -> Result<()> {
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary)?;
+            file.write_all(content)?;
+            file.sync_data()?;
+            fs::rename(&temporary, &target)?;
+            sync_parent(&target)
+        };
+        write().map_err(|e| {
+            let _ = fs::remove_file(&temporary);
+            e.at(format!("write {}", target.display()))
+        })
+    }
+
+    /// The layout version must be one that we know.
+    pub(crate) fn check_version(&self) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Layout {
+            image_layout_version: String,
+        }
+        let path = self.path("oci-layout");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e).with(|| format!("read {}", path.display())),
+        };
+        let layout: Layout = oci::json(&bytes).with(|| path.display().to_string())?;
+        if layout.image_layout_version.starts_with("1.") {
+            Ok(())
+        } else {
+            let version = layout.image_layout_version;
+            Err(Error::malformed(format!("{}: layout version {version:?} is not known", path.display())))
+        }
+    }
+}
+
+/// Makes a rename or a new name in a directory durable.
+pub(crate) fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    File::open(parent).and_then(|dir| dir.sync_all()).with(|| format!("sync {}", parent.display()))
+}
+
+/// `len` random hex digits.
+pub(crate) fn random_hex(len: usize) -> Result<String> {
+    let mut bytes = vec![0u8; len.div_ceil(2)];
+    let mut have = 0;
+    while have < bytes.len() {
+        have += rustix::rand::getrandom(&mut bytes[have..], rustix::rand::GetRandomFlags::empty()).at("getrandom")?;
+    }
+    let mut hex: String =
+        bytes.iter().flat_map(|b| [b >> 4, b & 15]).filter_map(|n| char::from_digit(n.into(), 16)).collect();
+    hex.truncate(len);
+    Ok(hex)
+}
+
+/// Turns "there is no such file" into `None`.
+pub(crate) fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == Kind::Missing => Ok(None),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,29 @@
+//! `imgtool import`
+
+use super::{print, require_root};
+use crate::archive::{Import, import};
+use crate::cli::ImportArgs;
+use crate::error::{Error, Result};
+use crate::layout::Store;
+use crate::progress::Progress;
+
+/// Imports a root file system's tar and prints the image's name by digest.
+pub(crate) fn run(store: &Store, args: &ImportArgs) -> Result<()> {
+    require_root()?;
+    if args.reference.digest().is_some() {
+        return Err(Error::malformed(format!("{}: an image cannot be named by a digest", args.reference)));
+    }
+    store.create()?;
+    let _hold = store.hold()?;
+    let options = Import {
+        input: &args.input,
+        reference: &args.reference,
+        platform: &args.layers.platform(),
+        changes: &args.changes,
+        message: args.message.as_deref(),
+        compression: args.compression,
+        limits: args.layers.limits(),
+    };
+    let manifest = import(store, &options, &Progress::new(args.layers.quiet))?;
+    print(args.reference.with_digest(&manifest.digest))
+}

@@ -1,0 +1,28 @@
+//! `imgtool pull`
+
+use super::{print, require_root};
+use crate::cli::PullArgs;
+use crate::error::{Result, Step};
+use crate::layout::Store;
+use crate::progress::Progress;
+use crate::pull::Pull;
+
+/// Pulls an image and prints its name by digest.
+pub(crate) fn run(store: &Store, args: &PullArgs) -> Result<()> {
+    require_root()?;
+    store.create()?;
+    let _hold = store.hold()?;
+    let progress = Progress::new(args.layers.quiet);
+    let access = args.registry.access();
+    let pull = Pull {
+        store,
+        access: &access,
+        platform: args.layers.platform(),
+        limits: args.layers.limits(),
+        parallel: args.layers.parallel.into(),
+        progress: &progress,
+    };
+    let (image, layers) = pull.run(&args.reference).at(&args.reference)?;
+    store.settle(&layers)?;
+    print(args.reference.with_digest(&image.descriptor.digest))
+}

@@ -1,0 +1,28 @@
+//! `imgtool unbundle`
+
+use crate::bundle::remove;
+use crate::cli::UnbundleArgs;
+use crate::error::{Result, Step};
+
+/// Removes bundles. Of several, those that can be removed are.
+pub(crate) fn run(args: &UnbundleArgs) -> Result<()> {
+    let mut failed = None;
+    for directory in &args.directories {
+        match remove(directory).at(directory.display()) {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => {
+                let (count, first) = (left.len(), left[0].display());
+                eprintln!(
+                    "imgtool: unbundle: {}: stays, {count} files in it are not imgtool's ({first})",
+                    directory.display()
+                );
+            }
+            Err(e) => {
+                if let Some(earlier) = failed.replace(e) {
+                    eprintln!("imgtool: unbundle: {earlier}");
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}

@@ -1,0 +1,46 @@
+//! Open descriptors: which ones a container inherits, and that it inherits no others (CVE-2024-21626).
+//!
+//! The numbers from 3 that the caller wants to pass on are looked at before anything else is opened. So a number that the
+//! caller did not open is refused, instead of being one of ours when the program starts.
+
+use crate::{
+    error::{At, Error, Kind, Result},
+    sys,
+};
+use rustix::{
+    fd::BorrowedFd,
+    io::{FdFlags, fcntl_getfd, fcntl_setfd},
+};
+
+/// The first number after the standard streams.
+const FIRST: i32 = 3;
+
+/// Makes sure that `keep` descriptors after standard error are open, and that nothing that the caller left open is
+/// inherited by whatever is started. To be called before anything is opened.
+///
+/// # Errors
+/// [`Kind::Invalid`] with the number that is not open.
+pub fn claim(keep: u32) -> Result<()> {
+    for number in numbers(keep)? {
+        if fcntl_getfd(sys::borrow(number)).is_err() {
+            let text = format!("file descriptor {number} is not open: pass {keep} of them, numbered from {FIRST}");
+            return Err(Error::new(Kind::Invalid, text));
+        }
+    }
+    sys::close_range_cloexec(FIRST).at("close_range")
+}
+
+/// Lets the program that is about to run inherit `keep` descriptors after standard error, and no others.
+pub(crate) fn hand_over(keep: u32) -> Result<()> {
+    sys::close_range_cloexec(FIRST).at("close_range")?;
+    for number in numbers(keep)? {
+        let fd: BorrowedFd<'_> = sys::borrow(number);
+        fcntl_setfd(fd, FdFlags::empty()).at_with(|| format!("keep descriptor {number}"))?;
+    }
+    Ok(())
+}
+
+fn numbers(keep: u32) -> Result<std::ops::Range<i32>> {
+    let end = i32::try_from(keep).ok().and_then(|keep| FIRST.checked_add(keep));
+    end.map(|end| FIRST..end).ok_or_else(|| Error::new(Kind::Invalid, format!("{keep} descriptors are too many")))
+}
