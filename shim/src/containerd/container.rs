@@ -1,0 +1,502 @@
+//! One container under containerd: its birth, its processes and its end.
+//!
+//! Order is kept without one big lock. `turn` serializes what changes the container as a whole (start, pause, resume,
+//! update, checkpoint, delete). Each process has a gate that puts its start before its end. A kill takes neither, so
+//! that nothing can hold it up.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use containerd_shim_protos::api::CreateTaskRequest;
+use containerd_shim_protos::events::task as event;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::cgroup::Cgroup;
+use super::events::{Events, timestamp};
+use super::options::Options;
+use super::process::{Process, Status};
+use super::rootfs;
+use super::streams::{Owner, Prepared, PreparedTerminal, Streams, Wanted};
+use super::watch::{self as readiness, AtWork, Claim};
+use super::{flags, log};
+use crate::error::{Context, Error, Kind, Result};
+use crate::io::console::ConsoleSocket;
+use crate::reap::Exit;
+use crate::runtime::{Call, Runtime, kind_of_complaint};
+
+/// The file in the bundle from which the `delete` helper learns the pid.
+pub(crate) const PID_FILE: &str = "init.pid";
+
+/// What all containers of a shim have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) namespace: String,
+    pub(crate) events: Events,
+    /// A directory of the owner's alone with a short path, for console sockets.
+    pub(crate) socket_dir: PathBuf,
+}
+
+/// A container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) init: Process,
+    pub(super) around: Surroundings,
+    pub(super) runtime: Runtime,
+    pub(super) options: Options,
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// A checkpoint to restore at start instead of creating the container.
+    pub(super) checkpoint: Option<PathBuf>,
+    rootfs: Option<PathBuf>,
+    owner: Owner,
+    /// Whether the kernel kills the container's processes together with its init.
+    owns_pids: bool,
+    cgroup: Mutex<Option<Cgroup>>,
+    execs: Mutex<BTreeMap<String, Arc<Process>>>,
+    /// Execs that have been started (or are being) and whose end has not been announced.
+    running_execs: watch::Sender<usize>,
+    /// Set when the init has been collected: nothing more is started then.
+    init_ended: Mutex<bool>,
+}
+
+/// As much of a bundle's config.json as decides about the end of the container.
+#[derive(Deserialize, Default)]
+struct Config {
+    #[serde(default)]
+    linux: Option<Linux>,
+}
+
+#[derive(Deserialize, Default)]
+struct Linux {
+    #[serde(default)]
+    namespaces: Option<Vec<Namespace>>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: String,
+}
+
+/// Whether a config gives the container a pid namespace of its own.
+fn owns_pids(config: &[u8]) -> Result<bool> {
+    let config: Config = serde_json::from_slice(config)?;
+    let namespaces = config
+        .linux
+        .and_then(|linux| linux.namespaces)
+        .unwrap_or_default();
+    Ok(namespaces
+        .iter()
+        .any(|namespace| namespace.kind == "pid" && namespace.path.is_empty()))
+}
+
+/// Runs a call to its end without stopping the event loop.
+pub(super) async fn run(call: Call) -> Result<Vec<u8>> {
+    let running = call.spawn()?;
+    let claim = readiness::claim(running.pid())?;
+    claim.ended().await?;
+    running.finish()
+}
+
+/// Reads a pid file that a runtime has just written.
+pub(super) fn read_pid(path: &Path) -> Result<u32> {
+    let text = fs::read_to_string(path).context(|| format!("read {}", path.display()))?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::other(format!("{}: {text:?} is not a pid", path.display())))
+}
+
+/// Takes the mounts away again unless the container comes to be.
+struct Undo(Option<PathBuf>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.as_deref().map(rootfs::unmount_all) {
+            log::warn(&format!("clean up the rootfs: {error}"));
+        }
+    }
+}
+
+impl Container {
+    /// Makes the container as far as "created"; its process waits to be started. Announces it.
+    pub(crate) async fn create(
+        request: &CreateTaskRequest,
+        around: Surroundings,
+    ) -> Result<Arc<Self>> {
+        let bundle = PathBuf::from(&request.bundle);
+        let options = request
+            .options
+            .as_ref()
+            .map(Options::from_any)
+            .transpose()?
+            .unwrap_or_default();
+        let runtime = options.runtime(&around.namespace, &bundle)?;
+        let step = || format!("read {}", bundle.join("config.json").display());
+        let config = fs::read(bundle.join("config.json")).context(step)?;
+        let owns_pids = owns_pids(&config).context(step)?;
+        options.save(&bundle)?;
+
+        let rootfs = (!request.rootfs.is_empty())
+            .then(|| rootfs::directory(&bundle))
+            .transpose()?;
+        if let Some(path) = &rootfs {
+            rootfs::mount_all(&request.rootfs, path)?;
+        }
+        let mut undo = Undo(rootfs.clone());
+        let wanted = Wanted {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let owner = Owner {
+            id: request.id.clone(),
+            namespace: around.namespace.clone(),
+            uid: options.io_uid,
+            gid: options.io_gid,
+        };
+        let container = Arc::new(Self {
+            id: request.id.clone(),
+            init: Process::new(&request.id, wanted),
+            checkpoint: Some(&request.checkpoint)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            rootfs,
+            turn: tokio::sync::Mutex::new(()),
+            cgroup: Mutex::new(None),
+            execs: Mutex::new(BTreeMap::new()),
+            running_execs: watch::Sender::new(0),
+            init_ended: Mutex::new(false),
+            bundle,
+            around,
+            runtime,
+            options,
+            owner,
+            owns_pids,
+        });
+        let gate = container.init.gate.lock().await;
+        let claim = match container.checkpoint {
+            None => Some(container.bear().await?),
+            Some(_) => None,
+        };
+        undo.0 = None;
+        container.announce_creation(request);
+        drop(gate);
+        if let Some(claim) = claim {
+            container.await_init(claim);
+        }
+        Ok(container)
+    }
+
+    fn announce_creation(&self, request: &CreateTaskRequest) {
+        let io = event::TaskIO {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+            ..event::TaskIO::default()
+        };
+        self.around.events.send(&event::TaskCreate {
+            container_id: self.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: Some(io).into(),
+            checkpoint: request.checkpoint.clone(),
+            pid: self.init.pid(),
+            ..event::TaskCreate::default()
+        });
+    }
+
+    /// Has the runtime create the container.
+    async fn bear(&self) -> Result<Arc<Claim>> {
+        let pid_file = self.bundle.join(PID_FILE);
+        let call = self
+            .runtime
+            .call("create")
+            .arg("--bundle")
+            .arg(&self.bundle)
+            .arg("--pid-file")
+            .arg(&pid_file);
+        let call = call.flag("--no-pivot", self.options.no_pivot_root);
+        let call = call.flag("--no-new-keyring", self.options.no_new_keyring);
+        let born = self
+            .launch(&self.init, call, &pid_file, "OCI runtime create failed")
+            .await;
+        match &born {
+            Ok(claim) => self.remember_cgroup(claim),
+            // Whatever half of a container the runtime has left: nobody else knows of it.
+            Err(_)
+                if self
+                    .runtime
+                    .state_dir(&self.id)
+                    .is_none_or(|dir| dir.exists()) =>
+            {
+                let _: Result<_> =
+                    run(self.runtime.call("delete").args(["--force", &self.id])).await;
+            }
+            Err(_) => {}
+        }
+        born
+    }
+
+    /// Runs a call that makes `process`, gives it its streams, and takes it over.
+    pub(super) async fn launch(
+        &self,
+        process: &Process,
+        call: Call,
+        pid_file: &Path,
+        failure: &str,
+    ) -> Result<Arc<Claim>> {
+        let at_work = AtWork::begin();
+        let streams = if process.wanted.terminal {
+            let prepared = Prepared::terminal(&process.wanted, &self.owner).await?;
+            let socket = ConsoleSocket::open(&self.around.socket_dir)?;
+            let call = call
+                .arg("--console-socket")
+                .arg(socket.path())
+                .arg(&self.id);
+            run(call).await.map_err(|error| quote(failure, &error))?;
+            serve_terminal(prepared, socket)?
+        } else {
+            let (prepared, [stdin, stdout, stderr]) =
+                Prepared::pipes(&process.wanted, &self.owner).await?;
+            let call = call.arg(&self.id).streams(stdin, stdout, stderr);
+            run(call).await.map_err(|error| quote(failure, &error))?;
+            prepared.serve()?
+        };
+        let claim = readiness::claim(read_pid(pid_file)?)?;
+        drop(at_work);
+        Ok(process.born(claim, streams))
+    }
+
+    /// Notes where the init's resources are counted, for it may be gone when somebody asks.
+    pub(super) fn remember_cgroup(&self, init: &Claim) {
+        *self.cgroup.lock().unwrap_or_else(PoisonError::into_inner) = Cgroup::of(init.pid()).ok();
+    }
+
+    /// The container's cgroup, once it has one.
+    pub(crate) fn cgroup(&self) -> Option<Cgroup> {
+        self.cgroup
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Finds a process by exec id; the empty id is the init.
+    pub(crate) fn with_process<T>(
+        &self,
+        exec_id: &str,
+        action: impl FnOnce(&Process) -> Result<T>,
+    ) -> Result<T> {
+        if exec_id.is_empty() {
+            action(&self.init)
+        } else {
+            action(&*self.exec(exec_id)?)
+        }
+    }
+
+    /// Finds an exec by its id.
+    pub(crate) fn exec(&self, exec_id: &str) -> Result<Arc<Process>> {
+        let execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = || Error::new(Kind::NotFound, format!("process does not exist {exec_id}"));
+        execs.get(exec_id).cloned().ok_or_else(missing)
+    }
+
+    /// All execs that have not been deleted.
+    pub(crate) fn execs(&self) -> Vec<Arc<Process>> {
+        self.execs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// Adds an exec, which waits to be started.
+    pub(super) fn add_exec(&self, process: Process) -> Result<()> {
+        flags::check_id("exec id", &process.id)?;
+        let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        if execs.contains_key(&process.id) {
+            return Err(Error::new(
+                Kind::AlreadyExists,
+                format!("id {}", process.id),
+            ));
+        }
+        execs.insert(process.id.clone(), Arc::new(process));
+        Ok(())
+    }
+
+    pub(super) fn remove_exec(&self, exec_id: &str) {
+        self.execs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(exec_id);
+    }
+
+    /// Counts an exec as running, unless the init has ended: then its announcement must stay the last one.
+    pub(super) fn count_exec(&self) -> Result<()> {
+        if *self
+            .init_ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
+            let text = format!("container {} init process is not running", self.id);
+            return Err(Error::new(Kind::FailedPrecondition, text));
+        }
+        self.running_execs.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    pub(super) fn uncount_exec(&self) {
+        self.running_execs.send_modify(|count| *count -= 1);
+    }
+
+    /// Waits in the background for the init's end and announces it, after the ends of all execs.
+    pub(super) fn await_init(self: &Arc<Self>, claim: Arc<Claim>) {
+        let container = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = claim.ended().await {
+                log::warn(&format!("wait for container {}: {error}", container.id));
+            }
+            let gate = container.init.gate.lock().await;
+            drop(gate);
+            let exit = claim.collect();
+            drop(claim);
+            *container
+                .init_ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = true;
+            if !container.owns_pids {
+                let killing =
+                    run(container
+                        .runtime
+                        .call("kill")
+                        .args(["--all", &container.id, "KILL"]))
+                    .await;
+                if let Err(error) = killing {
+                    log::warn(&format!(
+                        "kill the processes of container {}: {error}",
+                        container.id
+                    ));
+                }
+            }
+            let mut running = container.running_execs.subscribe();
+            let _: std::result::Result<_, _> = running.wait_for(|&count| count == 0).await;
+            if matches!(container.init.status(), Status::Paused) {
+                // What is left in the frozen cgroup can only die when thawed.
+                let _: Result<_> = run(container.runtime.call("resume").arg(&container.id)).await;
+            }
+            container.announce_exit(&container.init, exit);
+        });
+    }
+
+    /// Records and announces the end of a process.
+    pub(super) fn announce_exit(&self, process: &Process, exit: Exit) {
+        let pid = process.pid();
+        process.ended(exit);
+        self.around.events.send(&event::TaskExit {
+            container_id: self.id.clone(),
+            id: process.id.clone(),
+            pid,
+            exit_status: exit.status,
+            exited_at: Some(timestamp(exit.at)).into(),
+            ..event::TaskExit::default()
+        });
+    }
+
+    /// Deletes the container, which must not run. Announces it.
+    pub(crate) async fn delete(&self) -> Result<(u32, Exit)> {
+        let _turn = self.turn.lock().await;
+        self.init
+            .require("delete", &[Status::Created, Status::Stopped])?;
+        if self.init.status() == Status::Created {
+            self.kill_unstarted().await;
+        }
+        let streams = self.init.life().streams.take();
+        if let Some(streams) = streams
+            && !streams.finish().await
+        {
+            log::warn(&format!(
+                "container {}: its output was not read to the end in time",
+                self.id
+            ));
+        }
+        let deletion = run(self.runtime.call("delete").arg(&self.id)).await;
+        // After a checkpoint, or a start that failed, the runtime may have forgotten it already.
+        if let Err(error) = deletion.as_ref()
+            && kind_of_complaint(error.text()) != Kind::NotFound
+        {
+            return Err(quote("failed to delete task", error));
+        }
+        if let Some(rootfs) = &self.rootfs {
+            rootfs::unmount_all(rootfs)?;
+        }
+        self.init.life().status = Status::Deleted;
+        let (pid, exit) = (
+            self.init.pid(),
+            self.init.exit().unwrap_or_else(Exit::unknown),
+        );
+        self.around.events.send(&event::TaskDelete {
+            container_id: self.id.clone(),
+            pid,
+            exit_status: exit.status,
+            exited_at: Some(timestamp(exit.at)).into(),
+            ..event::TaskDelete::default()
+        });
+        Ok((pid, exit))
+    }
+
+    /// Ends an init that was created but never started, so that every runtime agrees to delete it.
+    async fn kill_unstarted(&self) {
+        let claim = self.init.life().claim.clone();
+        if let Some(claim) = claim {
+            let killed =
+                rustix::process::pidfd_send_signal(claim.pidfd(), rustix::process::Signal::KILL);
+            drop(claim);
+            if killed.is_ok() {
+                self.init.wait().await;
+            }
+        }
+    }
+}
+
+fn serve_terminal(prepared: PreparedTerminal, socket: ConsoleSocket) -> Result<Streams> {
+    prepared.serve(socket.receive()?)
+}
+
+/// A runtime's complaint under the heading that containerd's users know.
+pub(super) fn quote(failure: &str, complaint: &Error) -> Error {
+    Error::new(complaint.kind, format!("{failure}: {}", complaint.text()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_fresh_pid_namespace_dies_with_its_init() {
+        for (config, own) in [
+            (
+                r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}"#,
+                true,
+            ),
+            (
+                r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#,
+                false,
+            ),
+            (r#"{"linux":{"namespaces":[{"type":"mount"}]}}"#, false),
+            (r#"{"linux":{}}"#, false),
+            (r#"{"linux":null}"#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(owns_pids(config.as_bytes()).unwrap(), own, "{config}");
+        }
+        assert!(owns_pids(b"[").is_err());
+    }
+}

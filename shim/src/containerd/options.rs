@@ -1,0 +1,167 @@
+//! The runtime options that containerd passes along with a container.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim::oci::Options as RuncOptions;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+use crate::runtime::{self, Runtime};
+
+/// Where runtime state is kept when no option says otherwise; each containerd namespace has a directory of its own.
+const DEFAULT_ROOT: &str = "/run/containerd/tare";
+/// The file in the bundle that keeps the options for the `delete` helper.
+const OPTIONS_FILE: &str = "options.json";
+/// The only options type with a meaning here.
+const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
+/// What CRI sends to runtimes that it does not know; its config path has no meaning here.
+const GENERIC_OPTIONS: &str = "runtimeoptions.v1.Options";
+
+/// `containerd.runc.v1.Options`, as far as a shim that starts runtimes needs them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Options {
+    pub(crate) no_pivot_root: bool,
+    pub(crate) no_new_keyring: bool,
+    /// A cgroup to put the resident shim into.
+    pub(crate) shim_cgroup: String,
+    /// Owner of the container's stdio pipes.
+    pub(crate) io_uid: u32,
+    pub(crate) io_gid: u32,
+    /// The runtime binary: a path, or a name on PATH.
+    pub(crate) binary_name: String,
+    /// The runtime's state root; the namespace is appended.
+    pub(crate) root: String,
+    pub(crate) systemd_cgroup: bool,
+    pub(crate) criu_work_path: String,
+}
+
+impl Options {
+    /// Decodes an options message of the kinds that containerd sends.
+    pub(crate) fn from_any(any: &Any) -> Result<Self> {
+        let name = any.type_url.rsplit('/').next().unwrap_or_default();
+        if any.value.is_empty() || name == GENERIC_OPTIONS {
+            return Ok(Self::default());
+        }
+        if name != RUNC_OPTIONS {
+            let text = format!(
+                "runtime options of type {:?} are unknown: use {RUNC_OPTIONS}",
+                any.type_url
+            );
+            return Err(Error::invalid(text));
+        }
+        let parsed = RuncOptions::parse_from_bytes(&any.value);
+        let parsed =
+            parsed.map_err(|error| Error::invalid(format!("decode {RUNC_OPTIONS}: {error}")))?;
+        Ok(Self {
+            no_pivot_root: parsed.no_pivot_root,
+            no_new_keyring: parsed.no_new_keyring,
+            shim_cgroup: parsed.shim_cgroup,
+            io_uid: parsed.io_uid,
+            io_gid: parsed.io_gid,
+            binary_name: parsed.binary_name,
+            root: parsed.root,
+            systemd_cgroup: parsed.systemd_cgroup,
+            criu_work_path: parsed.criu_work_path,
+        })
+    }
+
+    /// Keeps the options in `bundle` for whoever must clean up after this shim.
+    pub(crate) fn save(&self, bundle: &Path) -> Result<()> {
+        let path = bundle.join(OPTIONS_FILE);
+        let text = serde_json::to_vec(self)?;
+        fs::write(&path, text).context(|| format!("write {}", path.display()))
+    }
+
+    /// Reads the options kept in `bundle`; none kept means the defaults.
+    pub(crate) fn load(bundle: &Path) -> Result<Self> {
+        let path = bundle.join(OPTIONS_FILE);
+        match fs::read(&path) {
+            Ok(text) => {
+                serde_json::from_slice(&text).context(|| format!("read {}", path.display()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// The runtime for containers of `namespace` whose bundle is `bundle`.
+    pub(crate) fn runtime(&self, namespace: &str, bundle: &Path) -> Result<Runtime> {
+        let chosen = Some(self.binary_name.as_ref()).filter(|_| !self.binary_name.is_empty());
+        let root = if self.root.is_empty() {
+            Path::new(DEFAULT_ROOT)
+        } else {
+            Path::new(&self.root)
+        };
+        Ok(Runtime {
+            binary: runtime::locate(chosen)?,
+            root: Some(root.join(namespace)),
+            systemd_cgroup: self.systemd_cgroup,
+            log_dir: PathBuf::from(bundle),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any(type_url: &str, value: Vec<u8>) -> Any {
+        Any {
+            type_url: type_url.into(),
+            value,
+            ..Any::default()
+        }
+    }
+
+    #[test]
+    fn runc_options_survive_the_bundle() {
+        let sent = RuncOptions {
+            binary_name: "crun".into(),
+            root: "/r".into(),
+            systemd_cgroup: true,
+            io_uid: 5,
+            shim_cgroup: "/x".into(),
+            ..RuncOptions::default()
+        };
+        let any = any(
+            "types.containerd.io/containerd.runc.v1.Options",
+            sent.write_to_bytes().unwrap(),
+        );
+        let options = Options::from_any(&any).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            Options::load(dir.path()).unwrap(),
+            Options::default(),
+            "none kept yet"
+        );
+        options.save(dir.path()).unwrap();
+        let loaded = Options::load(dir.path()).unwrap();
+        assert_eq!(
+            (
+                loaded.binary_name.as_str(),
+                loaded.io_uid,
+                loaded.systemd_cgroup
+            ),
+            ("crun", 5, true)
+        );
+        assert_eq!(loaded, options);
+    }
+
+    #[test]
+    fn other_messages() {
+        assert_eq!(
+            Options::from_any(&any(GENERIC_OPTIONS, vec![10, 1, 65])).unwrap(),
+            Options::default()
+        );
+        assert_eq!(
+            Options::from_any(&any("", vec![])).unwrap(),
+            Options::default()
+        );
+        assert!(Options::from_any(&any("windows.v1.Options", vec![1])).is_err());
+        assert!(Options::from_any(&any(RUNC_OPTIONS, vec![0xff])).is_err());
+    }
+}

@@ -1,0 +1,369 @@
+//! The container's log as Docker's json-file driver writes it: one JSON object a line,
+//! `{"log":"text\n","stream":"stdout","time":"2026-02-03T04:05:06.000000007Z"}`.
+//!
+//! A line of the container becomes one record, its newline kept. A line longer than [`MAX_LINE`] becomes several
+//! records, of which only the last has the newline. Bytes that are not UTF-8 become U+FFFD.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+use super::time::Rfc3339;
+
+/// The longest piece of a line in one record, in bytes.
+pub(crate) const MAX_LINE: usize = 16 * 1024;
+/// Records are written out when this much has gathered.
+const BATCH: usize = 64 * 1024;
+
+/// Which output a record belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// One record, as a reader sees it.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) log: String,
+    pub(crate) stream: Stream,
+    #[serde(default)]
+    pub(crate) time: String,
+}
+
+/// The writer of a log. A full disk costs records, never the container: what is lost is counted, and said as soon as
+/// something can be written again.
+#[derive(Debug)]
+pub(crate) struct JsonLog {
+    file: File,
+    /// Bytes in the file up to the end of the last whole record.
+    length: u64,
+    partial: [Vec<u8>; 2],
+    lost: u64,
+}
+
+impl JsonLog {
+    /// Opens the log at `path`, to be continued if it exists.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .open(path)?;
+        let length = file.metadata()?.len();
+        Ok(Self {
+            file,
+            length,
+            partial: [Vec::new(), Vec::new()],
+            lost: 0,
+        })
+    }
+
+    /// Takes output of the container. Whole lines are in the file when this returns.
+    pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
+        let mut batch = Batch::new(stream);
+        let partial = &mut self.partial[stream as usize];
+        while !bytes.is_empty() {
+            let room = MAX_LINE - partial.len();
+            let (piece, complete) = match bytes.iter().take(room).position(|&byte| byte == b'\n') {
+                Some(newline) => (newline + 1, true),
+                None if bytes.len() >= room => (room, true),
+                None => (bytes.len(), false),
+            };
+            let (piece, rest) = bytes.split_at(piece);
+            bytes = rest;
+            if !complete {
+                partial.extend_from_slice(piece);
+            } else if partial.is_empty() {
+                let kept = batch.record(piece);
+                partial.extend_from_slice(&piece[kept..]);
+            } else {
+                partial.extend_from_slice(piece);
+                let kept = batch.record(partial);
+                partial.drain(..kept);
+            }
+            if batch.records.len() >= BATCH {
+                Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut batch);
+            }
+        }
+        if partial.is_empty() {
+            // An idle container's log needs no memory.
+            *partial = Vec::new();
+        }
+        Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut batch);
+    }
+
+    /// Writes out unfinished lines at the end of the container.
+    pub(crate) fn finish(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(&mut self.partial[stream as usize]);
+            if !rest.is_empty() {
+                let mut batch = Batch::new(stream);
+                batch.whole(&rest);
+                Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut batch);
+            }
+        }
+        if self.lost > 0 {
+            let mut note = Batch::new(Stream::Stderr);
+            Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut note);
+        }
+    }
+
+    fn flush(file: &mut File, length: &mut u64, lost: &mut u64, batch: &mut Batch) {
+        let gathered = std::mem::take(&mut batch.source);
+        let mut records = std::mem::take(&mut batch.records);
+        if *lost > 0 {
+            let mut note = Batch::new(Stream::Stderr);
+            note.whole(
+                format!("[log: {lost} bytes of output are lost: the log could not be written]\n")
+                    .as_bytes(),
+            );
+            note.records.append(&mut records);
+            records = note.records;
+        }
+        if records.is_empty() {
+            return;
+        }
+        if file.write_all(&records).is_ok() {
+            *length += records.len() as u64;
+            *lost = 0;
+        } else {
+            *lost += gathered;
+            // Half a record would spoil the next one. If this fails too, readers skip the broken line.
+            let _: io::Result<()> = file.set_len(*length);
+        }
+    }
+}
+
+/// Records that are written together.
+struct Batch {
+    stream: Stream,
+    time: String,
+    records: Vec<u8>,
+    /// How many bytes of output are in the records.
+    source: u64,
+}
+
+impl Batch {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            time: String::new(),
+            records: Vec::new(),
+            source: 0,
+        }
+    }
+
+    /// Adds a record of `piece` and returns how much of it went in: a character that is cut at the end stays out.
+    fn record(&mut self, piece: &[u8]) -> usize {
+        let length = piece.len() - unfinished(piece);
+        self.whole(&piece[..length]);
+        length
+    }
+
+    fn whole(&mut self, piece: &[u8]) {
+        if self.time.is_empty() {
+            self.time = Rfc3339(SystemTime::now()).to_string();
+        }
+        self.source += piece.len() as u64;
+        self.records.extend_from_slice(b"{\"log\":\"");
+        escape(piece, &mut self.records);
+        self.records.extend_from_slice(b"\",\"stream\":\"");
+        self.records
+            .extend_from_slice(self.stream.name().as_bytes());
+        self.records.extend_from_slice(b"\",\"time\":\"");
+        self.records.extend_from_slice(self.time.as_bytes());
+        self.records.extend_from_slice(b"\"}\n");
+    }
+}
+
+/// How many bytes at the end begin a character that is not finished.
+fn unfinished(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(3)..];
+    for (back, &byte) in tail.iter().rev().enumerate() {
+        let needed = match byte {
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            0x80..=0xbf => continue,
+            _ => return 0,
+        };
+        let present = back + 1;
+        // A piece that is nothing but the start of a character must go in, or nothing ever would.
+        return if present < needed && present < bytes.len() {
+            present
+        } else {
+            0
+        };
+    }
+    0
+}
+
+/// Writes `bytes` as the inside of a JSON string.
+fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    for chunk in bytes.utf8_chunks() {
+        let text = chunk.valid().as_bytes();
+        let mut plain = 0;
+        for (at, &byte) in text.iter().enumerate() {
+            let short = match byte {
+                b'"' => b'"',
+                b'\\' => b'\\',
+                b'\n' => b'n',
+                b'\r' => b'r',
+                b'\t' => b't',
+                0..=0x1f | 0x7f => 0,
+                _ => continue,
+            };
+            out.extend_from_slice(&text[plain..at]);
+            plain = at + 1;
+            if short == 0 {
+                let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+                out.extend_from_slice(&[
+                    b'\\',
+                    b'u',
+                    b'0',
+                    b'0',
+                    digit(byte >> 4),
+                    digit(byte & 15),
+                ]);
+            } else {
+                out.extend_from_slice(&[b'\\', short]);
+            }
+        }
+        out.extend_from_slice(&text[plain..]);
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes `pieces` and reads the log back.
+    fn written(pieces: &[(Stream, &[u8])]) -> Vec<Record> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = JsonLog::open(&path).unwrap();
+        for (stream, bytes) in pieces {
+            log.write(*stream, bytes);
+        }
+        log.finish();
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn texts(records: &[Record]) -> Vec<&str> {
+        records.iter().map(|record| record.log.as_str()).collect()
+    }
+
+    #[test]
+    fn a_line_is_a_record_however_it_arrives() {
+        use Stream::{Stderr, Stdout};
+        let records = written(&[
+            (Stdout, b"on"),
+            (Stderr, b"err\n"),
+            (Stdout, b"e\ntwo\n\nth"),
+            (Stdout, b"ree"),
+        ]);
+        assert_eq!(texts(&records), ["err\n", "one\n", "two\n", "\n", "three"]);
+        assert_eq!(records[0].stream, Stderr);
+        assert!(super::super::time::parse(&records[0].time).is_some());
+    }
+
+    #[test]
+    fn every_byte_survives_as_json() {
+        let all: Vec<u8> = (0..=0x7f).filter(|&byte| byte != b'\n').collect();
+        let records = written(&[
+            (Stream::Stdout, &all),
+            (Stream::Stdout, "ä€😀\n".as_bytes()),
+        ]);
+        let expected = format!("{}ä€😀\n", String::from_utf8(all).unwrap());
+        assert_eq!(texts(&records), [expected]);
+        assert_eq!(
+            texts(&written(&[(Stream::Stdout, b"a\xff\xfeb\n")])),
+            ["a\u{fffd}\u{fffd}b\n"]
+        );
+    }
+
+    #[test]
+    fn long_lines_are_cut_between_characters() {
+        // The cut would fall into the middle of each character.
+        let line = format!("x{}\n", "€".repeat(MAX_LINE));
+        for size in [1, 7, 4096, line.len()] {
+            let pieces: Vec<_> = line
+                .as_bytes()
+                .chunks(size)
+                .map(|piece| (Stream::Stdout, piece))
+                .collect();
+            let records = written(&pieces);
+            assert!(
+                records
+                    .iter()
+                    .all(|record| record.log.len() <= MAX_LINE && !record.log.contains('\u{fffd}'))
+            );
+            assert_eq!(texts(&records).concat(), line, "in pieces of {size}");
+            assert!(records.len() <= 5);
+        }
+    }
+
+    #[test]
+    fn endless_garbage_passes_through() {
+        let garbage = vec![0xe2_u8; 3 * MAX_LINE];
+        let records = written(&[(Stream::Stdout, &garbage)]);
+        assert_eq!(texts(&records).concat().chars().count(), garbage.len());
+    }
+
+    #[test]
+    fn a_log_is_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for line in [b"1\n", b"2\n"] {
+            JsonLog::open(&path).unwrap().write(Stream::Stdout, line);
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_full_disk_is_survived_and_said() {
+        // /dev/full takes nothing.
+        let mut log = JsonLog {
+            file: OpenOptions::new().append(true).open("/dev/full").unwrap(),
+            length: 0,
+            partial: [Vec::new(), Vec::new()],
+            lost: 0,
+        };
+        log.write(Stream::Stdout, b"lost\n");
+        assert_eq!(log.lost, 5);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        log.file = JsonLog::open(&path).unwrap().file;
+        log.write(Stream::Stdout, b"kept\n");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(
+            text.lines()
+                .next()
+                .unwrap()
+                .contains("5 bytes of output are lost")
+        );
+        assert!(text.lines().nth(1).unwrap().contains("kept"));
+        assert_eq!(log.lost, 0);
+    }
+}

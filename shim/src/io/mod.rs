@@ -1,0 +1,6 @@
+//! Streams of a container: fifos, pipes, terminals and the log.
+
+pub(crate) mod console;
+pub(crate) mod fifo;
+pub(crate) mod jsonlog;
+pub(crate) mod time;

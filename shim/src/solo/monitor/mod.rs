@@ -1,0 +1,122 @@
+//! The small process that stays with a container: it holds the container's streams, collects its init, keeps the log
+//! and the record of the end, and serves whoever attaches.
+//!
+//! `shim run` and `shim start` start it as a program of its own, so that it carries nothing of theirs. It inherits one
+//! end of a socket pair as stdin, which makes whoever started it the first client, and the container's lock as stdout.
+
+mod birth;
+mod client;
+mod serve;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{getpid, set_child_subreaper, setsid};
+
+use self::birth::Born;
+use self::client::Client;
+use self::serve::Monitor;
+use super::directory::{Directory, Ended, Options};
+use super::frames::{Type, failure_payload};
+use crate::error::{Context, Kind, Result};
+use crate::reap::Exit;
+use crate::runtime::kind_of_complaint;
+
+/// The first argument that makes the program a monitor.
+pub(crate) const VERB: &str = "monitor";
+
+/// Watches one container from before its birth until after its end. Arguments: the container directory, the directory
+/// of its sockets.
+pub(crate) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut path = || arguments.next().map(PathBuf::from);
+    let (Some(path), Some(run)) = (path(), path()) else {
+        return ExitCode::FAILURE;
+    };
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    match watch(&Directory { name, path, run }) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever started it has been told.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn watch(directory: &Directory) -> Result<()> {
+    // Neither the end of the starter's session nor its signals must reach us.
+    setsid().context(|| "leave the starter's session")?;
+    set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
+    let (starter, lock) = inherit()?;
+    let mut starter = Client::new(starter, true)?;
+    let options = directory.options();
+    let born = options.and_then(|options| Ok((birth::bear(directory, &options)?, options)));
+    let (born, options) = match born {
+        Ok(born) => born,
+        Err(error) => {
+            let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);
+            starter.tell(Type::Failed, &failure_payload(&error));
+            // The pair's buffer is empty, so this does not wait.
+            let _: Result<bool> = starter.flush();
+            return Err(error);
+        }
+    };
+    let started = born.state.started.clone();
+    let mut monitor = Monitor::new(directory, &options, born, starter)?;
+    let exit = monitor.serve()?;
+    let payload = bury(directory, &options, exit, &started);
+    // A client that is slow to leave must not keep others from starting the container again.
+    drop(lock);
+    monitor.take_leave(&payload?)
+}
+
+/// Takes over the starter's end of the socket pair and the lock, so that nothing that is started later has them.
+fn inherit() -> Result<(UnixStream, OwnedFd)> {
+    let step = || "take over what the starter left";
+    let starter: OwnedFd = io::stdin().as_fd().try_clone_to_owned().context(step)?;
+    let lock: OwnedFd = io::stdout().as_fd().try_clone_to_owned().context(step)?;
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context(|| "open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).context(step)?;
+    rustix::stdio::dup2_stdout(&null).context(step)?;
+    Ok((UnixStream::from(starter), lock))
+}
+
+/// Records the end and has the runtime forget the container. Clients hear of the end after that: they find it recorded
+/// and the runtime's id free. Returns what they are told.
+fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> Result<Vec<u8>> {
+    let ended = Ended::new(exit, started);
+    let recorded = directory.record("exit.json", &ended);
+    let deleted = directory
+        .runtime(options)
+        .call("delete")
+        .arg(&directory.name)
+        .run();
+    if let Err(error) = deleted
+        && kind_of_complaint(error.text()) != Kind::NotFound
+    {
+        let force = directory
+            .runtime(options)
+            .call("delete")
+            .args(["--force", &directory.name]);
+        let _: Result<_> = force.run();
+    }
+    if recorded.is_err() {
+        // The disk was full, and perhaps what the runtime has removed makes room.
+        let _: Result<()> = directory.record("exit.json", &ended);
+    }
+    let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);
+    if options.remove {
+        let _: Result<()> = directory.remove();
+    }
+    Ok(serde_json::to_vec(&ended)?)
+}
+
+/// What `Monitor` needs of a newborn container.
+pub(super) type Newborn = Born;

@@ -1,0 +1,262 @@
+//! `shim exec`: runs a command in a running container.
+//!
+//! The command never gets our own streams, least of all our terminal: what runs in the container could read what is
+//! typed after it, or type itself. It gets pipes or a terminal of its own, and we stand in between.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::process::{Signal, getpid, pidfd_send_signal, set_child_subreaper};
+use rustix::termios::isatty;
+
+use crate::cli::Exec;
+use crate::error::{Context, Error, Result};
+use crate::io::console::{self, ConsoleSocket, set_nonblocking};
+use crate::io::fifo::pipe;
+use crate::reap::{self, Exit};
+use crate::runtime::{Call, kind_of_start_failure};
+use crate::solo::directory::{Layout, Status};
+use crate::solo::relay::{self, Asked, Outlet, Signals};
+use crate::solo::terminal::{self, Raw};
+use crate::solo::verb::not_running;
+
+/// How much input waits for the command before the user has to wait.
+const MAX_INPUT: usize = 64 * 1024;
+
+/// Runs the command. Returns its exit code.
+pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
+    let directory = layout.find(&exec.name)?;
+    let options = directory.options()?;
+    if !matches!(directory.status()?, Status::Running { .. }) {
+        return Err(not_running(&exec.name));
+    }
+    if exec.tty && exec.interactive && !exec.detach && !isatty(io::stdin()) {
+        return Err(Error::invalid(
+            "the input device is not a TTY: leave out -t, or -i, or use -d",
+        ));
+    }
+    // The command becomes our child when the runtime leaves, so that we learn how it ends.
+    set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
+    let signals = Signals::take()?;
+    let pid_file = PidFile(directory.run.join(format!("exec-{}", std::process::id())));
+    let call = directory
+        .runtime(&options)
+        .call("exec")
+        .arg("--detach")
+        .arg("--pid-file")
+        .arg(&pid_file.0);
+    let streams = start(call, exec, &directory.run)?;
+    let pidfd = reap::open(pid_file.read()?)?;
+    drop(pid_file);
+    if exec.detach {
+        return Ok(0);
+    }
+    let exit = stand_between(&signals, &pidfd, streams, exec)?;
+    Ok(u8::try_from(exit.status).unwrap_or(u8::MAX))
+}
+
+/// Our ends of the command's streams.
+#[derive(Debug, Default)]
+struct Streams {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+/// The file in which the runtime tells the command's pid.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn read(&self) -> Result<u32> {
+        let text = fs::read_to_string(&self.0).context(|| format!("read {}", self.0.display()))?;
+        text.trim()
+            .parse()
+            .map_err(|_| Error::other(format!("{}: {text:?} is not a pid", self.0.display())))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _: io::Result<()> = fs::remove_file(&self.0);
+    }
+}
+
+/// Has the runtime start the command.
+fn start(call: Call, exec: &Exec, run: &Path) -> Result<Streams> {
+    let judge = |error: Error| {
+        let command = exec
+            .command
+            .first()
+            .map(|command| command.to_string_lossy())
+            .unwrap_or_default();
+        Error::new(kind_of_start_failure(error.text(), &command), error.text())
+    };
+    let finish = |call: Call| call.arg(&exec.name).args(&exec.command);
+    if exec.tty {
+        let socket = ConsoleSocket::open(run)?;
+        finish(call.arg("--tty").arg("--console-socket").arg(socket.path()))
+            .run()
+            .map_err(judge)?;
+        let master = socket.receive()?;
+        if let Some((rows, columns)) = terminal::size() {
+            console::resize(&master, rows, columns)?;
+        }
+        let writer = master.try_clone().context(|| "duplicate the terminal")?;
+        return Ok(Streams {
+            stdin: Some(writer),
+            stdout: Some(master),
+            stderr: None,
+        });
+    }
+    let mut streams = Streams::default();
+    let mut theirs = [Stdio::null(), Stdio::null(), Stdio::null()];
+    if exec.interactive {
+        let (reader, writer) = pipe()?;
+        set_nonblocking(&writer)?;
+        theirs[0] = reader.into();
+        streams.stdin = Some(writer);
+    }
+    if !exec.detach {
+        let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+        set_nonblocking(&stdout)?;
+        set_nonblocking(&stderr)?;
+        [theirs[1], theirs[2]] = [out.into(), err.into()];
+        (streams.stdout, streams.stderr) = (Some(stdout), Some(stderr));
+    }
+    let [stdin, stdout, stderr] = theirs;
+    let mut running = finish(call).streams(stdin, stdout, stderr).spawn()?;
+    running.wait()?;
+    running.finish().map_err(judge)?;
+    Ok(streams)
+}
+
+/// Moves bytes and passes signals on until the command has ended and what it wrote is with the user.
+fn stand_between(
+    signals: &Signals,
+    pidfd: &OwnedFd,
+    mut streams: Streams,
+    exec: &Exec,
+) -> Result<Exit> {
+    let (user_in, user_out, user_err) = (io::stdin(), io::stdout(), io::stderr());
+    let (mut out, mut err) = (Outlet::to(&user_out)?, Outlet::to(&user_err)?);
+    let raw = exec.tty && exec.interactive && isatty(&user_in);
+    let _raw = raw.then(|| Raw::enter(user_in.as_fd())).transpose()?;
+    let mut input = Vec::new();
+    let mut input_open = exec.interactive;
+    let mut exit = None;
+    loop {
+        if let Some(exit) = exit
+            && streams.stdout.is_none()
+            && streams.stderr.is_none()
+        {
+            out.finish()?;
+            err.finish()?;
+            return Ok(exit);
+        }
+        let idle = signals.as_fd();
+        let reads_input = input_open && input.len() < MAX_INPUT;
+        let [to_command, from_out, from_err] = [&streams.stdin, &streams.stdout, &streams.stderr]
+            .map(|fd| fd.as_ref().map(AsFd::as_fd));
+        let mut fds = [
+            relay::watch_if(true, Some(idle), PollFlags::IN, idle),
+            relay::watch_if(exit.is_none(), Some(pidfd.as_fd()), PollFlags::IN, idle),
+            relay::watch_if(!input.is_empty(), to_command, PollFlags::OUT, idle),
+            relay::watch_if(out.is_empty(), from_out, PollFlags::IN, idle),
+            relay::watch_if(err.is_empty(), from_err, PollFlags::IN, idle),
+            relay::watch_if(reads_input, Some(user_in.as_fd()), PollFlags::IN, idle),
+            relay::watch_if(!out.is_empty(), Some(out.as_fd()), PollFlags::OUT, idle),
+            relay::watch_if(!err.is_empty(), Some(err.as_fd()), PollFlags::OUT, idle),
+        ];
+        relay::wait(&mut fds)?;
+        let ready = fds.map(|fd| !fd.revents().is_empty());
+        while let Some(asked) = signals.next() {
+            obey(asked, pidfd, streams.stdout.as_ref().filter(|_| exec.tty))?;
+        }
+        if ready[1] && exit.is_none() {
+            exit = reap::collect(pidfd.as_fd())?;
+        }
+        if ready[5] && reads_input {
+            let mut buffer = [0_u8; relay::CHUNK];
+            match relay::read_some(&user_in, &mut buffer)? {
+                None => {}
+                Some(0) => input_open = false,
+                Some(count) => input.extend_from_slice(&buffer[..count]),
+            }
+        }
+        write_input(&mut streams, &mut input, input_open, exec.tty)?;
+        for (ready, stream, outlet) in [
+            (ready[3], &mut streams.stdout, &mut out),
+            (ready[4], &mut streams.stderr, &mut err),
+        ] {
+            // After the command's end, what is there is all there is: others may hold the pipe open for ever.
+            if (ready || exit.is_some()) && outlet.is_empty() {
+                read_output(stream, outlet, exit.is_some())?;
+            }
+        }
+        if ready[6] && !out.is_empty() {
+            out.flush()?;
+        }
+        if ready[7] && !err.is_empty() {
+            err.flush()?;
+        }
+    }
+}
+
+fn obey(asked: Asked, pidfd: &OwnedFd, master: Option<&OwnedFd>) -> Result<()> {
+    match (asked, master, terminal::size()) {
+        (Asked::Resize, Some(master), Some((rows, columns))) => {
+            console::resize(master, rows, columns)
+        }
+        (Asked::Resize, _, _) => Ok(()),
+        (Asked::PassOn(number), _, _) => {
+            if let Some(signal) = Signal::from_named_raw(number.into()) {
+                // It may have ended already.
+                let _: rustix::io::Result<()> = pidfd_send_signal(pidfd, signal);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Gives the command what the user typed; closes its stdin after the last of it.
+fn write_input(streams: &mut Streams, input: &mut Vec<u8>, open: bool, tty: bool) -> Result<()> {
+    let Some(stdin) = &streams.stdin else {
+        input.clear();
+        return Ok(());
+    };
+    while !input.is_empty() {
+        match rustix::io::write(stdin, input) {
+            Ok(count) => drop(input.drain(..count)),
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(Errno::PIPE | Errno::IO) => {
+                streams.stdin = None;
+                input.clear();
+                return Ok(());
+            }
+            Err(errno) => return Err(errno).context(|| "write the command's input"),
+        }
+    }
+    // A terminal is one stream in both directions: it has no end of input.
+    if !open && !tty {
+        streams.stdin = None;
+    }
+    Ok(())
+}
+
+fn read_output(stream: &mut Option<OwnedFd>, outlet: &mut Outlet, ended: bool) -> Result<()> {
+    let Some(fd) = stream else { return Ok(()) };
+    let mut buffer = [0_u8; relay::CHUNK];
+    match relay::read_some(&*fd, &mut buffer)? {
+        Some(0) => *stream = None,
+        None if ended => *stream = None,
+        None => {}
+        Some(count) => outlet.push(&buffer[..count]),
+    }
+    Ok(())
+}

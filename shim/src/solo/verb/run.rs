@@ -1,0 +1,111 @@
+//! `shim run`: makes a container directory from a bundle, starts the container under a monitor, stays or leaves.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::termios::isatty;
+use serde_json::json;
+
+use crate::cli::{Global, Run};
+use crate::error::{Context, Error, Result};
+use crate::runtime;
+use crate::solo::derive::derive;
+use crate::solo::directory::{Directory, Layout, Options, check_name, now};
+use crate::solo::launch::launch;
+use crate::solo::session::{Outcome, Session};
+use crate::solo::{say, signal, terminal};
+
+/// Runs a container. Returns the exit code: the container's, or 0 once it runs detached.
+pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
+    if run.tty && run.interactive && !run.detach && !isatty(io::stdin()) {
+        return Err(Error::invalid(
+            "the input device is not a TTY: leave out -t, or -i, or use -d",
+        ));
+    }
+    let directory = make(layout, global, run)?;
+    // Nothing of a container that never ran is kept.
+    let session = launch(&directory, !run.detach)
+        .and_then(|mut session| session.await_start().map(|()| session));
+    let session = session.inspect_err(|_| {
+        let _: Result<()> = directory.remove();
+    })?;
+    if run.detach {
+        say(&directory.name);
+        return Ok(0);
+    }
+    follow(&directory, session, run.tty, run.interactive)
+}
+
+/// Stays with a container in the foreground. Returns the exit code.
+pub(crate) fn follow(
+    directory: &Directory,
+    session: Session,
+    terminal: bool,
+    stdin: bool,
+) -> Result<u8> {
+    match session.attach(terminal, stdin) {
+        Ok(Outcome::Exited(ended)) => Ok(u8::try_from(ended.code).unwrap_or(u8::MAX)),
+        Ok(Outcome::Detached) => Ok(0),
+        // The monitor may have been killed right after it had recorded the end.
+        Err(error) => match directory.ended() {
+            Ok(Some(ended)) => Ok(u8::try_from(ended.code).unwrap_or(u8::MAX)),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Checks everything, then makes the container's directory.
+fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
+    let name = run.name.clone().map_or_else(random_name, Ok)?;
+    check_name(&name)?;
+    let bundle = std::path::absolute(&run.bundle)
+        .context(|| format!("find the bundle {}", run.bundle.display()))?;
+    let path = bundle.join("config.json");
+    let text = fs::read(&path).context(|| format!("read {}", path.display()))?;
+    let mut derived = derive(&text, &bundle, run.tty)?;
+    check_root(&derived.config)?;
+    signal::parse(&derived.stop_signal).context(|| format!("{}: stop signal", path.display()))?;
+    if let Some((rows, columns)) = terminal::size().filter(|_| run.tty && !run.detach) {
+        derived.config["process"]["consoleSize"] = json!({"height": rows, "width": columns});
+    }
+    let options = Options {
+        name,
+        bundle,
+        created: now(),
+        command: derived.command,
+        terminal: run.tty,
+        stdin: run.interactive,
+        remove: run.rm,
+        stop_signal: derived.stop_signal,
+        owns_pids: derived.owns_pids,
+        runtime: runtime::locate(global.runtime.as_deref())?,
+        runtime_root: global
+            .runtime_root
+            .as_ref()
+            .map(std::path::absolute)
+            .transpose()?,
+        systemd_cgroup: global.systemd_cgroup,
+    };
+    layout.create(&options, &derived.config)
+}
+
+fn check_root(config: &serde_json::Value) -> Result<()> {
+    let path = config["root"]["path"].as_str().unwrap_or_default();
+    let found = fs::metadata(Path::new(path)).context(|| format!("root file system {path}"))?;
+    if found.is_dir() {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!(
+            "root file system {path}: Not a directory"
+        )))
+    }
+}
+
+/// Twelve hexadecimal digits.
+fn random_name() -> Result<String> {
+    let mut bytes = [0_u8; 8];
+    getrandom(&mut bytes, GetRandomFlags::empty()).context(|| "choose a name")?;
+    Ok(format!("{:012x}", u64::from_ne_bytes(bytes) >> 16))
+}

@@ -1,0 +1,67 @@
+//! `shim start`: runs a container again that has ended.
+
+use std::io::{self, Write};
+
+use crate::cli::Start;
+use crate::error::{Error, Kind, Result};
+use crate::solo::directory::{Layout, Status};
+use crate::solo::frames::start_failure_code;
+use crate::solo::launch::launch;
+use crate::solo::say;
+use crate::solo::verb::{run, unwatched};
+
+/// Starts containers. Returns the exit code.
+pub(crate) fn start(layout: &Layout, start: &Start) -> Result<u8> {
+    let attach = start.attach || start.interactive;
+    if let [name] = &start.names[..] {
+        return one(layout, name, attach, start.interactive);
+    }
+    if attach {
+        return Err(Error::invalid(
+            "you cannot start and attach several containers at once",
+        ));
+    }
+    let mut code = 0;
+    for name in &start.names {
+        if let Err(error) = one(layout, name, false, false) {
+            let _: io::Result<()> = writeln!(io::stderr(), "shim: {error}");
+            code = code.max(start_failure_code(error.kind).min(1));
+        }
+    }
+    Ok(code)
+}
+
+fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
+    let directory = layout.find(name)?;
+    let options = directory.options()?;
+    match directory.status()? {
+        Status::Running { watched: false, .. } => return Err(unwatched(name)),
+        Status::Running { .. } | Status::Starting => {
+            return Err(Error::new(
+                Kind::FailedPrecondition,
+                format!("container {name} is running already"),
+            ));
+        }
+        // The runtime may still know a container whose monitor was killed before it could clean up.
+        Status::Lost => {
+            let _: Result<_> = directory
+                .runtime(&options)
+                .call("delete")
+                .args(["--force", name])
+                .run();
+        }
+        Status::Exited(_) => {}
+    }
+    let mut session = launch(&directory, attach)?;
+    session.await_start()?;
+    if !attach {
+        say(name);
+        return Ok(0);
+    }
+    run::follow(
+        &directory,
+        session,
+        options.terminal,
+        stdin && options.stdin,
+    )
+}

@@ -1,0 +1,51 @@
+//! `shim wait`: waits for a container's end and prints its exit code.
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::error::{Error, Kind, Result};
+use crate::reap::Exit;
+use crate::solo::directory::{Directory, Ended, Layout, Status, open_alive};
+use crate::solo::session::Session;
+use crate::solo::{relay, say};
+
+/// Waits and prints.
+pub(crate) fn wait(layout: &Layout, name: &str) -> Result<()> {
+    let ended = until_ended(&layout.find(name)?)?;
+    say(&ended.code.to_string());
+    Ok(())
+}
+
+/// Waits for the end of a container, with or without a monitor.
+pub(crate) fn until_ended(directory: &Directory) -> Result<Ended> {
+    loop {
+        let state = match directory.status()? {
+            Status::Exited(ended) => return Ok(ended),
+            Status::Lost => {
+                let text = format!(
+                    "container {}: its monitor was killed, nobody knows how it ended",
+                    directory.name
+                );
+                return Err(Error::new(Kind::NotFound, text));
+            }
+            Status::Starting => None,
+            Status::Running { state, .. } => Some(state),
+        };
+        if let Some(mut session) = Session::connect(directory, false)? {
+            match session.await_end()? {
+                Some(ended) => return Ok(ended),
+                // It was killed, or has just recorded the end.
+                None => continue,
+            }
+        }
+        let Some(state) = state else {
+            std::thread::yield_now();
+            continue;
+        };
+        if let Some(pidfd) = open_alive(&state) {
+            relay::wait(&mut [PollFd::new(&pidfd, PollFlags::IN)])?;
+        }
+        if directory.ended()?.is_none() && matches!(directory.status()?, Status::Lost) {
+            return Ok(Ended::new(Exit::unknown(), &state.started));
+        }
+    }
+}
