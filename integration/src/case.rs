@@ -459,7 +459,9 @@ impl Drop for Case {
 /// An id that no other test has, and that is no part of another one.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("tare-test-{}-{:03}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    // The run of hack/test that we belong to, so that it finds what is left when we are killed.
+    let run = std::env::var("TARE_TEST_RUN").unwrap_or_else(|_| "0".to_owned());
+    format!("tare-test-{run}-{}-{:03}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A minimal root file system with the probe in it.

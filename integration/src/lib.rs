@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `TARE_TEST_RUNTIME` | the runtime under test; default: the `runtime` that was built beside the tests |
 //! | `TARE_TEST_CGROUPS` | `v1` or `v2`: run in a private mount namespace with only that version; default: the host as it is |
+//! | `TARE_TEST_RUN` | a word in the name of everything that the tests make |
 //! | `TARE_TEST_SKIPS` | file to which skipped tests append their name and reason |
 //! | `TARE_TEST_BIN` | directory of `runtime`, `shim` and `imgtool`; default: release, else debug, of this build |
 //! | `TARE_CACHE` | where downloaded peers and images are kept; default `/var/cache/tare` |
@@ -15,6 +16,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::missing_panics_doc,
+    clippy::return_self_not_must_use,
     reason = "support for tests: what cannot be done fails the test, loudly"
 )]
 

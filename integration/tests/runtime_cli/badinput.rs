@@ -35,9 +35,16 @@ fn a_bundle_that_is_not_there() {
 #[test]
 fn a_broken_configuration() {
     let case = Case::new();
-    for text in ["", "{", "[]", "{\"ociVersion\": 1}", "\u{0}", "{\"process\": {\"args\": \"not a list\"}}"] {
+    for (text, word) in [
+        ("", "config.json"),
+        ("{", "config.json"),
+        ("\u{0}", "config.json"),
+        ("[]", ""),
+        ("{\"ociVersion\": 1}", "ociVersion"),
+        ("{\"ociVersion\": \"1.0.2\", \"process\": {\"args\": \"not a list\"}}", "process.args"),
+    ] {
         fs::write(case.bundle().join("config.json"), text).unwrap();
-        case.call(&["create", "--bundle", case.bundle().to_str().unwrap(), &case.id]).refused(&["config.json"]);
+        case.call(&["create", "--bundle", case.bundle().to_str().unwrap(), &case.id]).refused(&[word]);
         case.nothing_left();
     }
 }
@@ -98,7 +105,10 @@ fn a_namespace_of_an_unknown_type() {
 fn a_namespace_that_is_there_twice() {
     let case = Case::new();
     not_on!(case, "crun", "takes the same namespace twice");
-    refused(|c| c.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "pid" })), &["pid"]);
+    refused(
+        |c| c.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "pid" })),
+        &["linux.namespaces"],
+    );
 }
 
 #[test]
@@ -130,7 +140,7 @@ fn a_hostname_without_a_namespace_for_it() {
         |c| {
             c.without_namespace("uts");
         },
-        &["hostname", "uts"],
+        &["hostname"],
     );
 }
 
@@ -169,7 +179,7 @@ fn an_unknown_rlimit() {
 fn an_rlimit_whose_soft_value_is_above_its_hard_value() {
     refused(
         |c| c.spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 20, "hard": 10 }]),
-        &["RLIMIT_NOFILE"],
+        &["process.rlimits[0]"],
     );
 }
 
@@ -221,14 +231,14 @@ fn a_system_setting_that_is_not_the_containers() {
             c.without_namespace("network");
             c.spec["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
         },
-        &["net.ipv4.ip_forward", "network"],
+        &["net.ipv4.ip_forward"],
     );
     refused(
         |c| {
             c.without_namespace("ipc");
             c.spec["linux"]["sysctl"] = json!({ "kernel.shmmax": "1" });
         },
-        &["kernel.shmmax", "ipc"],
+        &["kernel.shmmax"],
     );
 }
 
@@ -244,7 +254,7 @@ fn a_device_of_an_unknown_type() {
     not_on!(case, "crun", "makes a character device of it");
     refused(
         |c| c.spec["linux"]["devices"] = json!([{ "path": "/dev/x", "type": "z", "major": 1, "minor": 3 }]),
-        &["/dev/x"],
+        &["linux.devices[0].type", "z"],
     );
 }
 
@@ -321,7 +331,7 @@ fn an_unknown_signal() {
     let case = Case::new();
     not_on!(case, "crun version 1.8.1", "accepts any word");
     case.hold();
-    for signal in ["NONSENSE", "SIGNONSENSE", "-1", "1000", ""] {
+    for signal in ["NONSENSE", "SIGNONSENSE", "1000", ""] {
         if case.runtime.kind != Kind::Tare && !signal.contains("NONSENSE") {
             continue;
         }

@@ -4,6 +4,7 @@ use integration::case::Case;
 use integration::{not_on, skip, spec};
 use serde_json::{Value, json};
 
+#[allow(clippy::needless_pass_by_value, reason = "callers write it in place")]
 fn profile(default: &str, syscalls: Value) -> Value {
     json!({
         "defaultAction": default,

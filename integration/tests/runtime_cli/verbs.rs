@@ -241,8 +241,9 @@ fn the_state_directory_is_private() {
     case.create().ok();
     let mode = std::fs::metadata(case.state_dir().join(&case.id)).unwrap().permissions().mode();
     let root = std::fs::metadata(case.state_dir()).unwrap().permissions().mode();
-    assert!(mode & 0o022 == 0 && root & 0o022 == 0, "nobody else writes there: {root:o} {mode:o}");
-    assert!(mode & 0o007 == 0 || root & 0o007 == 0, "nobody else reads there: {root:o} {mode:o}");
+    assert_eq!(mode & 0o022, 0, "nobody else writes there: {mode:o}");
+    assert_eq!(root & 0o022, 0, "nobody else writes there: {root:o}");
+    assert_eq!((mode & root) & 0o007, 0, "nobody else reads there: {root:o} {mode:o}");
 }
 
 #[test]

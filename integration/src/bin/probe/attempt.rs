@@ -21,6 +21,7 @@ pub(crate) fn run(attempt: &str) -> Outcome {
     Outcome { attempt: attempt.to_owned(), errno, value }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn errno(e: std::io::Error) -> Errno {
     e.raw_os_error().map_or_else(|| panic!("an error without a number: {e}"), Errno::from_raw)
 }

@@ -66,7 +66,7 @@ pub(crate) fn lurk() {
     term.add(Signal::SIGTERM);
     term.thread_block().expect("block SIGTERM");
     std::thread::spawn(|| {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_mins(1);
         while Instant::now() < end {
             for entry in fs::read_dir("/proc").expect("/proc").flatten() {
                 let name = entry.file_name();

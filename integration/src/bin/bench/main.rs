@@ -1,0 +1,39 @@
+//! Benchmarks against real peers, in one run: contenders take turns, so that a noisy machine is noisy for all of them.
+//! Prints Markdown. What counts are the ratios, not the times.
+//!
+//! ```text
+//! bench runtime [-n ROUNDS] [--only v1|v2]
+//! ```
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that cannot measure has to stop")]
+
+mod floor;
+mod runtime;
+mod table;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["runtime", rest @ ..] => match runtime::Options::parse(rest) {
+            Ok(options) => {
+                runtime::bench(&options);
+                ExitCode::SUCCESS
+            }
+            Err(e) => {
+                eprintln!("bench: {e}");
+                ExitCode::from(2)
+            }
+        },
+        // The two halves of the floor, see there.
+        ["floor", rootfs] => floor::outside(rootfs),
+        ["floor-init", rootfs] => floor::inside(rootfs),
+        _ => {
+            eprintln!("usage: bench runtime [-n ROUNDS] [--only v1|v2]");
+            ExitCode::from(2)
+        }
+    }
+}
