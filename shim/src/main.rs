@@ -8,6 +8,7 @@
 
 mod cli;
 mod containerd;
+mod descriptors;
 mod error;
 mod io;
 mod reap;

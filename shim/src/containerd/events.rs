@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::api::ForwardRequest;
 use containerd_shim_protos::events::task as event;
+use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use containerd_shim_protos::protobuf::{Message, MessageFull};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::{topics, ttrpc};
@@ -23,8 +23,11 @@ const PAUSES: [u64; 5] = [50, 250, 1000, 5000, 15_000];
 /// How long containerd may take over one event.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The protobuf package of all events.
+const PACKAGE: &str = "containerd.events";
+
 /// A message with a topic of its own.
-pub(crate) trait Event: MessageFull {
+pub(crate) trait Event: Message {
     const TOPIC: &'static str;
 }
 
@@ -80,7 +83,8 @@ impl Events {
         let Ok(value) = event.write_to_bytes() else {
             return;
         };
-        let type_url = E::descriptor().full_name().to_owned();
+        // Asking the message's descriptor for its name would build the descriptors of all messages: 300 KiB.
+        let type_url = format!("{PACKAGE}.{}", E::NAME);
         let mut envelope = Envelope::new();
         envelope.timestamp = Some(timestamp(SystemTime::now())).into();
         envelope.namespace.clone_from(&self.namespace);
@@ -104,6 +108,10 @@ pub(crate) async fn deliver(destination: Destination, mut queue: mpsc::Unbounded
                 log::warn(&format!("publish {}: {error}; trying again in {pause} ms", envelope.topic));
             }
             sleep(Duration::from_millis(pause)).await;
+        }
+        if queue.is_empty() {
+            // Events come in bursts; in between the descriptor is worth more than the time to connect.
+            client = None;
         }
     }
 }

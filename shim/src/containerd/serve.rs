@@ -22,6 +22,7 @@ use super::events::{self, Destination};
 use super::flags::Flags;
 use super::task::TaskService;
 use super::watch as readiness;
+use crate::descriptors::close_inherited;
 use crate::error::{Context, Error, Result};
 
 /// How long events that are still queued at the end may take.
@@ -31,6 +32,7 @@ const LAST_ANSWER: Duration = Duration::from_millis(20);
 
 /// Serves until containerd shuts the shim down or a signal does.
 pub(crate) fn serve(flags: &Flags) -> Result<()> {
+    close_inherited();
     // containerd's session and its signals are not ours.
     setsid().context(|| "leave containerd's session")?;
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;

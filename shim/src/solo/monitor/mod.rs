@@ -23,6 +23,7 @@ use self::client::Client;
 use self::serve::Monitor;
 use super::directory::{Directory, Ended, Options};
 use super::frames::{Type, failure_payload};
+use crate::descriptors::close_inherited;
 use crate::error::{Context, Kind, Result};
 use crate::reap::Exit;
 use crate::runtime::kind_of_complaint;
@@ -46,6 +47,7 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn watch(directory: &Directory) -> Result<()> {
+    close_inherited();
     // Neither the end of the starter's session nor its signals must reach us.
     setsid().context(|| "leave the starter's session")?;
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
