@@ -293,7 +293,8 @@ pub(crate) fn kind_of_complaint(text: &str) -> Kind {
 /// Tells a command that is missing (127) or cannot be executed (126) from other failures to start `command`.
 pub(crate) fn kind_of_start_failure(text: &str, command: &str) -> Kind {
     // A missing mount source is "no such file" too: the complaint must be about the command.
-    if command.is_empty() || !text.contains(command) {
+    // (crun does not name it when it cannot open it.)
+    if command.is_empty() || !(text.contains(command) || text.starts_with("open executable")) {
         return Kind::Other;
     }
     let text = text.to_ascii_lowercase();
@@ -305,7 +306,12 @@ pub(crate) fn kind_of_start_failure(text: &str, command: &str) -> Kind {
         "not found in $path",
     ]) {
         Kind::NoCommand
-    } else if says(&["permission denied", "is a directory", "exec format error"]) {
+    } else if says(&[
+        "permission denied",
+        "operation not permitted",
+        "is a directory",
+        "exec format error",
+    ]) {
         Kind::NotExecutable
     } else {
         Kind::Other
@@ -356,6 +362,11 @@ not json
             ),
             (
                 r#"exec: "/etc": is a directory"#,
+                "/etc",
+                Kind::NotExecutable,
+            ),
+            (
+                "open executable: Operation not permitted",
                 "/etc",
                 Kind::NotExecutable,
             ),
