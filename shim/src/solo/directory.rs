@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::io::jsonlog::JsonLog;
 use crate::io::time;
 use crate::reap::{self, Exit};
 use crate::runtime::Runtime;
@@ -21,6 +22,9 @@ use crate::runtime::Runtime;
 const MAX_NAME: usize = 64;
 /// Directories that are being made or taken apart begin so; no name can.
 const UNFINISHED: &str = ".";
+
+/// More than any record of a container's end takes, in bytes.
+const RESERVED: usize = 512;
 
 /// Where containers and their sockets are.
 #[derive(Debug, Clone)]
@@ -211,7 +215,10 @@ fn fill(path: &Path, options: &Options, config: &serde_json::Value) -> Result<()
     private_dir(path)?;
     private_dir(&path.join("bundle"))?;
     write_file(&path.join("bundle/config.json"), config)?;
-    write_file(&path.join("options.json"), options)
+    write_file(&path.join("options.json"), options)?;
+    JsonLog::open(&path.join("log"))
+        .map(drop)
+        .context(|| "make the log")
 }
 
 /// Makes a directory that only its owner may enter, and those above it.
@@ -226,16 +233,23 @@ pub(crate) fn private_dir(path: &Path) -> Result<()> {
 fn write_file<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
+    write_bytes(path, &text)
+}
+
+fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    // Not truncated before it is written: what was reserved stays ours.
     let file = File::options()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .mode(0o600)
         .open(path);
-    let step = || format!("write {}", path.display());
-    let mut file = file.context(step)?;
-    file.write_all(&text).context(step)?;
-    file.sync_all().context(step)
+    let written = file.and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()
+    });
+    written.context(|| format!("write {}", path.display()))
 }
 
 impl Directory {
@@ -268,12 +282,20 @@ impl Directory {
         }
     }
 
+    /// Where `name` is written before it counts.
+    fn fresh(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{UNFINISHED}{name}"))
+    }
+
+    /// Takes the space that [`Directory::record`] will need for `name`: when the container ends, its log may have filled
+    /// the disk.
+    pub(crate) fn reserve(&self, name: &str) -> Result<()> {
+        write_bytes(&self.fresh(name), &[b' '; RESERVED])
+    }
+
     /// Writes `name` so that a reader, or a machine that comes up again, sees all of it or nothing.
     pub(crate) fn record<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
-        let (path, fresh) = (
-            self.path.join(name),
-            self.path.join(format!("{UNFINISHED}{name}")),
-        );
+        let (path, fresh) = (self.path.join(name), self.fresh(name));
         write_file(&fresh, value)?;
         fs::rename(&fresh, &path).context(|| format!("write {}", path.display()))?;
         let dir = File::open(&self.path).and_then(|dir| dir.sync_all());

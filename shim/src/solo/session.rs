@@ -116,10 +116,15 @@ impl Session {
         if count == 0 { Err(gone()) } else { Ok(()) }
     }
 
-    /// Connects the user's streams to the container's until it ends or the user detaches.
-    pub(crate) fn attach(mut self, has_terminal: bool, with_stdin: bool) -> Result<Outcome> {
+    /// Connects the user's streams to the container's until it ends or the user detaches. Signals that have come since
+    /// they were taken are passed on too.
+    pub(crate) fn attach(
+        mut self,
+        signals: &Signals,
+        has_terminal: bool,
+        with_stdin: bool,
+    ) -> Result<Outcome> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let signals = Signals::take()?;
         let (mut out, mut err) = (Outlet::to(&stdout)?, Outlet::to(&stderr)?);
         let raw = has_terminal && with_stdin && isatty(&stdin);
         let _raw = raw.then(|| Raw::enter(stdin.as_fd())).transpose()?;

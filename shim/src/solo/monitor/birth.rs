@@ -38,6 +38,7 @@ pub(super) fn bear(directory: &Directory, options: &Options) -> Result<Born> {
     let listener = listen(directory)?;
     let log = JsonLog::open(&directory.log())
         .context(|| format!("open {}", directory.log().display()))?;
+    directory.reserve("exit.json")?;
     let streams = create(directory, options)?;
     let started = start(directory, options);
     match started {

@@ -110,7 +110,7 @@ fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> 
         let _: Result<_> = force.run();
     }
     if recorded.is_err() {
-        // The disk was full, and perhaps what the runtime has removed makes room.
+        // Perhaps what the runtime has removed has made room.
         let _: Result<()> = directory.record("exit.json", &ended);
     }
     let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);

@@ -19,11 +19,8 @@ pub(crate) fn rm(layout: &Layout, name: &str, force: bool) -> Result<()> {
             );
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
-        Ok(Status::Running { watched: true, .. }) => {
+        Ok(Status::Running { watched: true, .. } | Status::Starting) => {
             kill::send(&directory, KILL)?;
-            let _: Result<_> = wait::until_ended(&directory);
-        }
-        Ok(Status::Starting) => {
             let _: Result<_> = wait::until_ended(&directory);
         }
         // Unreadable records must not keep anybody from getting rid of them.

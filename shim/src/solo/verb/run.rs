@@ -14,6 +14,7 @@ use crate::runtime;
 use crate::solo::derive::derive;
 use crate::solo::directory::{Directory, Layout, Options, check_name, now};
 use crate::solo::launch::launch;
+use crate::solo::relay::Signals;
 use crate::solo::session::{Outcome, Session};
 use crate::solo::{say, signal, terminal};
 
@@ -24,6 +25,8 @@ pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
             "the input device is not a TTY: leave out -t, or -i, or use -d",
         ));
     }
+    // A signal that comes while the container is being made is for the container, as any later one.
+    let signals = (!run.detach).then(Signals::take).transpose()?;
     let directory = make(layout, global, run)?;
     // Nothing of a container that never ran is kept.
     let session = launch(&directory, !run.detach)
@@ -31,21 +34,22 @@ pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
     let session = session.inspect_err(|_| {
         let _: Result<()> = directory.remove();
     })?;
-    if run.detach {
+    let Some(signals) = signals else {
         say(&directory.name);
         return Ok(0);
-    }
-    follow(&directory, session, run.tty, run.interactive)
+    };
+    follow(&directory, session, &signals, run.tty, run.interactive)
 }
 
 /// Stays with a container in the foreground. Returns the exit code.
 pub(crate) fn follow(
     directory: &Directory,
     session: Session,
+    signals: &Signals,
     terminal: bool,
     stdin: bool,
 ) -> Result<u8> {
-    match session.attach(terminal, stdin) {
+    match session.attach(signals, terminal, stdin) {
         Ok(Outcome::Exited(ended)) => Ok(u8::try_from(ended.code).unwrap_or(u8::MAX)),
         Ok(Outcome::Detached) => Ok(0),
         // The monitor may have been killed right after it had recorded the end.

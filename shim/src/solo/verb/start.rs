@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::solo::directory::{Layout, Status};
 use crate::solo::frames::start_failure_code;
 use crate::solo::launch::launch;
+use crate::solo::relay::Signals;
 use crate::solo::say;
 use crate::solo::verb::{run, unwatched};
 
@@ -52,15 +53,17 @@ fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
         }
         Status::Exited(_) => {}
     }
+    let signals = attach.then(Signals::take).transpose()?;
     let mut session = launch(&directory, attach)?;
     session.await_start()?;
-    if !attach {
+    let Some(signals) = signals else {
         say(name);
         return Ok(0);
-    }
+    };
     run::follow(
         &directory,
         session,
+        &signals,
         options.terminal,
         stdin && options.stdin,
     )
