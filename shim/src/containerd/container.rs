@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as event;
-use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::cgroup::Cgroup;
@@ -19,6 +18,7 @@ use super::events::{Events, timestamp};
 use super::options::Options;
 use super::process::{Process, Status};
 use super::rootfs;
+use super::spec::owns_pids;
 use super::streams::{Owner, Prepared, PreparedTerminal, Streams, Wanted};
 use super::watch::{self as readiness, AtWork, Claim};
 use super::{flags, log};
@@ -61,39 +61,6 @@ pub(crate) struct Container {
     running_execs: watch::Sender<usize>,
     /// Set when the init has been collected: nothing more is started then.
     init_ended: Mutex<bool>,
-}
-
-/// As much of a bundle's config.json as decides about the end of the container.
-#[derive(Deserialize, Default)]
-struct Config {
-    #[serde(default)]
-    linux: Option<Linux>,
-}
-
-#[derive(Deserialize, Default)]
-struct Linux {
-    #[serde(default)]
-    namespaces: Option<Vec<Namespace>>,
-}
-
-#[derive(Deserialize)]
-struct Namespace {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    path: String,
-}
-
-/// Whether a config gives the container a pid namespace of its own.
-fn owns_pids(config: &[u8]) -> Result<bool> {
-    let config: Config = serde_json::from_slice(config)?;
-    let namespaces = config
-        .linux
-        .and_then(|linux| linux.namespaces)
-        .unwrap_or_default();
-    Ok(namespaces
-        .iter()
-        .any(|namespace| namespace.kind == "pid" && namespace.path.is_empty()))
 }
 
 /// Runs a call to its end without stopping the event loop.
@@ -473,30 +440,4 @@ fn serve_terminal(prepared: PreparedTerminal, socket: ConsoleSocket) -> Result<S
 /// A runtime's complaint under the heading that containerd's users know.
 pub(super) fn quote(failure: &str, complaint: &Error) -> Error {
     Error::new(complaint.kind, format!("{failure}: {}", complaint.text()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_fresh_pid_namespace_dies_with_its_init() {
-        for (config, own) in [
-            (
-                r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}"#,
-                true,
-            ),
-            (
-                r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#,
-                false,
-            ),
-            (r#"{"linux":{"namespaces":[{"type":"mount"}]}}"#, false),
-            (r#"{"linux":{}}"#, false),
-            (r#"{"linux":null}"#, false),
-            ("{}", false),
-        ] {
-            assert_eq!(owns_pids(config.as_bytes()).unwrap(), own, "{config}");
-        }
-        assert!(owns_pids(b"[").is_err());
-    }
 }

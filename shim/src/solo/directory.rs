@@ -1,21 +1,19 @@
 //! The container directory: what is on disk of a container, for us and for other programs. README.md documents it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use super::record::{Ended, Options, State, is_alive, write_bytes, write_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::io::jsonlog::JsonLog;
-use crate::io::time;
-use crate::reap::{self, Exit};
 use crate::runtime::Runtime;
 
 /// The longest name: one component of paths, and of a socket's path.
@@ -33,68 +31,6 @@ pub(crate) struct Layout {
     pub(crate) root: PathBuf,
     /// One directory for each running container, for its sockets.
     pub(crate) run_root: PathBuf,
-}
-
-/// The options a container was made with: `options.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Options {
-    pub(crate) name: String,
-    /// The user's bundle.
-    pub(crate) bundle: PathBuf,
-    /// RFC 3339.
-    pub(crate) created: String,
-    /// `process.args`.
-    pub(crate) command: Vec<String>,
-    pub(crate) terminal: bool,
-    /// Whether the container has a stdin that clients can write to.
-    pub(crate) stdin: bool,
-    /// Whether the whole directory goes when the container ends.
-    pub(crate) remove: bool,
-    /// A name or number.
-    pub(crate) stop_signal: String,
-    /// Whether the kernel kills the container's processes together with its init.
-    pub(crate) owns_pids: bool,
-    /// The runtime's binary.
-    pub(crate) runtime: PathBuf,
-    /// The runtime's state root, if not its default.
-    pub(crate) runtime_root: Option<PathBuf>,
-    pub(crate) systemd_cgroup: bool,
-}
-
-/// The running container: `state.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct State {
-    /// Of the container's init.
-    pub(crate) pid: u32,
-    /// When the kernel started that process, in its own ticks: a pid alone can be reused.
-    pub(crate) start_ticks: u64,
-    /// RFC 3339.
-    pub(crate) started: String,
-}
-
-/// How the container ended: `exit.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ended {
-    /// The exit code, or 128 plus the signal's number.
-    pub(crate) code: u32,
-    /// The number of the signal that ended it.
-    pub(crate) signal: Option<u32>,
-    /// RFC 3339.
-    pub(crate) started: String,
-    /// RFC 3339.
-    pub(crate) finished: String,
-}
-
-impl Ended {
-    pub(crate) fn new(exit: Exit, started: &str) -> Self {
-        let finished = time::Rfc3339(exit.at).to_string();
-        Self {
-            code: exit.status,
-            signal: exit.signal,
-            started: started.to_owned(),
-            finished,
-        }
-    }
 }
 
 /// Where a container is in its life.
@@ -228,28 +164,6 @@ pub(crate) fn private_dir(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .context(|| format!("make {}", path.display()))
-}
-
-fn write_file<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
-    write_bytes(path, &text)
-}
-
-fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    // Not truncated before it is written: what was reserved stays ours.
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path);
-    let written = file.and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.set_len(bytes.len() as u64)?;
-        file.sync_all()
-    });
-    written.context(|| format!("write {}", path.display()))
 }
 
 impl Directory {
@@ -402,38 +316,11 @@ impl Directory {
     }
 }
 
-/// Whether the process of a state still is that process.
-pub(crate) fn is_alive(state: &State) -> bool {
-    start_ticks(state.pid) == Some(state.start_ticks)
-}
-
-/// A pidfd of the process of a state, if it lives.
-pub(crate) fn open_alive(state: &State) -> Option<OwnedFd> {
-    let pidfd = reap::open(state.pid).ok()?;
-    // Checked after opening: the descriptor is of the process that was checked, or of nobody.
-    is_alive(state).then_some(pidfd)
-}
-
-/// When process `pid` was started, unless it is dead or a zombie.
-pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn parse_stat(stat: &str) -> Option<u64> {
-    // The name, in parentheses, can contain anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
-}
-
-/// The time now, as records have it.
-pub(crate) fn now() -> String {
-    time::Rfc3339(SystemTime::now()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reap::Exit;
+    use crate::solo::record::{now, start_ticks};
 
     fn options(name: &str) -> Options {
         Options {
@@ -552,21 +439,5 @@ mod tests {
             made.status().unwrap(),
             Status::Exited(Ended { code: 137, .. })
         ));
-        assert!(open_alive(&state).is_some());
-        assert!(
-            open_alive(&State {
-                start_ticks: 1,
-                ..state
-            })
-            .is_none()
-        );
-    }
-
-    #[test]
-    fn a_process_name_cannot_forge_its_start() {
-        let stat = "12 (a) R 1 (x) S 0 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
-        assert_eq!(parse_stat(stat), Some(4711));
-        assert_eq!(parse_stat(&stat.replace(") S ", ") Z ")), None);
-        assert_eq!(parse_stat(""), None);
     }
 }

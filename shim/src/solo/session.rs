@@ -8,8 +8,9 @@ use rustix::event::PollFlags;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::termios::isatty;
 
-use super::directory::{Directory, Ended};
+use super::directory::Directory;
 use super::frames::{self, Type};
+use super::record::Ended;
 use super::relay::{self, Asked, Outlet, Signals};
 use super::terminal::{self, DetachKeys, Raw};
 use crate::error::{Context, Error, Kind, Result};

@@ -11,7 +11,8 @@ use crate::io::fifo::pipe;
 use crate::io::jsonlog::JsonLog;
 use crate::reap;
 use crate::runtime::kind_of_start_failure;
-use crate::solo::directory::{Directory, Options, State, now, private_dir, start_ticks};
+use crate::solo::directory::{Directory, private_dir};
+use crate::solo::record::{Options, State, now, start_ticks};
 
 /// Our ends of a container's streams.
 #[derive(Debug, Default)]
