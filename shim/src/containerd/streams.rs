@@ -105,7 +105,8 @@ impl Prepared {
                     Logger::start(&path, &arguments, must_confirm, owner).await?;
                 logger = Some(started);
                 set_nonblocking(&stdout)?;
-                Sink::Fifo(readiness::register(stdout, Interest::WRITABLE)?)
+                let fd = readiness::register(stdout, Interest::WRITABLE)?;
+                Sink::Fifo { fd, met: true }
             }
             target => sink(&target)?,
         };
@@ -175,10 +176,13 @@ impl PreparedTerminal {
 
 fn sink(target: &Target) -> Result<Sink> {
     match target {
-        Target::Fifo(path) => Ok(Sink::Fifo(readiness::register(
-            fifo::open_both_ends(path)?,
-            Interest::WRITABLE,
-        )?)),
+        Target::Fifo(path) => {
+            // Only a client that is there already lets us open one end alone; both are never closed in between.
+            let probe = fifo::open_writer(path);
+            let fd = readiness::register(fifo::open_both_ends(path)?, Interest::WRITABLE)?;
+            let met = probe.is_ok();
+            Ok(Sink::Fifo { fd, met })
+        }
         Target::File(path) => append_to(path).map(Sink::File),
         Target::Null | Target::Binary { .. } => Ok(Sink::Null),
     }
