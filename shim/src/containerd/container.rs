@@ -192,18 +192,19 @@ impl Container {
             .arg(&pid_file);
         let call = call.flag("--no-pivot", self.options.no_pivot_root);
         let call = call.flag("--no-new-keyring", self.options.no_new_keyring);
+        let known = || {
+            self.runtime
+                .state_dir(&self.id)
+                .is_some_and(|dir| dir.exists())
+        };
+        let known_before = known();
         let born = self
             .launch(&self.init, call, &pid_file, "OCI runtime create failed")
             .await;
         match &born {
             Ok(claim) => self.remember_cgroup(claim),
-            // Whatever half of a container the runtime has left: nobody else knows of it.
-            Err(_)
-                if self
-                    .runtime
-                    .state_dir(&self.id)
-                    .is_none_or(|dir| dir.exists()) =>
-            {
+            // Half a container may be left, of which nobody else knows. One that was there before is somebody else's.
+            Err(_) if !known_before && known() => {
                 let _: Result<_> =
                     run(self.runtime.call("delete").args(["--force", &self.id])).await;
             }
