@@ -340,7 +340,11 @@ impl Registry {
         let text = match status {
             401 => format!("{what}: not authorized{complaint}"),
             403 => format!("{what}: access denied{complaint}"),
-            404 => return Err(Error::missing(format!("{what}: not found{complaint}"))),
+            404 => {
+                return Err(Error::missing(format!(
+                    "{what}: not found in the registry{complaint}"
+                )));
+            }
             429 => {
                 format!("{what}: the registry limits the rate of requests (status 429){complaint}")
             }
