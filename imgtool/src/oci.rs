@@ -195,11 +195,13 @@ impl Document {
             None => OCI_MANIFEST,
         };
         let is_index = matches!(media_type, OCI_INDEX | DOCKER_LIST);
-        if is_index == probe.manifests.is_none() && (is_index || probe.config.is_none()) {
-            return Err(Error::malformed(format!(
-                "{media_type} without {}",
-                if is_index { "manifests" } else { "config" }
-            )));
+        let (lacks, field) = if is_index {
+            (probe.manifests.is_none(), "manifests")
+        } else {
+            (probe.config.is_none(), "config")
+        };
+        if lacks {
+            return Err(Error::malformed(format!("{media_type} without {field}")));
         }
         if is_index {
             let mut index: Index = json(bytes)?;

@@ -162,6 +162,8 @@ impl<W: Write> Archive<'_, W> {
         header.set_entry_type(EntryType::Regular);
         header.set_size(size);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(0); // the same images give the same archive
         header.set_path(name)?;
         header.set_cksum();

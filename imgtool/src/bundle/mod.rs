@@ -18,7 +18,7 @@ mod rootfs;
 mod seccomp;
 mod spec;
 #[cfg(test)]
-mod spec_tests;
+mod tests;
 mod user;
 
 use std::collections::BTreeMap;

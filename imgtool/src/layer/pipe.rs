@@ -106,10 +106,10 @@ fn read_blob<R: Read>(
             Err(e) => {
                 let mut e = Error::from(e);
                 if e.kind() != Kind::Damaged
-                    && let Err(end) = inflated.drain_input(AFTERMATH)
-                    && Error::from(end).kind() == Kind::Damaged
+                    && let Err(end) = inflated.drain_input(AFTERMATH).map_err(Error::from)
+                    && end.kind() == Kind::Damaged
                 {
-                    e = Error::damaged("the blob is not what its digest says");
+                    e = end;
                 }
                 let _ = full.send(Err(e.clone()));
                 return Err(e);

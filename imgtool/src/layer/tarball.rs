@@ -6,6 +6,7 @@
 //! other tools of the field are built on.
 
 use std::io::{self, BufRead};
+use std::ops::Range;
 
 use tar::{EntryType, Header};
 
@@ -17,6 +18,13 @@ const BLOCK: usize = 512;
 const EXTENSION_MAX: u64 = 1 << 20;
 /// Most pieces of data in a sparse file.
 const SPARSE_MAX: usize = 1 << 18;
+
+/// Where a header has its numbers.
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
 
 /// What an entry makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,7 +207,7 @@ impl<R: BufRead> Tarball<R> {
     }
 
     fn read_extension(&mut self, header: &Header) -> Result<Vec<u8>> {
-        let size = header.entry_size().at("tar: size")?;
+        let size = stored_size(header)?;
         if size > EXTENSION_MAX {
             return Err(Error::malformed(format!(
                 "tar: extension header of {size} bytes (at most {EXTENSION_MAX})"
@@ -233,7 +241,7 @@ impl<R: BufRead> Tarball<R> {
         let kind = kind_of(header, &path)?;
         let mut stored = match pax.size {
             Some(size) => size,
-            None => header.entry_size().at("tar: size")?,
+            None => stored_size(header)?,
         };
         if kind != Kind::File {
             // Links, directories and devices have no data, whatever their size field says.
@@ -265,11 +273,24 @@ impl<R: BufRead> Tarball<R> {
             path,
             link: link.unwrap_or_default(),
             size,
-            mode: header.mode().at("tar: mode")?,
-            uid: pax.uid.map_or_else(|| header.uid(), Ok).at("tar: uid")?,
-            gid: pax.gid.map_or_else(|| header.gid(), Ok).at("tar: gid")?,
+            mode: if is_blank(header, MODE) {
+                0
+            } else {
+                header.mode().at("tar: mode")?
+            },
+            uid: match pax.uid {
+                Some(uid) => uid,
+                None if is_blank(header, UID) => 0,
+                None => header.uid().at("tar: uid")?,
+            },
+            gid: match pax.gid {
+                Some(gid) => gid,
+                None if is_blank(header, GID) => 0,
+                None => header.gid().at("tar: gid")?,
+            },
             mtime: match pax.mtime {
                 Some(mtime) => mtime,
+                None if is_blank(header, MTIME) => (0, 0),
                 None => (header.mtime().at("tar: mtime")?.cast_signed(), 0),
             },
             device: (
@@ -319,37 +340,29 @@ impl<R: BufRead> Tarball<R> {
     fn sparse_map_in_data(&mut self) -> Result<Vec<(u64, u64)>> {
         let mut numbers = Vec::new();
         let mut wanted = 1;
+        // Numbers may span blocks, and the map ends at the end of a block.
+        let mut text = Vec::new();
         while numbers.len() < wanted {
-            if self.left < BLOCK as u64 {
+            let mut block = [0; BLOCK];
+            if self.left < BLOCK as u64 || !self.read_block(&mut block)? {
                 return Err(truncated());
             }
-            // Numbers may span blocks, and the map ends at a block: read block by block.
-            let mut text = Vec::new();
-            while numbers.len() < wanted {
-                let mut block = [0; BLOCK];
-                if self.left < BLOCK as u64 || !self.read_block(&mut block)? {
-                    return Err(truncated());
+            self.left -= BLOCK as u64;
+            text.extend_from_slice(&block);
+            while numbers.len() < wanted
+                && let Some(end) = text.iter().position(|&b| b == b'\n')
+            {
+                let number = pax::decimal(&text[..end])
+                    .ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
+                text.drain(..=end);
+                if numbers.is_empty() {
+                    let pieces = usize::try_from(number).ok().filter(|&n| n <= SPARSE_MAX);
+                    wanted = 1 + 2 * pieces.ok_or_else(too_many_pieces)?;
                 }
-                self.left -= BLOCK as u64;
-                text.extend_from_slice(&block);
-                while numbers.len() < wanted
-                    && let Some(end) = text.iter().position(|&b| b == b'\n')
-                {
-                    let number = pax::decimal(&text[..end])
-                        .ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
-                    text.drain(..=end);
-                    if numbers.is_empty() {
-                        let pieces = usize::try_from(number)
-                            .ok()
-                            .filter(|&n| n <= SPARSE_MAX)
-                            .ok_or_else(too_many_pieces)?;
-                        wanted = 1 + 2 * pieces;
-                    }
-                    numbers.push(number);
-                }
-                if text.len() > 2 * BLOCK {
-                    return Err(Error::malformed("tar: sparse map: not a number"));
-                }
+                numbers.push(number);
+            }
+            if numbers.len() < wanted && text.len() > BLOCK {
+                return Err(Error::malformed("tar: sparse map: not a number"));
             }
         }
         Ok(numbers[1..]
@@ -380,6 +393,21 @@ fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
             )));
         }
     })
+}
+
+/// A numeric field without a number counts as zero, as in Go: some programs leave out what they do not know.
+fn is_blank(header: &Header, field: Range<usize>) -> bool {
+    header.as_bytes()[field]
+        .iter()
+        .all(|&b| b == 0 || b == b' ')
+}
+
+fn stored_size(header: &Header) -> Result<u64> {
+    if is_blank(header, SIZE) {
+        Ok(0)
+    } else {
+        header.entry_size().at("tar: size")
+    }
 }
 
 fn check_sum(block: &[u8; BLOCK]) -> Result<()> {

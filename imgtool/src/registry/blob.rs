@@ -48,18 +48,27 @@ impl<'a> RemoteBlob<'a> {
             .registry
             .get(&format!("blobs/{}", self.descriptor.digest), &headers)?;
         let partial = response.status().as_u16() == 206;
-        if partial {
-            let range = response
-                .headers()
-                .get("content-range")
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or_default();
-            if !range.starts_with(&format!("bytes {}-", self.offset)) {
-                return Err(Error::malformed(format!(
-                    "asked for bytes from {}, got {range:?}",
-                    self.offset
-                )));
-            }
+        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
+        let range = header("content-range").unwrap_or_default();
+        if partial && !range.starts_with(&format!("bytes {}-", self.offset)) {
+            let offset = self.offset;
+            return Err(Error::malformed(format!(
+                "asked for bytes from {offset}, got {range:?}"
+            )));
+        }
+        // A wrong size is known before a byte is read, and no further attempt mends it.
+        let total = if partial {
+            range.rsplit('/').next()
+        } else {
+            header("content-length")
+        };
+        if let Some(total) = total.and_then(|text| text.parse::<u64>().ok())
+            && total != self.descriptor.size
+        {
+            let promised = self.descriptor.size;
+            return Err(Error::damaged(format!(
+                "size mismatch: the registry has {total} bytes, the manifest says {promised}"
+            )));
         }
         let mut body = response.into_body().into_reader();
         if !partial && self.offset > 0 {
