@@ -142,6 +142,7 @@ pub(crate) struct Manifest {
 
 /// What a digest or tag led to.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are one or two at a time")]
 pub(crate) enum Document {
     Index(Index),
     Manifest(Manifest),

@@ -158,7 +158,7 @@ impl Unpacking<'_> {
             return Ok(First::Leaning);
         }
         self.store
-            .commit_layer(draft, &lock, &unpacked)
+            .commit_layer(&draft, &lock, &unpacked)
             .map(First::Ready)
     }
 
@@ -176,7 +176,7 @@ impl Unpacking<'_> {
         let lower = LowerStack::new(stack);
         let (draft, mut unpacked) = self.unpack(place, &key, Some(&lower))?;
         unpacked.self_contained = false;
-        self.store.commit_layer(draft, &lock, &unpacked)
+        self.store.commit_layer(&draft, &lock, &unpacked)
     }
 
     /// Reads the blob from wherever it is and unpacks it; tries once more from the registry when what was there is bad.
@@ -229,7 +229,7 @@ impl Unpacking<'_> {
                             task.finish("pulled");
                         }
                         Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Malformed) => {
-                            partial.discard()
+                            partial.discard();
                         }
                         Err(_) => {} // a later pull goes on from here
                     }
@@ -243,7 +243,7 @@ impl Unpacking<'_> {
                         && !second_try
                         && self.registry.is_some() =>
                 {
-                    second_try = true
+                    second_try = true;
                 }
                 result => return result.map(|unpacked| (draft, unpacked)),
             }

@@ -204,7 +204,7 @@ impl Archive {
         ))?;
         let got = match digest.algorithm() {
             Algorithm::Sha256 => file.digest.clone(),
-            other => hash_file(&file.path, other)?,
+            Algorithm::Sha512 => hash_file(&file.path, Algorithm::Sha512)?,
         };
         if got != *digest {
             return Err(Error::damaged(format!(

@@ -166,7 +166,7 @@ impl Maker<'_> {
         let config = &self.image.config.config;
         let identity = user::resolve(&root, self.options.user.as_deref().unwrap_or(&config.user))?;
         root.make_directory(&spec::working_directory(config, self.options)?)?;
-        let hostname = self.hostname(id)?;
+        let hostname = self.hostname(id);
         let mut binds = self.volumes(&root)?;
         binds.extend(self.files(&hostname)?);
         let ours = BTreeMap::from([
@@ -234,7 +234,7 @@ impl Maker<'_> {
         let upper = self.make_directory("overlay/upper", 0o755)?;
         let work = self.make_directory("overlay/work", 0o700)?;
         let shown = visible(self.layers);
-        self.dress(&upper, shown)?;
+        dress(&upper, shown)?;
         let mut lower: Vec<PathBuf> = shown.iter().rev().map(Layer::diff).collect();
         if lower.is_empty() {
             lower.push(self.make_directory("overlay/empty", 0o755)?); // an image without layers; overlayfs wants one
@@ -244,43 +244,14 @@ impl Maker<'_> {
         Ok(rootfs)
     }
 
-    /// The root directory of the whole is the upper layer's: it must look as the topmost layer that speaks of it says.
-    fn dress(&self, upper: &Path, shown: &[Layer]) -> Result<()> {
-        let Some(layer) = shown.iter().rev().find(|layer| layer.record.has_root) else {
-            return Ok(());
-        };
-        let (from, to) = (open_root(&layer.diff())?, open_root(upper)?);
-        let stat = rustix::fs::fstat(&from)?;
-        fchown(
-            &to,
-            Some(Uid::from_raw(stat.st_uid)),
-            Some(Gid::from_raw(stat.st_gid)),
-        )
-        .at("root directory")?;
-        fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777)).at("root directory")?;
-        crate::layer::copy_xattrs(&from, &to).at("root directory")?;
-        let mtime = Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-        };
-        futimens(
-            &to,
-            &Timestamps {
-                last_access: mtime,
-                last_modification: mtime,
-            },
-        )
-        .at("root directory")
-    }
-
-    fn hostname(&self, id: &str) -> Result<String> {
+    fn hostname(&self, id: &str) -> String {
         match (&self.options.hostname, self.options.network) {
-            (Some(name), _) => Ok(name.clone()),
-            (None, Network::Host) => Ok(rustix::system::uname()
+            (Some(name), _) => name.clone(),
+            (None, Network::Host) => rustix::system::uname()
                 .nodename()
                 .to_string_lossy()
-                .into_owned()),
-            (None, Network::None) => Ok(id.to_owned()),
+                .into_owned(),
+            (None, Network::None) => id.to_owned(),
         }
     }
 
@@ -336,7 +307,7 @@ impl Maker<'_> {
         if self.options.network == Network::Host {
             hosts = fs::read_to_string("/etc/hosts").unwrap_or(hosts);
         } else {
-            hosts.push_str(&format!("127.0.0.1\t{hostname}\n"));
+            hosts.extend(["127.0.0.1\t", hostname, "\n"]);
         }
         let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts)];
         if self.options.network == Network::Host {
@@ -357,6 +328,35 @@ impl Maker<'_> {
         }
         Ok(binds)
     }
+}
+
+/// The root directory of the whole is the upper layer's: it must look as the topmost layer that speaks of it says.
+fn dress(upper: &Path, shown: &[Layer]) -> Result<()> {
+    let Some(layer) = shown.iter().rev().find(|layer| layer.record.has_root) else {
+        return Ok(());
+    };
+    let (from, to) = (open_root(&layer.diff())?, open_root(upper)?);
+    let stat = rustix::fs::fstat(&from)?;
+    fchown(
+        &to,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )
+    .at("root directory")?;
+    fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777)).at("root directory")?;
+    crate::layer::copy_xattrs(&from, &to).at("root directory")?;
+    let mtime = Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    };
+    futimens(
+        &to,
+        &Timestamps {
+            last_access: mtime,
+            last_modification: mtime,
+        },
+    )
+    .at("root directory")
 }
 
 fn check_hostname(name: &str) -> Result<()> {

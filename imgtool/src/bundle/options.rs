@@ -72,14 +72,14 @@ impl FromStr for Bind {
         let (mut list, mut propagation) = (vec!["rbind".to_owned()], "rprivate");
         for option in options.unwrap_or_default().split(',') {
             match option {
-                "" => {}
                 "ro" | "rw" | "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" => {
-                    list.push(option.to_owned())
+                    list.push(option.to_owned());
                 }
                 "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
-                    propagation = option
+                    propagation = option;
                 }
-                "z" | "Z" => {} // labels of SELinux, which is not there
+                // Docker relabels for SELinux by z and Z, which means nothing without it.
+                "" | "z" | "Z" => {}
                 _ => return Err(bad(&format!("unknown option {option:?}"))),
             }
         }

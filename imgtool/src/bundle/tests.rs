@@ -1,6 +1,7 @@
 //! Bundles: what is written for which image and options, and the real thing mounted.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 
@@ -386,7 +387,10 @@ fn layers_of_a_bundle_outlive_the_images_name() {
     let bundle = place.bundle("b", &Options::default()).unwrap();
     place
         .store
-        .update_index(|index| Ok(index.manifests.clear()))
+        .update_index(|index| {
+            index.manifests.clear();
+            Ok(())
+        })
         .unwrap();
     place.store.collect().unwrap();
     assert!(bundle.join("rootfs/etc/passwd").exists());
@@ -494,7 +498,6 @@ fn a_bundle_in_use_is_not_removed() {
         .spawn()
         .unwrap();
     // An echo shows that it has changed its root.
-    use std::io::{Read as _, Write as _};
     inside.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     inside
         .stdout

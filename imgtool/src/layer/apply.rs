@@ -566,7 +566,7 @@ fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
             match unlinkat(&below, name, AtFlags::empty()) {
                 Ok(()) => {}
                 Err(Errno::ISDIR | Errno::PERM) => {
-                    pending.push((below.try_clone()?, name.to_vec(), false))
+                    pending.push((below.try_clone()?, name.to_vec(), false));
                 }
                 Err(e) => return Err(e.into()),
             }

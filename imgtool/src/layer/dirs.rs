@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// How many directories stay open: three layers at a time and their files fit into the usual limit of 1024.
 const OPEN_MAX: usize = 128;
-/// Longest path that an entry may have (PATH_MAX).
+/// Longest path that an entry may have (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
 
 /// Open directories by their path below the root, without symlinks in it; the root is the empty path.

@@ -150,14 +150,14 @@ impl SparseKeys {
             b"name" => self.name = Some(no_nul(value)?),
             b"size" | b"realsize" => self.size = Some(decimal(value)?),
             // 0.0: the two keys take turns.
-            b"offset" if self.pieces.len() % 2 == 0 => self.pieces.push(decimal(value)?),
+            b"offset" if self.pieces.len().is_multiple_of(2) => self.pieces.push(decimal(value)?),
             b"numbytes" if self.pieces.len() % 2 == 1 => self.pieces.push(decimal(value)?),
             b"numblocks" => drop(decimal(value)?),
             b"map" => {
                 self.pieces = value
                     .split(|&b| b == b',')
                     .map(decimal)
-                    .collect::<Option<_>>()?
+                    .collect::<Option<_>>()?;
             }
             _ => return None,
         }
@@ -173,7 +173,7 @@ impl SparseKeys {
             .ok_or_else(|| Error::malformed("tar: sparse file without its size"))?;
         let map = match (self.major, self.minor) {
             (Some(1), Some(0)) => None,
-            (None | Some(0), _) if self.pieces.len() % 2 == 0 => Some(
+            (None | Some(0), _) if self.pieces.len().is_multiple_of(2) => Some(
                 self.pieces
                     .chunks_exact(2)
                     .map(|pair| (pair[0], pair[1]))

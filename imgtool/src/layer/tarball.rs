@@ -14,7 +14,7 @@ use super::pax;
 use crate::error::{Error, Result, Step};
 
 const BLOCK: usize = 512;
-/// Largest PAX block or GNU long name: far beyond what PATH_MAX and the kernel's xattr limit allow.
+/// Largest PAX block or GNU long name: far beyond what `PATH_MAX` and the kernel's xattr limit allow.
 const EXTENSION_MAX: u64 = 1 << 20;
 /// Most pieces of data in a sparse file.
 const SPARSE_MAX: usize = 1 << 18;
@@ -108,10 +108,10 @@ impl<R: BufRead> Tarball<R> {
                 // Defaults for all entries: Docker's tools leave them aside too.
                 EntryType::XGlobalHeader => drop(self.read_extension(header)?),
                 EntryType::GNULongName => {
-                    extensions.path = Some(until_nul(self.read_extension(header)?))
+                    extensions.path = Some(until_nul(self.read_extension(header)?));
                 }
                 EntryType::GNULongLink => {
-                    extensions.link = Some(until_nul(self.read_extension(header)?))
+                    extensions.link = Some(until_nul(self.read_extension(header)?));
                 }
                 _ => return self.entry(header, extensions).map(Some),
             }

@@ -15,6 +15,7 @@ use crate::error::Result;
 #[derive(Default)]
 struct Tar(Vec<u8>);
 
+#[derive(Clone, Copy)]
 struct Spec<'a> {
     kind: u8,
     name: &'a [u8],
@@ -108,7 +109,7 @@ impl Tar {
         let mut data = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let len = (rest..)
+            let len = (rest..rest + 20)
                 .find(|len| len - rest == len.to_string().len())
                 .unwrap();
             data.extend_from_slice(format!("{len} {key}=").as_bytes());

@@ -12,7 +12,7 @@ use crate::error::{Result, Step};
 use crate::oci::{CONFIG_MAX, Descriptor, Document, ImageConfig};
 
 /// A partial download that nobody went on with for this long is given up.
-const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const PARTIAL_KEPT: Duration = Duration::from_hours(24);
 
 /// What [`Store::collect`] did.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,9 +139,9 @@ impl Store {
         };
         for path in files("tmp")? {
             if path.is_dir() {
-                remove_all(&path)?
+                remove_all(&path)?;
             } else {
-                fs::remove_file(&path)?
+                fs::remove_file(&path)?;
             }
         }
         for path in files("locks")? {

@@ -23,7 +23,7 @@ use crate::layer::{Unpacked, open_root};
 use crate::oci;
 
 /// After this time the kernel has written out most of what a pull made, and syncing the rest is cheap.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_mins(1);
 
 /// layer.json: what is known of an unpacked layer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ impl Store {
     /// Gives the unpacked layer its name, the lock's key.
     pub(crate) fn commit_layer(
         &self,
-        draft: Draft,
+        draft: &Draft,
         lock: &LayerLock,
         unpacked: &Unpacked,
     ) -> Result<Layer> {

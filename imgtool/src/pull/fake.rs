@@ -100,7 +100,7 @@ impl Fake {
                 reply.body.len()
             );
             for (name, value) in &reply.headers {
-                head.push_str(&format!("{name}: {value}\r\n"));
+                head.extend([name, ": ", value, "\r\n"]);
             }
             head.push_str("\r\n");
             let body = if request.method == "HEAD" {
@@ -135,10 +135,10 @@ impl Fake {
         {
             return reply;
         }
-        self.honest(&state, request)
+        Self::honest(&state, request)
     }
 
-    fn honest(&self, state: &State, request: &Request) -> Reply {
+    fn honest(state: &State, request: &Request) -> Reply {
         let Some(name) = request.path.strip_prefix("/v2/app/") else {
             return Reply::status(404);
         };

@@ -140,10 +140,12 @@ fn token(
         .ok_or_else(|| Error::malformed("the registry's challenge has no realm"))?;
     let realm_origin = origin(realm).at("realm")?;
     let registry_origin = origin(registry)?;
-    // The registry names the server that gets the password. Over plain HTTP that may be itself, or this machine.
+    // The registry names the server that gets the password. Over plain HTTP that may be the registry itself, or another
+    // one of this machine.
     if !realm_origin.secure
         && (registry_origin.secure
-            || (realm_origin.host != registry_origin.host && !is_loopback(&realm_origin.host)))
+            || (realm_origin.host != registry_origin.host
+                && !(is_loopback(&realm_origin.host) && is_loopback(&registry_origin.host))))
     {
         return Err(Error::other(format!(
             "the registry sends us to {realm} for a token: refused, it is plain HTTP"
@@ -151,29 +153,26 @@ fn token(
     }
     let scope = format!("repository:{repository}:pull");
     let service = bearer.param("service").unwrap_or_default();
-    let response = match credential {
-        Some(Credential::Identity(refresh)) => {
-            let form = [
-                ("grant_type", "refresh_token"),
-                ("service", service),
-                ("scope", scope.as_str()),
-                ("refresh_token", refresh.as_str()),
-                ("client_id", "tare-imgtool"),
-            ];
-            agent.post(realm).send_form(form)
+    let response = if let Some(Credential::Identity(refresh)) = credential {
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("service", service),
+            ("scope", scope.as_str()),
+            ("refresh_token", refresh.as_str()),
+            ("client_id", "tare-imgtool"),
+        ];
+        agent.post(realm).send_form(form)
+    } else {
+        let separator = if realm.contains('?') { '&' } else { '?' };
+        let mut url = format!("{realm}{separator}scope={}", escape(&scope));
+        if !service.is_empty() {
+            url.extend(["&service=", &escape(service)]);
         }
-        _ => {
-            let separator = if realm.contains('?') { '&' } else { '?' };
-            let mut url = format!("{realm}{separator}scope={}", escape(&scope));
-            if !service.is_empty() {
-                url.push_str(&format!("&service={}", escape(service)));
-            }
-            let mut request = agent.get(&url);
-            if let Some(Credential::Password { user, password }) = credential {
-                request = request.header("Authorization", basic(user, password));
-            }
-            request.call()
+        let mut request = agent.get(&url);
+        if let Some(Credential::Password { user, password }) = credential {
+            request = request.header("Authorization", basic(user, password));
         }
+        request.call()
     };
     let step = || format!("token from {}", realm_origin.host);
     let mut response = response.map_err(explain).with(step)?;

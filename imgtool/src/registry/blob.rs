@@ -87,12 +87,11 @@ impl<'a> RemoteBlob<'a> {
         if self.body.is_none() && self.offset == self.descriptor.size {
             return Ok(0); // all of it was there already; a range behind the end would be refused
         }
-        let body = match &mut self.body {
-            Some(body) => body,
-            None => {
-                let body = self.open()?;
-                self.body.insert(body)
-            }
+        if self.body.is_none() {
+            self.body = Some(self.open()?);
+        }
+        let Some(body) = &mut self.body else {
+            return Ok(0);
         };
         let len = body
             .read(buffer)

@@ -79,10 +79,9 @@ impl Registry {
         };
         match (self.access.plain_http, self.access.tls_verify) {
             (true, _) => &["http"],
-            (false, Some(true)) => &["https"],
             (false, Some(false)) => &["https", "http"],
             (false, None) if is_loopback(host) => &["http"],
-            (false, None) => &["https"],
+            (false, Some(true) | None) => &["https"],
         }
     }
 
@@ -315,7 +314,7 @@ impl Registry {
             None => credentials::find(domain, path, self.access.authfile.as_deref())?,
         };
         // The token server may speak HTTPS where the registry speaks HTTP.
-        let realm_is_secure = challenges.iter().any(|c| c.is_secure());
+        let realm_is_secure = challenges.iter().any(Challenge::is_secure);
         let agent = self.agent(if realm_is_secure { "https://" } else { url })?;
         let header = auth::answer(agent, url, path, &challenges, credential.as_ref())
             .with(|| format!("log in to {domain}"))?;
