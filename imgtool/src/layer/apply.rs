@@ -9,113 +9,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmodat, chownat, fchmod,
-    fchown, fstat, ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, statat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fchmod, fchown, fstat, ftruncate,
+    futimens, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite, write};
 
 use super::copy::copy_file;
-use super::dirs::{Dirs, clean, is_at_or_below, open_dir, split};
+use super::dirs::{Dirs, clean, is_at_or_below, open_dir, remove_tree, split};
 use super::lower::{Found, LowerStack, is_whiteout};
+use super::meta::Meta;
 use super::tarball::{Entry, Kind, Tarball};
+use super::terms::{Limits, OverlayForm, Unpacked};
 use super::xattr;
-use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
 
 const WHITEOUT: &[u8] = b".wh.";
 /// Names of aufs' own, of which only the opaque marker means anything elsewhere.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-
-/// Which attributes mark opaque directories: only root may set `trusted.*`; a user namespace mounts with `userxattr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OverlayForm {
-    Trusted,
-    #[allow(
-        dead_code,
-        reason = "the unpacker and its tests know both forms; only root unpacks so far"
-    )]
-    User,
-}
-
-/// How much a layer may hold, against bombs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Bytes of all files together.
-    pub(crate) bytes: u64,
-    /// Number of entries.
-    pub(crate) entries: u64,
-    /// Unpacked bytes for each compressed one, above [`Limits::RATIO_FREE`]; `None` when the user gave a size.
-    pub(crate) ratio: Option<u64>,
-}
-
-impl Limits {
-    /// A layer may always unpack to this much, however small its blob is.
-    const RATIO_FREE: u64 = 1 << 30;
-
-    /// Limits for a layer that may unpack to `bytes`, at whatever ratio.
-    pub(crate) fn of_size(bytes: u64) -> Self {
-        Self {
-            bytes,
-            ratio: None,
-            ..Self::default()
-        }
-    }
-
-    pub(super) fn for_blob(mut self, compressed: Option<u64>) -> Self {
-        if let (Some(ratio), Some(compressed)) = (self.ratio, compressed) {
-            self.bytes = self
-                .bytes
-                .min(compressed.saturating_mul(ratio).max(Self::RATIO_FREE));
-        }
-        self
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            bytes: 128 << 30,
-            entries: 4_000_000,
-            ratio: Some(200),
-        }
-    }
-}
-
-/// What was unpacked.
-#[derive(Debug, Default)]
-pub(crate) struct Unpacked {
-    /// Digest of the uncompressed tar.
-    pub(crate) diff_id: Option<Digest>,
-    /// Size of the uncompressed tar in bytes.
-    pub(crate) tar_size: u64,
-    pub(crate) entries: u64,
-    /// Bytes of the files.
-    pub(crate) bytes: u64,
-    /// The result would be the same whatever layers are below.
-    pub(crate) self_contained: bool,
-    /// Something is missing that only a look at the layers below can give: unpack again with them.
-    pub(crate) needs_lower: bool,
-    /// The archive has an entry for the root directory.
-    pub(crate) has_root: bool,
-    /// The layer hides all layers below. (overlayfs ignores the attribute on a layer's root.)
-    pub(crate) opaque_root: bool,
-}
-
-/// Metadata of a directory, to be set at the end.
-#[derive(Clone)]
-pub(super) struct Meta {
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: (i64, u32),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
 
 /// The state of one unpacking.
 pub(crate) struct Unpacker<'a> {
@@ -476,52 +391,6 @@ impl<'a> Unpacker<'a> {
     }
 }
 
-impl Meta {
-    fn of(entry: &Entry) -> Result<Self> {
-        Ok(Self {
-            mode: entry.mode & 0o7777,
-            uid: id("uid", entry.uid)?,
-            gid: id("gid", entry.gid)?,
-            mtime: entry.mtime,
-            xattrs: entry.xattrs.clone(),
-        })
-    }
-
-    fn times(&self) -> Timestamps {
-        let mtime = Timespec {
-            tv_sec: self.mtime.0,
-            tv_nsec: self.mtime.1.into(),
-        };
-        Timestamps {
-            last_access: mtime,
-            last_modification: mtime,
-        }
-    }
-
-    fn apply(&self, dir: impl AsFd, owner: (u32, u32)) -> Result<()> {
-        if (self.uid, self.gid) != owner {
-            fchown(
-                &dir,
-                Some(Uid::from_raw(self.uid)),
-                Some(Gid::from_raw(self.gid)),
-            )
-            .at("chown")?;
-        }
-        fchmod(&dir, Mode::from_raw_mode(self.mode)).at("chmod")?;
-        xattr::set_all(&dir, &self.xattrs)?;
-        futimens(&dir, &self.times()).at("set times")
-    }
-}
-
-/// A user or group ID that the kernel takes. The greatest number means "leave it as it is" to chown: a file that asks for
-/// it would stay root's.
-fn id(what: &str, id: u64) -> Result<u32> {
-    u32::try_from(id)
-        .ok()
-        .filter(|&id| id != u32::MAX)
-        .ok_or_else(|| Error::malformed(format!("{what} {id} is out of range")))
-}
-
 fn write_sparse<R: BufRead>(fd: &OwnedFd, map: &[(u64, u64)], tar: &mut Tarball<R>) -> Result<()> {
     let mut pieces = map.iter().copied().filter(|&(_, len)| len > 0);
     let mut piece = (0, 0);
@@ -544,43 +413,4 @@ fn write_sparse<R: BufRead>(fd: &OwnedFd, map: &[(u64, u64)], tar: &mut Tarball<
             chunk = &chunk[len..];
         }
     }
-}
-
-/// Removes the directory `name` in `dir` and all below it, never through a symlink.
-fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
-    let mut pending = vec![(dir.try_clone()?, name.to_vec(), false)];
-    while let Some((parent, name, emptied)) = pending.pop() {
-        if emptied {
-            unlinkat(&parent, name.as_slice(), AtFlags::REMOVEDIR)?;
-            continue;
-        }
-        let below = open_dir(&parent, &name)?;
-        let list = rustix::fs::Dir::read_from(&below)?;
-        pending.push((parent, name, true));
-        for entry in list {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            match unlinkat(&below, name, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::ISDIR | Errno::PERM) => {
-                    pending.push((below.try_clone()?, name.to_vec(), false));
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Opens the directory that a layer is unpacked into.
-pub(crate) fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
-    Ok(openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
 }

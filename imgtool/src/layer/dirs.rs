@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
@@ -134,6 +135,45 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
     }
+}
+
+/// Removes the directory `name` in `dir` and all below it, never through a symlink.
+pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
+    let mut pending = vec![(dir.try_clone()?, name.to_vec(), false)];
+    while let Some((parent, name, emptied)) = pending.pop() {
+        if emptied {
+            unlinkat(&parent, name.as_slice(), AtFlags::REMOVEDIR)?;
+            continue;
+        }
+        let below = open_dir(&parent, &name)?;
+        let list = rustix::fs::Dir::read_from(&below)?;
+        pending.push((parent, name, true));
+        for entry in list {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            match unlinkat(&below, name, AtFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    pending.push((below.try_clone()?, name.to_vec(), false));
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens the directory that a layer is unpacked into.
+pub(crate) fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
+    Ok(openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 #[cfg(test)]

@@ -11,10 +11,11 @@ use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use super::apply::{Limits, OverlayForm, Unpacked, Unpacker};
+use super::apply::Unpacker;
 use super::decompress::Inflated;
 use super::lower::LowerStack;
 use super::tarball::Tarball;
+use super::terms::{Limits, OverlayForm, Unpacked};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::fs::{XattrFlags, fsetxattr, lsetxattr};
 use rustix::io::Errno;
 
-use super::apply::OverlayForm;
+use super::terms::OverlayForm;
 use crate::error::{Error, Result, Step};
 
 /// Largest value that the kernel takes (`XATTR_SIZE_MAX`).
