@@ -1,7 +1,24 @@
 //! Contract 1: a bundle's directory and its configuration.
 
 use libcontainer::{At, Error, Kind, Result, spec::Spec};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// The most that a configuration may have, in bytes: it is kept, and read back by every `exec`.
+const MAX: u64 = 16 << 20;
+
+/// Reads a file of configuration, which may be no file at all (`/dev/zero`).
+pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == MAX {
+        return Err(std::io::Error::other(format!("larger than {} MiB", MAX >> 20)));
+    }
+    Ok(bytes)
+}
 
 /// A bundle that was read.
 pub(crate) struct Bundle {
@@ -18,7 +35,7 @@ impl Bundle {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).at_with(|| format!("bundle {}", path.display()))?;
         let file = path.join("config.json");
-        let config = match std::fs::read(&file) {
+        let config = match read(&file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let text =
                     format!("JSON specification file {} not found: name the bundle with --bundle", file.display());

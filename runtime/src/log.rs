@@ -70,10 +70,16 @@ impl Log {
         }
         if self.file.is_none() && level == "error" {
             // What a person reads on a terminal is one plain line.
-            return format!("runtime: {message}");
+            return format!("runtime: {}", one_line(message));
         }
         format!("time=\"{time}\" level={level} msg={message:?}")
     }
+}
+
+/// Names in an error may be anything; a person gets one line of them, and no control characters.
+pub(crate) fn one_line(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// RFC 3339, in UTC, to the second.

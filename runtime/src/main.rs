@@ -44,7 +44,7 @@ fn main() -> ExitCode {
             tracing::error!("{error}");
             // The log may be a file that the caller reads; people read standard error. runc writes both as well.
             if log::to_file() {
-                eprintln!("runtime: {error}");
+                eprintln!("runtime: {}", log::one_line(&error.to_string()));
             }
             failure
         }

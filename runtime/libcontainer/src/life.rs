@@ -161,15 +161,14 @@ fn end(slot: &Slot, state: &State) -> Result<()> {
 fn destroy(slot: &Slot, state: &State) -> Result<()> {
     let hooks = late_hooks(slot, state);
     let cgroup = &state.cgroup;
-    if !state.made {
-        // Its creator died, and with it init, which waits for word from there. If the creator died before it found out that
-        // the cgroup is another container's, then what lives in it is not ours to kill.
+    if !state.owns_cgroup {
+        // Its creator died before it found out whether the cgroup is another container's: what lives in it is not ours.
         if let Err(error) = cgroup.remove() {
             tracing::warn!("leave the cgroup as it is: {error}");
         }
         return slot.remove();
     }
-    if !state.own_pid_namespace {
+    if !state.own_pid_namespace || !state.made {
         Cgroup::open(cgroup)?.kill_all()?;
     }
     match cgroup.remove() {

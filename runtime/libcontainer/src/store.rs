@@ -43,6 +43,8 @@ pub struct State {
     pub id: String,
     /// Whether the creator got to the end: the present status is derived from it, the process and the start socket.
     pub made: bool,
+    /// Whether the cgroup was found to be the container's alone, so that what lives in it may be killed.
+    pub owns_cgroup: bool,
     /// Of init, as the host numbers it; 0 until it is born.
     pub pid: i32,
     /// Absolute.
@@ -107,14 +109,24 @@ impl Store {
     /// [`Kind::Exists`] where another has it.
     pub fn claim(&self, id: &str) -> Result<Slot> {
         check_id(id)?;
-        match rustix::fs::mkdirat(&self.dir, id, Mode::from_raw_mode(0o711)) {
-            Err(Errno::EXIST) => Err(Error::new(Kind::Exists, "container with given ID already exists")),
-            made => {
-                made.at_with(|| format!("make {}", self.path.join(id).display()))?;
-                let slot = self.slot(id)?;
-                // The lock tells a `delete --force` that comes meanwhile to wait for us.
-                rustix::fs::flock(&slot.lock, FlockOperation::LockExclusive).at("lock the container")?;
-                Ok(slot)
+        let exists = || Error::new(Kind::Exists, "container with given ID already exists");
+        loop {
+            match rustix::fs::mkdirat(&self.dir, id, Mode::from_raw_mode(0o711)) {
+                Err(Errno::EXIST) => return Err(exists()),
+                made => made.at_with(|| format!("make {}", self.path.join(id).display()))?,
+            }
+            // Between these calls a `delete --force` may remove the directory, and another creator make it anew. Whose it is
+            // is settled by the lock: it belongs to who holds it first and finds it empty.
+            let slot = match self.slot(id) {
+                Err(error) if error.errno() == Some(libc::ENOENT) => continue,
+                slot => slot?,
+            };
+            match slot.lock() {
+                Err(error) if error.kind() == Kind::NotFound => {}
+                locked => {
+                    locked?;
+                    return if slot.load_any()?.is_none() { Ok(slot) } else { Err(exists()) };
+                }
             }
         }
     }
@@ -263,6 +275,11 @@ impl Slot {
 
     /// Readers see the old file or the new one. No fsync: this is below /run, which does not survive the kernel.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        // What could not be read back could never be deleted.
+        if bytes.len() as u64 >= MAX_FILE {
+            let text = format!("{name}: larger than {} MiB: make config.json smaller", MAX_FILE >> 20);
+            return Err(Error::new(Kind::Invalid, text));
+        }
         let temporary = format!(".{name}.new");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.lock, &*temporary, flags, Mode::from_raw_mode(0o600));

@@ -1,6 +1,7 @@
 //! `exec`: a further process in a container.
 
 use crate::{
+    bundle,
     cli::{Exec, Global},
     terminal::{Console, Picture},
     wait,
@@ -51,7 +52,7 @@ fn exec(global: &Global, args: &Exec) -> Result<u8> {
 }
 
 fn process_in(path: &Path) -> Result<Process> {
-    let json = std::fs::read(path).at_with(|| format!("read {}", path.display()))?;
+    let json = bundle::read(path).at_with(|| format!("read {}", path.display()))?;
     libcontainer::spec::parse(&json).at_with(|| path.display().to_string())
 }
 

@@ -90,7 +90,12 @@ fn announce(pid_file: Option<&Path>, pidfd_socket: Option<&Path>, pid: Pid, pidf
         write_pid_file(path, pid).at_with(|| format!("write the pid file {}", path.display()))?;
     }
     if let Some(path) = pidfd_socket {
-        send_pidfd(path, pidfd).at_with(|| format!("send the pidfd to {}", path.display()))?;
+        send_pidfd(path, pidfd).at_with(|| format!("send the pidfd to {}", path.display())).inspect_err(|_| {
+            if let Some(pid_file) = pid_file {
+                // What it names is going to be undone.
+                drop(std::fs::remove_file(pid_file));
+            }
+        })?;
     }
     Ok(())
 }
@@ -98,8 +103,9 @@ fn announce(pid_file: Option<&Path>, pidfd_socket: Option<&Path>, pid: Pid, pidf
 /// Renamed into place: who sees the file sees the number.
 fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
     let name = path.file_name().ok_or_else(|| Error::other("is not the path of a file"))?;
-    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    let written = File::create(&temporary)
+    // New: what somebody else has put there is not written to.
+    let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = File::create_new(&temporary)
         .and_then(|mut file| write!(file, "{}", pid.as_raw_nonzero()))
         .and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {

@@ -109,6 +109,12 @@ impl ToInside {
     }
 }
 
+impl AsFd for ToOutside {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl ToOutside {
     /// Says `word`.
     pub(crate) fn say(&self, word: Inside, fd: Option<BorrowedFd<'_>>) -> Result<()> {

@@ -7,6 +7,7 @@ use crate::{
         devices::{self, Node},
         mounts::{self, Step, propagation},
         process::ProcessPlan,
+        sysctl,
     },
     outside::ids::Maps,
     spec::{Hook, Linux, Namespace, NamespaceKind, Spec},
@@ -34,7 +35,7 @@ pub(crate) struct Plan {
     pub(crate) own_dev: bool,
     pub(crate) masked: Vec<PathBuf>,
     pub(crate) readonly: Vec<PathBuf>,
-    pub(crate) sysctl: Vec<(String, String)>,
+    pub(crate) sysctl: Vec<sysctl::Setting>,
     pub(crate) hostname: String,
     pub(crate) domainname: String,
     pub(crate) personality: Option<u64>,
@@ -125,7 +126,7 @@ impl Plan {
             own_dev: !devices::dev_is_the_hosts(&spec.mounts),
             masked: linux.masked_paths.clone(),
             readonly: linux.readonly_paths.clone(),
-            sysctl: sysctl(linux)?,
+            sysctl: sysctl::settings(linux)?,
             hostname: spec.hostname.clone(),
             domainname: spec.domainname.clone(),
             personality: personality(linux)?,
@@ -296,50 +297,6 @@ fn time_offsets(linux: &Linux, new_time: bool) -> Result<String> {
         let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
     }
     Ok(text)
-}
-
-/// Only what belongs to a namespace of the container's own may be set: the rest would change the host.
-fn sysctl(linux: &Linux) -> Result<Vec<(String, String)>> {
-    let private = |kind| linux.namespaces.iter().any(|n| n.kind == kind);
-    let own_network = linux
-        .namespaces
-        .iter()
-        .any(|n| n.kind == NamespaceKind::Network && n.path.as_deref() != Some(Path::new("/proc/self/ns/net")));
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    let mut settings = Vec::new();
-    for (key, value) in &linux.sysctl {
-        let field = format!("linux.sysctl.{key}");
-        let dotted = match key.find(['.', '/']) {
-            Some(i) if key.as_bytes()[i] == b'/' => key.replace('/', "."),
-            _ => key.clone(),
-        };
-        let (own, missing) = if IPC.contains(&&*dotted) || dotted.starts_with("fs.mqueue.") {
-            (private(NamespaceKind::Ipc), ": add ipc to linux.namespaces")
-        } else if dotted.starts_with("net.") {
-            (own_network, ": add network to linux.namespaces")
-        } else if dotted == "kernel.domainname" {
-            (private(NamespaceKind::Uts), ": add uts to linux.namespaces")
-        } else if dotted == "kernel.hostname" {
-            return Err(Error::invalid(field, "sysctl \"kernel.hostname\" conflicts with the OCI \"hostname\" field"));
-        } else {
-            (false, "")
-        };
-        if !own {
-            let rule = format!("sysctl {key:?} is not in a separate kernel namespace{missing}");
-            return Err(Error::invalid(field, rule));
-        }
-        settings.push((key.clone(), value.clone()));
-    }
-    Ok(settings)
 }
 
 fn personality(linux: &Linux) -> Result<Option<u64>> {

@@ -14,8 +14,9 @@ use crate::{
         console, devices, identity,
         mounts::{self, Surroundings},
         process::Poised,
-        procfs::{Procfs, sysctl_path},
+        procfs::Procfs,
         root::Root,
+        sysctl,
     },
     outside::{
         cgroup::{self, Cgroup},
@@ -31,7 +32,7 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{CWD, Mode, OFlags},
     mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
-    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid},
+    process::Pid,
 };
 use std::{convert::Infallible, path::Path, time::SystemTime};
 
@@ -103,6 +104,8 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, privileged)?);
     // Without privilege there may be fewer hierarchies than were asked for.
     state.cgroup = cgroup.placement().clone();
+    state.owns_cgroup = true;
+    slot.save(&state)?;
     let mut prepared = prepare(plan, spec, &mut request, door, &state, privileged)?;
 
     let (to_inside, to_outside) = link::pair()?;
@@ -123,9 +126,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     undo.processes.push((pid, pidfd));
     let (waypoint, pid) = (pid, to_inside.expect_needs_ids(pid)?);
     if pid != waypoint {
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).at("pidfd_open")?;
-        reap_waypoint(&mut undo)?;
-        undo.processes.push((pid, pidfd));
+        undo.succeed_waypoint(pid)?;
     }
     // Init has its own copies.
     prepared.trees = None;
@@ -206,6 +207,7 @@ fn first_state(spec: &Spec, request: &Request<'_>, plan: &Plan, cgroup: cgroup::
         oci_version: spec.oci_version.clone(),
         id: request.id.to_owned(),
         made: false,
+        owns_cgroup: false,
         pid: 0,
         bundle: request.bundle.to_owned(),
         annotations: spec.annotations.clone(),
@@ -256,11 +258,6 @@ fn around_pid_namespace(cradle: &Cradle, clone: impl FnOnce() -> rustix::io::Res
         sys::setns(own.as_fd(), libc::CLONE_NEWPID as u64).at("go back to the own pid namespace")?;
     }
     born
-}
-
-fn reap_waypoint(undo: &mut Undo) -> Result<()> {
-    let Some((_, pidfd)) = undo.processes.pop() else { return Ok(()) };
-    waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).at("wait for the waypoint").map(drop)
 }
 
 pub(super) fn set_oom_score(pid: Pid, score: Option<i32>) -> Result<()> {
@@ -335,8 +332,8 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, Own
     close_root(&root, &plan)?;
     enter_root(&root, prepared.no_pivot, plan.root_propagation)?;
     name_host(&plan.hostname, &plan.domainname)?;
-    for (key, value) in &plan.sysctl {
-        prepared.procfs.write(&sysctl_path(key), value).at_with(|| format!("sysctl {key}"))?;
+    for sysctl::Setting { key, path, value } in &plan.sysctl {
+        prepared.procfs.write(path, value).at_with(|| format!("sysctl {key}"))?;
     }
     if let Some(domain) = plan.personality {
         sys::set_personality(domain).at("personality")?;

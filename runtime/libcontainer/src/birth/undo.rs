@@ -1,9 +1,13 @@
 //! What a birth has made so far. Dropped before it is disarmed, it takes all of it back.
 
-use crate::{outside::cgroup::Cgroup, store::Slot};
+use crate::{
+    error::{At, Result},
+    outside::cgroup::Cgroup,
+    store::Slot,
+};
 use rustix::{
     fd::{AsFd, OwnedFd},
-    process::{Pid, WaitId, WaitIdOptions, waitid},
+    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
 /// In the order in which things are made.
@@ -15,6 +19,16 @@ pub(super) struct Undo {
 }
 
 impl Undo {
+    /// The last process was a waypoint: it has made `pid` in its stead, a child of ours as well, and ended.
+    pub(super) fn succeed_waypoint(&mut self, pid: Pid) -> Result<()> {
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).at("pidfd_open")?;
+        if let Some((_, waypoint)) = self.processes.pop() {
+            waitid(WaitId::PidFd(waypoint.as_fd()), WaitIdOptions::EXITED).at("wait for the waypoint")?;
+        }
+        self.processes.push((pid, pidfd));
+        Ok(())
+    }
+
     /// The birth is on record: everything stays. Returns what was made.
     pub(super) fn disarm(mut self) -> (Option<Slot>, Option<Cgroup>, Vec<(Pid, OwnedFd)>) {
         (self.slot.take(), self.cgroup.take(), std::mem::take(&mut self.processes))
@@ -29,7 +43,7 @@ impl Drop for Undo {
             // `ALL`: a process made with CLONE_PARENT has no exit signal.
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | all_children());
         }
-        let complain = |what: &str, result: crate::Result<()>| {
+        let complain = |what: &str, result: Result<()>| {
             if let Err(error) = result {
                 tracing::warn!("undo: {what}: {error}");
             }

@@ -3,14 +3,18 @@
 //!
 //! ```text
 //!   outside                                inside
-//!      |  <------------- NeedsIds ------------|   exists, in the container's pid namespace
+//!      |  <------------- NeedsIds ------------|   exists, in all namespaces
 //!      |  ---------------- Go(pid) ---------> |   limits and cgroup are in place
-//!      |  <------------ MountsDone -----------|   in all namespaces
+//!      |  <------------ MountsDone -----------|
 //!      |  --------------- HooksDone --------> |
 //!      |  <--------- Ready(listener?) --------|   all but the program is in place
 //!      |  ----------------- Saved ----------> |   the pid file is written
 //!      |  <------- Failed, or the end --------|   the end means that the program runs
 //! ```
+//!
+//! A waypoint enters all namespaces, and then makes the process: what the container sees appear among its processes has the
+//! container's root and directory, and nothing of the host's open but what the story still needs. Whoever may trace it, with
+//! CAP_SYS_PTRACE in the container, finds no way out in it.
 
 use super::{
     link::{self, Inside, Outside, ToOutside},
@@ -20,7 +24,7 @@ use super::{
 use crate::{
     error::{At, Error, Kind, Result},
     inside::{
-        console,
+        console, descriptors,
         process::{Poised, ProcessPlan},
         procfs::Procfs,
         root::Root,
@@ -65,6 +69,7 @@ struct Prepared {
     init: OwnedFd,
     /// `CLONE_NEW*` of the container's namespaces, but for pid and user.
     namespaces: u64,
+    pid_namespace: bool,
     user_namespace: bool,
     procfs: Procfs,
     console: Option<OwnedFd>,
@@ -90,6 +95,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
             .iter()
             .filter(|kind| !matches!(kind, NamespaceKind::Pid | NamespaceKind::User))
             .fold(0, |flags, kind| flags | super::plan::flag(*kind)),
+        pid_namespace: has(NamespaceKind::Pid),
         user_namespace: has(NamespaceKind::User),
         procfs: Procfs::open()?,
         console: visit.console,
@@ -99,12 +105,6 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     };
 
     let (to_inside, to_outside) = link::pair()?;
-    // Before the clone: from its first moment the container sees the child by its /proc (CVE-2016-9962).
-    hide_from_others()?;
-    if has(NamespaceKind::Pid) {
-        // Nothing but this visit is ever our child, so this is not taken back.
-        sys::setns(prepared.init.as_fd(), libc::CLONE_NEWPID as u64).at("join the pid namespace")?;
-    }
     let (pid, pidfd) = match clone3(0, cgroup.clone_into()).at("clone3")? {
         Born::Child => {
             drop((to_inside, cgroup));
@@ -115,7 +115,10 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     drop(to_outside);
     let mut undo = Undo::default();
     undo.processes.push((pid, pidfd));
-    to_inside.expect_needs_ids(pid)?;
+    let (waypoint, pid) = (pid, to_inside.expect_needs_ids(pid)?);
+    if pid != waypoint {
+        undo.succeed_waypoint(pid)?;
+    }
     cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
     set_oom_score(pid, prepared.plan.oom_score_adj)?;
     limits::apply(pid, &prepared.plan.limits)?;
@@ -148,21 +151,44 @@ fn inside(prepared: Prepared, link: &ToOutside) -> ! {
     sys::exit(1)
 }
 
-fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
-    let plan = prepared.plan;
-    rustix::process::umask(Mode::empty());
-    rustix::process::setsid().at("setsid")?;
-    link.say_needs_ids(None)?;
-
-    link.expect(Outside::Go)?;
+/// Whoever returns is in all namespaces, as a new process if the pid namespace is another.
+fn enter_namespaces(prepared: &Prepared, link: &ToOutside) -> Result<()> {
     let init = prepared.init.as_fd();
-    // All at once, by the pidfd: they are init's, whatever happens to its number. The user namespace last, which gives
-    // away the privilege that the others take.
+    let needed =
+        [Some(link.as_fd()), Some(init), Some(prepared.procfs.as_fd()), prepared.console.as_ref().map(AsFd::as_fd)];
+    let needed: Vec<BorrowedFd<'_>> = needed.into_iter().flatten().collect();
+    descriptors::close_others(&needed, prepared.preserve_fds)?;
+    // All at once, by the pidfd: they are init's, whatever happens to its number. The mount namespace brings its root and
+    // directory with it. The user namespace last, which gives away the privilege that the others take.
     sys::setns(init, prepared.namespaces).at("join the container's namespaces")?;
+    if prepared.pid_namespace {
+        sys::setns(init, libc::CLONE_NEWPID as u64).at("join the pid namespace")?;
+    }
     if prepared.user_namespace {
         sys::setns(init, libc::CLONE_NEWUSER as u64).at("join the user namespace")?;
         crate::inside::identity::become_namespace_root(true)?;
     }
+    // Before the container can see us: it could look into us by /proc (CVE-2016-9962).
+    hide_from_others()?;
+    if !prepared.pid_namespace {
+        return link.say_needs_ids(None);
+    }
+    match clone3(libc::CLONE_PARENT as u64, None).at("clone3 from the waypoint")? {
+        Born::Child => Ok(()),
+        Born::Parent { pid, .. } => {
+            link.say_needs_ids(Some(pid))?;
+            sys::exit(0)
+        }
+    }
+}
+
+fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
+    rustix::process::umask(Mode::empty());
+    enter_namespaces(&prepared, link)?;
+
+    link.expect(Outside::Go)?;
+    let plan = prepared.plan;
+    rustix::process::setsid().at("setsid")?;
     if let Some(keyring) = &prepared.keyring {
         join_keyring(keyring)?;
     }

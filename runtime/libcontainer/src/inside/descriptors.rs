@@ -8,7 +8,7 @@ use crate::{
     sys,
 };
 use rustix::{
-    fd::BorrowedFd,
+    fd::{AsRawFd, BorrowedFd},
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
 };
 
@@ -38,6 +38,13 @@ pub(crate) fn hand_over(keep: u32) -> Result<()> {
         fcntl_setfd(fd, FdFlags::empty()).at_with(|| format!("keep descriptor {number}"))?;
     }
     Ok(())
+}
+
+/// Closes all but the standard streams, `keep` descriptors after them, and `needed`. Only for a clone that never returns.
+/// The log is among the others: such a clone must not write to it.
+pub(crate) fn close_others(needed: &[BorrowedFd<'_>], keep: u32) -> Result<()> {
+    let mut needed: Vec<i32> = needed.iter().map(AsRawFd::as_raw_fd).chain(0..FIRST).chain(numbers(keep)?).collect();
+    sys::close_all_but(&mut needed).at("close_range")
 }
 
 fn numbers(keep: u32) -> Result<std::ops::Range<i32>> {

@@ -81,6 +81,11 @@ fn node(index: usize, device: &Device) -> Result<Node> {
     if !device.path.is_absolute() {
         return Err(Error::invalid(field("path"), "must be absolute"));
     }
+    for (name, id) in [("uid", device.uid), ("gid", device.gid)] {
+        if id == Some(u32::MAX) {
+            return Err(Error::invalid(field(name), "4294967295 is no id"));
+        }
+    }
     Ok(Node {
         path: device.path.clone(),
         kind,

@@ -109,6 +109,29 @@ fn number(name: &str) -> Option<usize> {
     NAMES.iter().position(|known| *known == bare)
 }
 
+/// Makes the user the owner of its standard streams, so that it can open `/dev/stdout` and the like again. The null device
+/// is everybody's, and a stream that cannot change hands (of a mount with other ids, or a read-only one) works all the same.
+pub(crate) fn own_standard_streams(uid: u32) -> Result<()> {
+    use rustix::{
+        fs::{FileType, fchown, fstat, makedev},
+        io::Errno,
+        stdio,
+    };
+    for stream in [stdio::stdin(), stdio::stdout(), stdio::stderr()] {
+        // One that is closed stays so.
+        let Ok(stat) = fstat(stream) else { continue };
+        let null = FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == makedev(1, 3);
+        if null || stat.st_uid == uid {
+            continue;
+        }
+        match fchown(stream, Some(Uid::from_raw(uid)), None) {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(error) => return Err(error).at("chown the standard streams"),
+        }
+    }
+    Ok(())
+}
+
 /// Takes on user, groups and capabilities, in the only order that works: each step needs what the next gives away.
 ///
 /// # Errors

@@ -10,5 +10,6 @@ pub(crate) mod process;
 pub(crate) mod procfs;
 pub(crate) mod root;
 pub mod seccomp;
+pub(crate) mod sysctl;
 
 pub use identity::capability_names;

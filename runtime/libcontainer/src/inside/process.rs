@@ -56,6 +56,7 @@ impl ProcessPlan {
                 format!("{:?} must be an absolute path", process.cwd.display().to_string()),
             ));
         }
+        check_ids(&process.user)?;
         if let Some(value) = process.oom_score_adj
             && !(-1000..=1000).contains(&value)
         {
@@ -66,6 +67,10 @@ impl ProcessPlan {
         }
         if !process.selinux_label.is_empty() && fs::exists("/sys/fs/selinux/enforce").unwrap_or(false) {
             return Err(Error::invalid("process.selinuxLabel", "is not supported by this version"));
+        }
+        let filter = seccomp.map(seccomp::compile).transpose()?;
+        if let Some(filter) = &filter {
+            tracing::debug!("seccomp filter flags: {}", filter.flags);
         }
         Ok(Self {
             args: process.args.clone(),
@@ -81,7 +86,7 @@ impl ProcessPlan {
             apparmor_profile: process.apparmor_profile.clone(),
             io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
             scheduler: process.scheduler.as_ref().map(scheduler).transpose()?,
-            filter: seccomp.map(seccomp::compile).transpose()?,
+            filter,
         })
     }
 
@@ -126,9 +131,6 @@ impl ProcessPlan {
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).at("set no_new_privs")?;
         }
-        if let Some(filter) = &self.filter {
-            tracing::debug!("seccomp filter flags: {}", filter.flags);
-        }
         // Without no_new_privs loading takes CAP_SYS_ADMIN, which may be gone afterwards.
         let late = self.no_new_privileges && self.filter.as_ref().is_some_and(|filter| !filter.needs_listener);
         let mut filter = self.filter;
@@ -143,6 +145,7 @@ impl ProcessPlan {
             Err(error) if error.errno() == Some(Errno::ACCESS.raw_os_error()) => false,
             went => went.map(|()| true)?,
         };
+        identity::own_standard_streams(self.user.uid)?;
         identity::assume(&self.user, &self.caps, may_set_groups)?;
         if !went {
             command::change_directory(&self.cwd)?;
@@ -166,6 +169,15 @@ impl Poised {
             filter.load().at("seccomp")?;
         }
         self.command.execute()
+    }
+}
+
+/// The largest number means "no change" to the kernel.
+fn check_ids(user: &User) -> Result<()> {
+    let groups = user.additional_gids.iter().map(|gid| ("additionalGids", *gid));
+    match [("uid", user.uid), ("gid", user.gid)].into_iter().chain(groups).find(|(_, id)| *id == u32::MAX) {
+        Some((name, id)) => Err(Error::invalid(format!("process.user.{name}"), format!("{id} is no id"))),
+        None => Ok(()),
     }
 }
 
@@ -226,6 +238,8 @@ mod tests {
         for (process, expected) in [
             (r#"{"cwd":"/"}"#, "process.args: must not be empty"),
             (r#"{"cwd":"","args":["a"]}"#, "process.cwd: \"\" must be an absolute path"),
+            (r#"{"cwd":"/","args":["a"],"user":{"uid":4294967295}}"#, "process.user.uid: 4294967295 is no id"),
+            (r#"{"cwd":"/","args":["a"],"user":{"additionalGids":[4294967295]}}"#, "process.user.additionalGids"),
             (r#"{"cwd":"/","args":["a"],"oomScoreAdj":2000}"#, "process.oomScoreAdj: 2000"),
             (r#"{"cwd":"/","args":["a"],"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":8}}"#, "process.ioPriority"),
             (r#"{"cwd":"/","args":["a"],"scheduler":{"policy":"X"}}"#, "process.scheduler.policy: \"X\""),

@@ -3,7 +3,7 @@
 
 use crate::error::{At, Error, Result};
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags, ResolveFlags},
 };
 
@@ -36,6 +36,12 @@ impl Procfs {
     }
 }
 
+impl AsFd for Procfs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Procfs {
     /// Moves the caller itself into the time namespace that it made for its children.
     pub(crate) fn enter_time_for_children(&self) -> Result<()> {
@@ -46,42 +52,9 @@ impl Procfs {
     }
 }
 
-/// `net.ipv4.ip_forward` is `net/ipv4/ip_forward` below `/proc/sys`; with slashes in the key, dots are names' own
-/// (sysctl.d(5)).
-pub(crate) fn sysctl_path(key: &str) -> String {
-    let slash_first = key.find(['.', '/']).is_some_and(|i| key.as_bytes()[i] == b'/');
-    let path: String = if slash_first {
-        key.to_owned()
-    } else {
-        key.chars()
-            .map(|c| {
-                if c == '.' {
-                    '/'
-                } else if c == '/' {
-                    '.'
-                } else {
-                    c
-                }
-            })
-            .collect()
-    };
-    format!("sys/{path}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_have_dots_or_slashes() {
-        for (key, path) in [
-            ("net.ipv4.ip_forward", "sys/net/ipv4/ip_forward"),
-            ("net/ipv4/conf/eth0.1/forwarding", "sys/net/ipv4/conf/eth0.1/forwarding"),
-            ("net.ipv4.conf.eth0/1.forwarding", "sys/net/ipv4/conf/eth0.1/forwarding"),
-        ] {
-            assert_eq!(sysctl_path(key), path);
-        }
-    }
 
     #[test]
     fn paths_do_not_leave_procfs() {

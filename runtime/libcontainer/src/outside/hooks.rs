@@ -13,6 +13,7 @@ use rustix::{
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{Read, Seek, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
@@ -55,22 +56,22 @@ pub(crate) fn run(name: &str, hooks: &[Hook], state: &OciState<'_>, cwd: Option<
 }
 
 fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
-    // A file and not a pipe: a daemon that the hook leaves behind may keep it open, which must not hold us up.
-    let mut output = std::fs::File::from(rustix::fs::memfd_create("hook", MemfdFlags::CLOEXEC).at("memfd_create")?);
+    // Files and not pipes: a hook that does not read its input cannot hold us up, nor can a daemon that it leaves behind with
+    // its output open.
+    let file = || Ok::<_, Error>(File::from(rustix::fs::memfd_create("hook", MemfdFlags::CLOEXEC).at("memfd_create")?));
+    let (mut input, mut output) = (file()?, file()?);
+    input.write_all(state)?;
+    input.rewind()?;
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
     command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
-    command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output.try_clone()?);
+    command.stdin(Stdio::from(input)).stdout(output.try_clone()?).stderr(output.try_clone()?);
     if let Some(cwd) = cwd {
         command.current_dir(cwd);
     }
     let mut child = command.spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook that does not read its input may end before it is written; the state is smaller than the pipe.
-        drop(stdin.write_all(state));
-    }
     let status = wait(&mut child, hook.timeout)?;
     if status.success() {
         return Ok(());

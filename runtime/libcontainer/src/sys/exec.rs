@@ -53,6 +53,21 @@ pub(crate) fn close_range_cloexec(first: RawFd) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
+/// Closes every descriptor but those of `needed`, for a clone that does not return and that holds copies of descriptors which
+/// are somebody else's business. What owns a closed one there must not be used or dropped any more.
+pub(crate) fn close_all_but(needed: &mut [RawFd]) -> Result<()> {
+    needed.sort_unstable();
+    let mut first = 0;
+    for &fd in needed.iter().chain([&RawFd::MAX]) {
+        if fd > first {
+            // SAFETY: by the contract above nothing here uses a closed descriptor again.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// Ends the process at once: in a clone, the copied program's own clean-up is not ours to run.
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: _exit takes no pointers and does not return.

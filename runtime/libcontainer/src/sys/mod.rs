@@ -13,7 +13,7 @@ pub(crate) mod seccomp;
 mod signal;
 
 pub(crate) use clone::{Born, clone3};
-pub(crate) use exec::{CStringArray, borrow, close_range_cloexec, execve, execveat, exit};
+pub(crate) use exec::{CStringArray, borrow, close_all_but, close_range_cloexec, execve, execveat, exit};
 pub(crate) use mount::{MountAttr, mount_setattr};
 pub(crate) use namespace::{setns, unshare};
 pub(crate) use net::loopback_up;

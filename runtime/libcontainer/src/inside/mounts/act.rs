@@ -78,7 +78,7 @@ fn mount_one(root: &Root, step: &Step, source: Option<OwnedFd>, around: &Surroun
         }
         What::Cgroup => {
             let place = root.make_dir(&step.destination)?;
-            mount_cgroup(place.as_fd(), step.attr, around)?
+            mount_cgroup(step, place.as_fd(), around)?
         }
         What::Remount => {
             let place = root.open(&step.destination).at("open")?;
@@ -119,6 +119,12 @@ fn new_mount(kind: &str, source: &str, parameters: &[(String, Option<String>)], 
     checked(fsconfig_set_string(&context, "source", source), format!("source {source}"))?;
     for (key, value) in parameters {
         match value {
+            // fsconfig(2) takes 255 bytes a value; overlayfs takes its layers one by one as well.
+            Some(layers) if key == "lowerdir" && layers.len() > 255 && !layers.contains("::") => {
+                for layer in layers.split(':') {
+                    checked(fsconfig_set_string(&context, "lowerdir+", layer), format!("option lowerdir={layer}"))?;
+                }
+            }
             Some(value) => checked(fsconfig_set_string(&context, &**key, &**value), format!("option {key}={value}"))?,
             None => checked(fsconfig_set_flag(&context, &**key), format!("option {key}"))?,
         }
@@ -155,7 +161,8 @@ fn plain_directory(root: &Root, destination: &Path, kind: &str) -> Result<OwnedF
 
 /// Binds the container's own cgroup directories, which is what its cgroup namespace would show of a fresh mount, for a
 /// thousandth of the time. Without such a namespace `/proc/self/cgroup` names whole paths, so v2 is shown from its root.
-fn mount_cgroup(place: BorrowedFd<'_>, attr: MountAttr, around: &Surroundings<'_>) -> Result<OwnedFd> {
+fn mount_cgroup(step: &Step, place: BorrowedFd<'_>, around: &Surroundings<'_>) -> Result<OwnedFd> {
+    let attr = step.attr;
     if around.cgroup.mode == CgroupMode::V2 {
         let own = around.namespaces.contains(&NamespaceKind::Cgroup);
         let [hierarchy] = around.cgroup.hierarchies.as_slice() else {
@@ -163,12 +170,12 @@ fn mount_cgroup(place: BorrowedFd<'_>, attr: MountAttr, around: &Surroundings<'_
         };
         let mount = open_bind_source(&if own { hierarchy.dir() } else { hierarchy.mount.clone() }, false)?;
         set(mount.as_fd(), false, attr)?;
-        attach(mount.as_fd(), place)?;
+        put(step, mount.as_fd(), place)?;
         return Ok(mount);
     }
     let parameters = [("mode".to_owned(), Some("755".to_owned()))];
     let tmpfs = new_mount("tmpfs", "cgroup", &parameters, attr.set & !libc::MOUNT_ATTR_RDONLY)?;
-    attach(tmpfs.as_fd(), place)?;
+    put(step, tmpfs.as_fd(), place)?;
     for View { name, source, links } in cgroup::container_view(around.cgroup) {
         rustix::fs::mkdirat(&tmpfs, &*name, Mode::from_raw_mode(0o755)).at_with(|| format!("make {name}"))?;
         let place = rustix::fs::openat(&tmpfs, &*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -212,5 +219,8 @@ fn set(mount: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> Result<()> {
 /// Makes a detached mount of a file (a terminal, a device) appear at `destination`.
 pub(crate) fn put_over(root: &Root, file: BorrowedFd<'_>, destination: &Path) -> Result<()> {
     let place = root.make_file(destination)?;
+    if on_procfs(place.as_fd())? {
+        return Err(Error::other("cannot be mounted because it is inside /proc"));
+    }
     attach(file, place.as_fd())
 }
