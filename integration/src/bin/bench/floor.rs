@@ -31,7 +31,8 @@ pub(crate) fn inside(rootfs: &str) -> ExitCode {
     mount(Some(rootfs), rootfs, none, MsFlags::MS_BIND | MsFlags::MS_REC, none).expect("bind the root");
     let at = |path: &str| format!("{rootfs}{path}");
     mount(Some("proc"), at("/proc").as_str(), Some("proc"), flags, none).expect("proc");
-    mount(Some("tmpfs"), at("/dev").as_str(), Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=65536k")).expect("dev");
+    mount(Some("tmpfs"), at("/dev").as_str(), Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=65536k"))
+        .expect("dev");
     for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
         std::fs::create_dir(at(dir)).expect("a directory in /dev");
     }

@@ -6,7 +6,12 @@
 //! ```
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that cannot measure has to stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that cannot measure has to stop"
+)]
 
 mod floor;
 mod runtime;

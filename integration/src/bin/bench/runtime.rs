@@ -81,7 +81,11 @@ pub(crate) fn bench(options: &Options) {
         let samples = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    if *mode == "v2" { cgroups::enter_v2() } else { cgroups::enter_v1() };
+                    if *mode == "v2" {
+                        cgroups::enter_v2()
+                    } else {
+                        cgroups::enter_v1()
+                    };
                     measure(&contenders, options.rounds)
                 })
                 .join()
