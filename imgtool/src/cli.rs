@@ -1,5 +1,11 @@
 //! The command line: one definition gives the parser and its help.
 
+#![allow(
+    clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
+    reason = "these comments are the help text, which is no Markdown"
+)]
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -25,6 +31,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for the whole run")]
 pub(crate) enum Verb {
     /// Get an image from a registry
     Pull(PullArgs),

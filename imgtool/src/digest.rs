@@ -67,7 +67,7 @@ impl Digest {
         format!("{}-{}", self.algorithm.name(), self.hex)
     }
 
-    /// The chain ID of the layer `self` on top of the chain `below` (OCI image-spec, config, "Layer ChainID").
+    /// The chain ID of the layer `self` on top of the chain `below` (OCI image-spec, config, "Layer `ChainID`").
     pub(crate) fn chain(below: Option<&Self>, diff_id: &Self) -> Self {
         match below {
             None => diff_id.clone(),

@@ -1,5 +1,10 @@
 //! From a registry into the store.
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::digest::Digest;

@@ -10,13 +10,8 @@ pub(crate) fn close_inherited() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else {
         return;
     };
-    let names = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    let inherited: Vec<i32> = names
-        .filter_map(|name| name.parse().ok())
-        .filter(|&fd| fd > 2)
-        .collect();
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let inherited: Vec<i32> = names.filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2).collect();
     for fd in inherited {
         // The list's own descriptor is among them, and closed already.
         let _: nix::Result<()> = nix::unistd::close(fd);

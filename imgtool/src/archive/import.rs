@@ -102,7 +102,7 @@ fn layer(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<(Des
     let (digest, size) = blob.finish()?;
     let lock = store.lock_layer(&diff_id)?;
     if store.layer(&diff_id, None)?.is_none() {
-        store.commit_layer(draft, &lock, &unpacked)?;
+        store.commit_layer(&draft, &lock, &unpacked)?;
     }
     store.adopt_blob(&digest, &spool.path)?;
     task.finish("imported");

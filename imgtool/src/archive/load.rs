@@ -182,7 +182,7 @@ impl Archive {
         let file = self.get(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()))?;
         let got = match digest.algorithm() {
             Algorithm::Sha256 => file.digest.clone(),
-            other => hash_file(&file.path, other)?,
+            Algorithm::Sha512 => hash_file(&file.path, Algorithm::Sha512)?,
         };
         if got != *digest {
             return Err(Error::damaged(format!("blob {digest}: digest mismatch: got {got}")));

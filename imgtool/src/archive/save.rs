@@ -129,6 +129,8 @@ impl<W: Write> Archive<'_, W> {
         header.set_entry_type(EntryType::Regular);
         header.set_size(size);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(0); // the same images give the same archive
         header.set_path(name)?;
         header.set_cksum();
@@ -150,7 +152,9 @@ impl<R: Read> Read for Exactly<R> {
         match self.left.checked_sub(len as u64) {
             Some(left) if len > 0 || left == 0 => self.left = left,
             _ => {
-                return Err(Error::damaged("the content changed its size while it was read").into());
+                return Err(
+                    Error::damaged("the content changed its size while it was read").into(),
+                );
             }
         }
         Ok(len)

@@ -61,7 +61,7 @@ fn by_mount(lower: &[&Path], upper: &Path, work: &Path, target: &Path) -> rustix
     let layers: Vec<String> = fds.iter().map(name).collect();
     let mut options = format!("lowerdir={},upperdir={},workdir={}", layers.join(":"), name(&upper), name(&work));
     for (key, value) in OPTIONS {
-        options.push_str(&format!(",{key}={value}"));
+        options.extend([",", key, "=", value]);
     }
     let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
     mount("overlay", target, "overlay", MountFlags::empty(), &*options)

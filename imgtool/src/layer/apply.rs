@@ -9,99 +9,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmodat, chownat, fchmod, fchown, fstat,
-    ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fchmod, fchown, fstat, ftruncate,
+    futimens, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite, write};
 
 use super::copy::copy_file;
-use super::dirs::{Dirs, clean, is_at_or_below, open_dir, split};
+use super::dirs::{Dirs, clean, is_at_or_below, open_dir, remove_tree, split};
 use super::lower::{Found, LowerStack, is_whiteout};
+use super::meta::Meta;
 use super::tarball::{Entry, Kind, Tarball};
+use super::terms::{Limits, OverlayForm, Unpacked};
 use super::xattr;
-use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
 
 const WHITEOUT: &[u8] = b".wh.";
 /// Names of aufs' own, of which only the opaque marker means anything elsewhere.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-
-/// Which attributes mark opaque directories: only root may set `trusted.*`; a user namespace mounts with `userxattr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OverlayForm {
-    Trusted,
-    #[allow(dead_code, reason = "the unpacker and its tests know both forms; only root unpacks so far")]
-    User,
-}
-
-/// How much a layer may hold, against bombs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Bytes of all files together.
-    pub(crate) bytes: u64,
-    /// Number of entries.
-    pub(crate) entries: u64,
-    /// Unpacked bytes for each compressed one, above [`Limits::RATIO_FREE`]; `None` when the user gave a size.
-    pub(crate) ratio: Option<u64>,
-}
-
-impl Limits {
-    /// A layer may always unpack to this much, however small its blob is.
-    const RATIO_FREE: u64 = 1 << 30;
-
-    /// Limits for a layer that may unpack to `bytes`, at whatever ratio.
-    pub(crate) fn of_size(bytes: u64) -> Self {
-        Self { bytes, ratio: None, ..Self::default() }
-    }
-
-    pub(super) fn for_blob(mut self, compressed: Option<u64>) -> Self {
-        if let (Some(ratio), Some(compressed)) = (self.ratio, compressed) {
-            self.bytes = self.bytes.min(compressed.saturating_mul(ratio).max(Self::RATIO_FREE));
-        }
-        self
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { bytes: 128 << 30, entries: 4_000_000, ratio: Some(200) }
-    }
-}
-
-/// What was unpacked.
-#[derive(Debug, Default)]
-pub(crate) struct Unpacked {
-    /// Digest of the uncompressed tar.
-    pub(crate) diff_id: Option<Digest>,
-    /// Size of the uncompressed tar in bytes.
-    pub(crate) tar_size: u64,
-    pub(crate) entries: u64,
-    /// Bytes of the files.
-    pub(crate) bytes: u64,
-    /// The result would be the same whatever layers are below.
-    pub(crate) self_contained: bool,
-    /// Something is missing that only a look at the layers below can give: unpack again with them.
-    pub(crate) needs_lower: bool,
-    /// The archive has an entry for the root directory.
-    pub(crate) has_root: bool,
-    /// The layer hides all layers below. (overlayfs ignores the attribute on a layer's root.)
-    pub(crate) opaque_root: bool,
-}
-
-/// Metadata of a directory, to be set at the end.
-#[derive(Clone)]
-pub(super) struct Meta {
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: (i64, u32),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
 
 /// The state of one unpacking.
 pub(crate) struct Unpacker<'a> {
@@ -119,7 +48,12 @@ pub(crate) struct Unpacker<'a> {
 impl<'a> Unpacker<'a> {
     /// Unpacks into the empty directory `root`. With `lower`, what the layer does not have itself is looked up there; an
     /// empty stack is right for the lowest layer.
-    pub(crate) fn new(root: OwnedFd, form: OverlayForm, limits: Limits, lower: Option<&'a LowerStack>) -> Result<Self> {
+    pub(crate) fn new(
+        root: OwnedFd,
+        form: OverlayForm,
+        limits: Limits,
+        lower: Option<&'a LowerStack>,
+    ) -> Result<Self> {
         let stat = fstat(&root).at("unpack")?;
         Ok(Self {
             dirs: Dirs::new(root),
@@ -129,7 +63,10 @@ impl<'a> Unpacker<'a> {
             owner: (stat.st_uid, stat.st_gid),
             metas: BTreeMap::new(),
             opaque: BTreeSet::new(),
-            done: Unpacked { self_contained: true, ..Unpacked::default() },
+            done: Unpacked {
+                self_contained: true,
+                ..Unpacked::default()
+            },
         })
     }
 
@@ -146,7 +83,8 @@ impl<'a> Unpacker<'a> {
                 "unpacks to more than {bytes} bytes (--max-layer-size raises the limit)"
             )));
         }
-        self.make(entry, tar).with(|| String::from_utf8_lossy(&entry.path).into_owned())
+        self.make(entry, tar)
+            .with(|| String::from_utf8_lossy(&entry.path).into_owned())
     }
 
     fn make<R: BufRead>(&mut self, entry: &Entry, tar: &mut Tarball<R>) -> Result<()> {
@@ -161,10 +99,17 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         let (parent, name) = split(&path);
-        if path.split(|&b| b == b'/').any(|component| component.starts_with(WHITEOUT_META)) && name != OPAQUE {
+        if path
+            .split(|&b| b == b'/')
+            .any(|component| component.starts_with(WHITEOUT_META))
+            && name != OPAQUE
+        {
             return Ok(());
         }
-        if parent.split(|&b| b == b'/').any(|component| component.starts_with(WHITEOUT)) {
+        if parent
+            .split(|&b| b == b'/')
+            .any(|component| component.starts_with(WHITEOUT))
+        {
             return Err(Error::malformed("a whiteout is not a directory"));
         }
         let (dir, mut at) = self.directory(parent, meta.mtime)?;
@@ -187,10 +132,14 @@ impl<'a> Unpacker<'a> {
                 if entry.link.is_empty() || entry.link.contains(&0) {
                     return Err(Error::malformed("symlink without a target"));
                 }
-                self.create(&dir, name, &at, || symlinkat(entry.link.as_slice(), &dir, name))?;
+                self.create(&dir, name, &at, || {
+                    symlinkat(entry.link.as_slice(), &dir, name)
+                })?;
                 self.finish_special(&dir, name, FileType::Symlink, &meta)
             }
-            Kind::CharDevice => self.device(&dir, name, &at, FileType::CharacterDevice, entry, &meta),
+            Kind::CharDevice => {
+                self.device(&dir, name, &at, FileType::CharacterDevice, entry, &meta)
+            }
             Kind::BlockDevice => self.device(&dir, name, &at, FileType::BlockDevice, entry, &meta),
             Kind::Fifo => self.device(&dir, name, &at, FileType::Fifo, entry, &meta),
         }
@@ -206,8 +155,11 @@ impl<'a> Unpacker<'a> {
         tar: &mut Tarball<R>,
     ) -> Result<()> {
         // Never open what is there: it may have other names, which would change with it.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = self.create(dir, name, at, || openat(dir, name, flags, Mode::RUSR | Mode::WUSR))?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.create(dir, name, at, || {
+            openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+        })?;
         match &entry.sparse {
             None => loop {
                 let mut chunk = tar.chunk()?;
@@ -226,7 +178,12 @@ impl<'a> Unpacker<'a> {
         }
         // Owner before mode and attributes: chown clears set-user-ID bits and file capabilities.
         if (meta.uid, meta.gid) != self.owner {
-            fchown(&fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))).at("chown")?;
+            fchown(
+                &fd,
+                Some(Uid::from_raw(meta.uid)),
+                Some(Gid::from_raw(meta.gid)),
+            )
+            .at("chown")?;
         }
         fchmod(&fd, Mode::from_raw_mode(meta.mode)).at("chmod")?;
         xattr::set_all(&fd, &meta.xattrs)?;
@@ -242,12 +199,24 @@ impl<'a> Unpacker<'a> {
         entry: &Entry,
         meta: &Meta,
     ) -> Result<()> {
-        let device = if kind == FileType::Fifo { 0 } else { makedev(entry.device.0, entry.device.1) };
-        self.create(dir, name, at, || mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device))?;
+        let device = if kind == FileType::Fifo {
+            0
+        } else {
+            makedev(entry.device.0, entry.device.1)
+        };
+        self.create(dir, name, at, || {
+            mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device)
+        })?;
         self.finish_special(dir, name, kind, meta)
     }
 
-    fn finish_special(&self, dir: &OwnedFd, name: &[u8], kind: FileType, meta: &Meta) -> Result<()> {
+    fn finish_special(
+        &self,
+        dir: &OwnedFd,
+        name: &[u8],
+        kind: FileType,
+        meta: &Meta,
+    ) -> Result<()> {
         if (meta.uid, meta.gid) != self.owner {
             let (uid, gid) = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
             chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).at("chown")?;
@@ -265,7 +234,9 @@ impl<'a> Unpacker<'a> {
         if target.is_empty() {
             return Err(Error::malformed("hardlink to the root directory"));
         }
-        let (target_dir, mut target_at) = self.directory(target_parent, (0, 0)).at("hardlink's target")?;
+        let (target_dir, mut target_at) = self
+            .directory(target_parent, (0, 0))
+            .at("hardlink's target")?;
         super::dirs::push(&mut target_at, target_name);
         if target_at == at {
             return Err(Error::malformed("hardlink to itself"));
@@ -277,7 +248,9 @@ impl<'a> Unpacker<'a> {
             }
             // Flags 0: a symlink is linked itself, never followed.
             Ok(_) => {
-                return self.create(dir, name, at, || linkat(&target_dir, target_name, dir, name, AtFlags::empty()));
+                return self.create(dir, name, at, || {
+                    linkat(&target_dir, target_name, dir, name, AtFlags::empty())
+                });
             }
             Err(Errno::NOENT) if !self.is_hidden(&target_at) => match self.lower {
                 None => {
@@ -288,7 +261,8 @@ impl<'a> Unpacker<'a> {
                     self.done.self_contained = false;
                     if let Found::Other(from) = lower.lookup(&target_at)? {
                         self.make_way_if_needed(dir, name, at)?;
-                        return copy_file(&from, target_name, dir, name).at("copy from the layer below");
+                        return copy_file(&from, target_name, dir, name)
+                            .at("copy from the layer below");
                     }
                 }
             },
@@ -296,7 +270,9 @@ impl<'a> Unpacker<'a> {
             Err(e) => return Err(e).at("hardlink's target"),
         }
         let target = String::from_utf8_lossy(&target).into_owned();
-        Err(Error::malformed(format!("hardlink to {target}, which does not exist")))
+        Err(Error::malformed(format!(
+            "hardlink to {target}, which does not exist"
+        )))
     }
 
     fn whiteout(&mut self, dir: &OwnedFd, parent: &[u8], hidden: &[u8]) -> Result<()> {
@@ -330,7 +306,9 @@ impl<'a> Unpacker<'a> {
 
     /// Whether this layer hides what the layers below have at `path`.
     pub(super) fn is_hidden(&self, path: &[u8]) -> bool {
-        self.opaque.iter().any(|opaque| is_at_or_below(path, opaque))
+        self.opaque
+            .iter()
+            .any(|opaque| is_at_or_below(path, opaque))
     }
 
     /// Makes a directory, or finds that it is there already: directories merge.
@@ -406,45 +384,11 @@ impl<'a> Unpacker<'a> {
         // Backwards: what is below a directory comes before it, and needs it open to be reached.
         for (path, meta) in metas.iter().rev() {
             let fd: Rc<OwnedFd> = self.dirs.reopen(path)?;
-            meta.apply(&*fd, self.owner).with(|| String::from_utf8_lossy(path).into_owned())?;
+            meta.apply(&*fd, self.owner)
+                .with(|| String::from_utf8_lossy(path).into_owned())?;
         }
         Ok(self.done)
     }
-}
-
-impl Meta {
-    fn of(entry: &Entry) -> Result<Self> {
-        Ok(Self {
-            mode: entry.mode & 0o7777,
-            uid: id("uid", entry.uid)?,
-            gid: id("gid", entry.gid)?,
-            mtime: entry.mtime,
-            xattrs: entry.xattrs.clone(),
-        })
-    }
-
-    fn times(&self) -> Timestamps {
-        let mtime = Timespec { tv_sec: self.mtime.0, tv_nsec: self.mtime.1.into() };
-        Timestamps { last_access: mtime, last_modification: mtime }
-    }
-
-    fn apply(&self, dir: impl AsFd, owner: (u32, u32)) -> Result<()> {
-        if (self.uid, self.gid) != owner {
-            fchown(&dir, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid))).at("chown")?;
-        }
-        fchmod(&dir, Mode::from_raw_mode(self.mode)).at("chmod")?;
-        xattr::set_all(&dir, &self.xattrs)?;
-        futimens(&dir, &self.times()).at("set times")
-    }
-}
-
-/// A user or group ID that the kernel takes. The greatest number means "leave it as it is" to chown: a file that asks for
-/// it would stay root's.
-fn id(what: &str, id: u64) -> Result<u32> {
-    u32::try_from(id)
-        .ok()
-        .filter(|&id| id != u32::MAX)
-        .ok_or_else(|| Error::malformed(format!("{what} {id} is out of range")))
 }
 
 fn write_sparse<R: BufRead>(fd: &OwnedFd, map: &[(u64, u64)], tar: &mut Tarball<R>) -> Result<()> {
@@ -457,44 +401,16 @@ fn write_sparse<R: BufRead>(fd: &OwnedFd, map: &[(u64, u64)], tar: &mut Tarball<
         }
         while !chunk.is_empty() {
             if piece.1 == 0 {
-                piece = pieces.next().ok_or_else(|| Error::malformed("more data than the sparse map has"))?;
+                piece = pieces
+                    .next()
+                    .ok_or_else(|| Error::malformed("more data than the sparse map has"))?;
             }
-            let len = chunk.len().min(usize::try_from(piece.1).unwrap_or(usize::MAX));
+            let len = chunk
+                .len()
+                .min(usize::try_from(piece.1).unwrap_or(usize::MAX));
             let len = pwrite(fd, &chunk[..len], piece.0).at("write")?;
             piece = (piece.0 + len as u64, piece.1 - len as u64);
             chunk = &chunk[len..];
         }
     }
-}
-
-/// Removes the directory `name` in `dir` and all below it, never through a symlink.
-fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
-    let mut pending = vec![(dir.try_clone()?, name.to_vec(), false)];
-    while let Some((parent, name, emptied)) = pending.pop() {
-        if emptied {
-            unlinkat(&parent, name.as_slice(), AtFlags::REMOVEDIR)?;
-            continue;
-        }
-        let below = open_dir(&parent, &name)?;
-        let list = rustix::fs::Dir::read_from(&below)?;
-        pending.push((parent, name, true));
-        for entry in list {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            match unlinkat(&below, name, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::ISDIR | Errno::PERM) => pending.push((below.try_clone()?, name.to_vec(), false)),
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Opens the directory that a layer is unpacked into.
-pub(crate) fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
-    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }

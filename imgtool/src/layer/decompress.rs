@@ -76,9 +76,8 @@ fn detect(start: &[u8]) -> Result<Compression> {
     };
     match start {
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
-        // A skippable frame, with which zstd:chunked streams may begin.
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
+        // The second is a skippable frame, with which a stream may begin.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => foreign("xz"),
         [b'B', b'Z', b'h', ..] => foreign("bzip2"),
         [0x04, 0x22, 0x4d, 0x18, ..] => foreign("lz4"),

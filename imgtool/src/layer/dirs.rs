@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
 /// How many directories stay open: three layers at a time and their files fit into the usual limit of 1024.
 const OPEN_MAX: usize = 128;
-/// Longest path that an entry may have (PATH_MAX).
+/// Longest path that an entry may have (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
 
 /// Open directories by their path below the root, without symlinks in it; the root is the empty path.
@@ -115,6 +116,45 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
     }
+}
+
+/// Removes the directory `name` in `dir` and all below it, never through a symlink.
+pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
+    let mut pending = vec![(dir.try_clone()?, name.to_vec(), false)];
+    while let Some((parent, name, emptied)) = pending.pop() {
+        if emptied {
+            unlinkat(&parent, name.as_slice(), AtFlags::REMOVEDIR)?;
+            continue;
+        }
+        let below = open_dir(&parent, &name)?;
+        let list = rustix::fs::Dir::read_from(&below)?;
+        pending.push((parent, name, true));
+        for entry in list {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            match unlinkat(&below, name, AtFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    pending.push((below.try_clone()?, name.to_vec(), false));
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens the directory that a layer is unpacked into.
+pub(crate) fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
+    Ok(openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 #[cfg(test)]

@@ -5,17 +5,21 @@ mod copy;
 mod decompress;
 mod dirs;
 mod lower;
+mod meta;
 mod pax;
 mod pipe;
 mod resolve;
+mod sparse;
 mod tarball;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod xattr;
 
-pub(crate) use apply::{Limits, OverlayForm, Unpacked, open_root};
 pub(crate) use copy::{copy_tree, copy_xattrs};
 pub(crate) use decompress::Inflated;
+pub(crate) use dirs::open_root;
 pub(crate) use lower::LowerStack;
 pub(crate) use pipe::{Job, TarSink, unpack};
 pub(crate) use tarball::{Kind as EntryKind, Tarball};
+pub(crate) use terms::{Limits, OverlayForm, Unpacked};

@@ -11,10 +11,11 @@ use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use super::apply::{Limits, OverlayForm, Unpacked, Unpacker};
+use super::apply::Unpacker;
 use super::decompress::Inflated;
 use super::lower::LowerStack;
 use super::tarball::Tarball;
+use super::terms::{Limits, OverlayForm, Unpacked};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 
@@ -100,10 +101,10 @@ fn read_blob<R: Read>(
             Err(e) => {
                 let mut e = Error::from(e);
                 if e.kind() != Kind::Damaged
-                    && let Err(end) = inflated.drain_input(AFTERMATH)
-                    && Error::from(end).kind() == Kind::Damaged
+                    && let Err(end) = inflated.drain_input(AFTERMATH).map_err(Error::from)
+                    && end.kind() == Kind::Damaged
                 {
-                    e = Error::damaged("the blob is not what its digest says");
+                    e = end;
                 }
                 let _ = full.send(Err(e.clone()));
                 return Err(e);

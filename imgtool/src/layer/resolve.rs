@@ -6,9 +6,10 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::apply::{Meta, Unpacker};
+use super::apply::Unpacker;
 use super::dirs::{cached_prefix, open_dir, push};
 use super::lower::{Found, is_whiteout};
+use super::meta::Meta;
 use crate::error::{Error, Result, Step};
 
 /// Most symlinks in one path, as the kernel has it.

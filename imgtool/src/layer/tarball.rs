@@ -6,17 +6,24 @@
 //! other tools of the field are built on.
 
 use std::io::{self, BufRead};
+use std::ops::Range;
 
 use tar::{EntryType, Header};
 
 use super::pax;
+use super::sparse::check_sparse;
 use crate::error::{Error, Result, Step};
 
-const BLOCK: usize = 512;
-/// Largest PAX block or GNU long name: far beyond what PATH_MAX and the kernel's xattr limit allow.
+pub(super) const BLOCK: usize = 512;
+/// Largest PAX block or GNU long name: far beyond what `PATH_MAX` and the kernel's xattr limit allow.
 const EXTENSION_MAX: u64 = 1 << 20;
-/// Most pieces of data in a sparse file.
-const SPARSE_MAX: usize = 1 << 18;
+
+/// Where a header has its numbers.
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
 
 /// What an entry makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +61,7 @@ pub(crate) struct Entry {
 pub(crate) struct Tarball<R> {
     input: R,
     /// Bytes of the current entry's data that were not read yet.
-    left: u64,
+    pub(super) left: u64,
     /// Bytes behind the data up to the next block.
     padding: u64,
     /// Bytes of the last chunk, to be consumed before the next read.
@@ -71,7 +78,12 @@ struct Extensions {
 
 impl<R: BufRead> Tarball<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, left: 0, padding: 0, lent: 0 }
+        Self {
+            input,
+            left: 0,
+            padding: 0,
+            lent: 0,
+        }
     }
 
     /// The next entry, or `None` at the end of the archive.
@@ -83,7 +95,9 @@ impl<R: BufRead> Tarball<R> {
             let mut block = [0; BLOCK];
             if !self.read_header(&mut block)? {
                 if pending {
-                    return Err(Error::malformed("tar: the archive ends after an extension header"));
+                    return Err(Error::malformed(
+                        "tar: the archive ends after an extension header",
+                    ));
                 }
                 return Ok(None);
             }
@@ -92,8 +106,12 @@ impl<R: BufRead> Tarball<R> {
                 EntryType::XHeader => extensions.pax = pax::parse(&self.read_extension(header)?)?,
                 // Defaults for all entries: Docker's tools leave them aside too.
                 EntryType::XGlobalHeader => drop(self.read_extension(header)?),
-                EntryType::GNULongName => extensions.path = Some(until_nul(self.read_extension(header)?)),
-                EntryType::GNULongLink => extensions.link = Some(until_nul(self.read_extension(header)?)),
+                EntryType::GNULongName => {
+                    extensions.path = Some(until_nul(self.read_extension(header)?));
+                }
+                EntryType::GNULongLink => {
+                    extensions.link = Some(until_nul(self.read_extension(header)?));
+                }
                 _ => return self.entry(header, extensions).map(Some),
             }
             pending = true;
@@ -110,7 +128,9 @@ impl<R: BufRead> Tarball<R> {
         if available.is_empty() {
             return Err(truncated());
         }
-        let len = available.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let len = available
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.lent = len;
         self.left -= len as u64;
         Ok(&available[..len])
@@ -166,12 +186,16 @@ impl<R: BufRead> Tarball<R> {
         Ok(true)
     }
 
-    fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
+    pub(super) fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
         let mut have = 0;
         while have < BLOCK {
             let available = self.input.fill_buf()?;
             if available.is_empty() {
-                return if have == 0 { Ok(false) } else { Err(truncated()) };
+                return if have == 0 {
+                    Ok(false)
+                } else {
+                    Err(truncated())
+                };
             }
             let len = available.len().min(BLOCK - have);
             block[have..have + len].copy_from_slice(&available[..len]);
@@ -182,9 +206,11 @@ impl<R: BufRead> Tarball<R> {
     }
 
     fn read_extension(&mut self, header: &Header) -> Result<Vec<u8>> {
-        let size = header.entry_size().at("tar: size")?;
+        let size = stored_size(header)?;
         if size > EXTENSION_MAX {
-            return Err(Error::malformed(format!("tar: extension header of {size} bytes (at most {EXTENSION_MAX})")));
+            return Err(Error::malformed(format!(
+                "tar: extension header of {size} bytes (at most {EXTENSION_MAX})"
+            )));
         }
         let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         self.left = size;
@@ -203,12 +229,18 @@ impl<R: BufRead> Tarball<R> {
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry> {
         let Extensions { pax, path, link } = extensions;
         // POSIX: what PAX says stands above the header; GNU's long names come without PAX.
-        let mut path = pax.path.or(path).unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = pax.linkpath.or(link).or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let mut path = pax
+            .path
+            .or(path)
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = pax
+            .linkpath
+            .or(link)
+            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         let kind = kind_of(header, &path)?;
         let mut stored = match pax.size {
             Some(size) => size,
-            None => header.entry_size().at("tar: size")?,
+            None => stored_size(header)?,
         };
         if kind != Kind::File {
             // Links, directories and devices have no data, whatever their size field says.
@@ -240,11 +272,24 @@ impl<R: BufRead> Tarball<R> {
             path,
             link: link.unwrap_or_default(),
             size,
-            mode: header.mode().at("tar: mode")?,
-            uid: pax.uid.map_or_else(|| header.uid(), Ok).at("tar: uid")?,
-            gid: pax.gid.map_or_else(|| header.gid(), Ok).at("tar: gid")?,
+            mode: if is_blank(header, MODE) {
+                0
+            } else {
+                header.mode().at("tar: mode")?
+            },
+            uid: match pax.uid {
+                Some(uid) => uid,
+                None if is_blank(header, UID) => 0,
+                None => header.uid().at("tar: uid")?,
+            },
+            gid: match pax.gid {
+                Some(gid) => gid,
+                None if is_blank(header, GID) => 0,
+                None => header.gid().at("tar: gid")?,
+            },
             mtime: match pax.mtime {
                 Some(mtime) => mtime,
+                None if is_blank(header, MTIME) => (0, 0),
                 None => (header.mtime().at("tar: mtime")?.cast_signed(), 0),
             },
             device: (
@@ -255,75 +300,14 @@ impl<R: BufRead> Tarball<R> {
             sparse,
         })
     }
-
-    /// The old GNU form: four pieces in the header, more in extension blocks behind it.
-    fn gnu_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64)> {
-        let gnu = header.as_gnu().ok_or_else(|| Error::malformed("tar: sparse entry without a GNU header"))?;
-        let real = gnu.real_size().at("tar: real size of a sparse file")?;
-        let mut map = Vec::new();
-        let mut add = |pieces: &[tar::GnuSparseHeader]| -> Result<()> {
-            for piece in pieces.iter().filter(|p| !p.is_empty()) {
-                map.push((piece.offset().at("tar: sparse map")?, piece.length().at("tar: sparse map")?));
-            }
-            if map.len() > SPARSE_MAX { Err(too_many_pieces()) } else { Ok(()) }
-        };
-        add(&gnu.sparse)?;
-        let mut more = gnu.is_extended();
-        let mut extended = tar::GnuExtSparseHeader::new();
-        while more {
-            let block: &mut [u8; BLOCK] = extended.as_mut_bytes();
-            if !self.read_block(block)? {
-                return Err(truncated());
-            }
-            add(extended.sparse())?;
-            more = extended.is_extended();
-        }
-        Ok((map, real))
-    }
-
-    /// PAX form 1.0: the map stands before the data, as decimal numbers one a line, padded to a block.
-    fn sparse_map_in_data(&mut self) -> Result<Vec<(u64, u64)>> {
-        let mut numbers = Vec::new();
-        let mut wanted = 1;
-        while numbers.len() < wanted {
-            if self.left < BLOCK as u64 {
-                return Err(truncated());
-            }
-            // Numbers may span blocks, and the map ends at a block: read block by block.
-            let mut text = Vec::new();
-            while numbers.len() < wanted {
-                let mut block = [0; BLOCK];
-                if self.left < BLOCK as u64 || !self.read_block(&mut block)? {
-                    return Err(truncated());
-                }
-                self.left -= BLOCK as u64;
-                text.extend_from_slice(&block);
-                while numbers.len() < wanted
-                    && let Some(end) = text.iter().position(|&b| b == b'\n')
-                {
-                    let number =
-                        pax::decimal(&text[..end]).ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
-                    text.drain(..=end);
-                    if numbers.is_empty() {
-                        let pieces =
-                            usize::try_from(number).ok().filter(|&n| n <= SPARSE_MAX).ok_or_else(too_many_pieces)?;
-                        wanted = 1 + 2 * pieces;
-                    }
-                    numbers.push(number);
-                }
-                if text.len() > 2 * BLOCK {
-                    return Err(Error::malformed("tar: sparse map: not a number"));
-                }
-            }
-        }
-        Ok(numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
-    }
 }
 
 fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
     Ok(match header.entry_type() {
         // Before ustar a directory was a file whose name ends in a slash.
-        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => Kind::Directory,
+        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => {
+            Kind::Directory
+        }
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
         EntryType::Link => Kind::Hardlink,
         EntryType::Symlink => Kind::Symlink,
@@ -341,11 +325,32 @@ fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
     })
 }
 
+/// A numeric field without a number counts as zero, as in Go: some programs leave out what they do not know.
+fn is_blank(header: &Header, field: Range<usize>) -> bool {
+    header.as_bytes()[field]
+        .iter()
+        .all(|&b| b == 0 || b == b' ')
+}
+
+fn stored_size(header: &Header) -> Result<u64> {
+    if is_blank(header, SIZE) {
+        Ok(0)
+    } else {
+        header.entry_size().at("tar: size")
+    }
+}
+
 fn check_sum(block: &[u8; BLOCK]) -> Result<()> {
-    let wanted =
-        Header::from_byte_slice(block).cksum().map_err(|_| Error::malformed("tar: not a header (no checksum)"))?;
+    let wanted = Header::from_byte_slice(block)
+        .cksum()
+        .map_err(|_| Error::malformed("tar: not a header (no checksum)"))?;
     let field = 148..156;
-    let bytes = || block.iter().enumerate().map(|(at, &b)| if field.contains(&at) { b' ' } else { b });
+    let bytes = || {
+        block
+            .iter()
+            .enumerate()
+            .map(|(at, &b)| if field.contains(&at) { b' ' } else { b })
+    };
     let unsigned: u32 = bytes().map(u32::from).sum();
     // Some old programs summed signed bytes.
     let signed: i32 = bytes().map(|b| i32::from(b.cast_signed())).sum();
@@ -353,21 +358,6 @@ fn check_sum(block: &[u8; BLOCK]) -> Result<()> {
         Ok(())
     } else {
         Err(Error::malformed("tar: header checksum does not match"))
-    }
-}
-
-fn check_sparse(map: &[(u64, u64)], real: u64, stored: u64) -> Result<()> {
-    let mut end = 0;
-    let mut sum = 0u64;
-    for &(offset, len) in map {
-        let stop = offset.checked_add(len).filter(|&stop| offset >= end && stop <= real);
-        end = stop.ok_or_else(|| Error::malformed("tar: sparse map: pieces overlap or leave the file"))?;
-        sum = sum.saturating_add(len);
-    }
-    if sum == stored {
-        Ok(())
-    } else {
-        Err(Error::malformed(format!("tar: sparse map has {sum} bytes, the entry {stored}")))
     }
 }
 
@@ -382,10 +372,10 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn too_many_pieces() -> Error {
-    Error::malformed(format!("tar: sparse map has more than {SPARSE_MAX} pieces"))
-}
-
-fn truncated() -> Error {
-    io::Error::new(io::ErrorKind::InvalidData, "tar: the archive ends in the middle of an entry").into()
+pub(super) fn truncated() -> Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "tar: the archive ends in the middle of an entry",
+    )
+    .into()
 }

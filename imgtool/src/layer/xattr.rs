@@ -5,15 +5,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::fs::{XattrFlags, fsetxattr, lsetxattr};
 use rustix::io::Errno;
 
-use super::apply::OverlayForm;
+use super::terms::OverlayForm;
 use crate::error::{Error, Result, Step};
 
-/// Largest value that the kernel takes (XATTR_SIZE_MAX).
+/// Largest value that the kernel takes (`XATTR_SIZE_MAX`).
 const VALUE_MAX: usize = 64 << 10;
 
 /// Whether a layer may set `name`. overlayfs reads its own attributes from the layers it stacks: with
 /// `trusted.overlay.redirect` in a layer, a directory would show another place of the lower layers. Labels of security
-/// modules (SELinux, Smack, IMA, EVM, AppArmor) belong to the host.
+/// modules (`security.selinux` and the like) belong to the host.
 pub(super) fn is_allowed(name: &[u8]) -> bool {
     let overlay = [&b"trusted.overlay."[..], b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers."];
     if overlay.iter().any(|prefix| name.starts_with(prefix)) {
@@ -77,9 +77,8 @@ fn check(name: &[u8], value: &[u8]) -> Result<()> {
 
 fn tolerate(name: &[u8], result: rustix::io::Result<()>) -> Result<()> {
     match result {
-        Ok(()) => Ok(()),
         // The file system, or this kind of file (user.* on a symlink), has no such attributes: other tools go on too.
-        Err(Errno::OPNOTSUPP) => Ok(()),
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
         Err(Errno::PERM) if name.starts_with(b"user.") || name.starts_with(b"trusted.") => Ok(()),
         Err(e) => Err(e).with(|| format!("set xattr {}", String::from_utf8_lossy(name))),
     }

@@ -79,10 +79,9 @@ impl Registry {
         };
         match (self.access.plain_http, self.access.tls_verify) {
             (true, _) => &["http"],
-            (false, Some(true)) => &["https"],
             (false, Some(false)) => &["https", "http"],
             (false, None) if is_loopback(host) => &["http"],
-            (false, None) => &["https"],
+            (false, Some(true) | None) => &["https"],
         }
     }
 
@@ -256,7 +255,7 @@ impl Registry {
             None => credentials::find(domain, path, self.access.authfile.as_deref())?,
         };
         // The token server may speak HTTPS where the registry speaks HTTP.
-        let realm_is_secure = challenges.iter().any(|c| c.is_secure());
+        let realm_is_secure = challenges.iter().any(Challenge::is_secure);
         let agent = self.agent(if realm_is_secure { "https://" } else { url })?;
         let header =
             auth::answer(agent, url, path, &challenges, credential.as_ref()).with(|| format!("log in to {domain}"))?;
@@ -274,7 +273,11 @@ impl Registry {
         let text = match status {
             401 => format!("{what}: not authorized{complaint}"),
             403 => format!("{what}: access denied{complaint}"),
-            404 => return Err(Error::missing(format!("{what}: not found{complaint}"))),
+            404 => {
+                return Err(Error::missing(format!(
+                    "{what}: not found in the registry{complaint}"
+                )));
+            }
             429 => {
                 format!("{what}: the registry limits the rate of requests (status 429){complaint}")
             }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, Step};
 
 const CONNECT: Duration = Duration::from_secs(15);
 /// A server that sends nothing for so long is given up.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// Attempts after the first that a request gets.
 pub(super) const RETRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -112,9 +112,9 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
     let bytes = std::fs::read(file).with(|| format!("read {}", file.display()))?;
     let mut found = Vec::new();
     for item in parse_pem(&bytes) {
-        match item.map_err(|e| Error::malformed(format!("{}: {e}", file.display())))? {
-            PemItem::Certificate(certificate) => found.push(certificate),
-            _ => continue,
+        let item = item.map_err(|e| Error::malformed(format!("{}: {e}", file.display())))?;
+        if let PemItem::Certificate(certificate) = item {
+            found.push(certificate);
         }
     }
     if found.is_empty() {

@@ -68,7 +68,8 @@ pub(super) fn escape(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let digit = |n: u8| char::from(b"0123456789ABCDEF"[usize::from(n)]);
+            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
         }
     }
     out

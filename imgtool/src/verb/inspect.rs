@@ -33,7 +33,7 @@ fn describe(store: &Store, image: &Image) -> Result<Value> {
             "size": layer.size,
             "diffId": diff_id,
             "blob": store.has_blob(layer),
-            "unpacked": unpacked.as_ref().map(|l| l.diff()),
+            "unpacked": unpacked.as_ref().map(crate::layout::Layer::diff),
             "unpackedSize": unpacked.as_ref().map(|l| l.record.bytes),
             "entries": unpacked.as_ref().map(|l| l.record.entries),
         }));

@@ -4,7 +4,7 @@ use crate::{
     birth,
     error::{At, Error, Kind, Result},
     outside::{
-        cgroup::Cgroup,
+        cgroup::{Cgroup, Mode},
         hooks::{self, OciState},
     },
     process,
@@ -35,7 +35,7 @@ impl Status {
             Self::Stopped
         } else if slot.waits_for_start() {
             Self::Created
-        } else if Cgroup::open(&state.cgroup).and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false) {
+        } else if Cgroup::open(&state.cgroup.freezer()).and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false) {
             Self::Paused
         } else {
             Self::Running
@@ -93,9 +93,9 @@ pub fn kill(slot: &Slot, state: &State, signal: i32, all: bool) -> Result<()> {
         return Cgroup::open(&state.cgroup)?.kill_all();
     }
     sys::send_signal(pidfd.as_fd(), signal).at_with(|| format!("send signal {signal} to {}", slot.id()))?;
-    if signal == libc::SIGKILL {
-        // On v1 what is frozen does not die. Everywhere else there is nothing to thaw.
-        let cgroup = Cgroup::open(&state.cgroup)?;
+    if signal == libc::SIGKILL && state.cgroup.mode == Mode::V1 {
+        // What is frozen by v1 does not die.
+        let cgroup = Cgroup::open(&state.cgroup.freezer())?;
         if cgroup.is_frozen().unwrap_or(false) {
             cgroup.thaw()?;
         }
@@ -160,7 +160,7 @@ fn end(slot: &Slot, state: &State) -> Result<()> {
 
 fn destroy(slot: &Slot, state: &State) -> Result<()> {
     let hooks = late_hooks(slot, state);
-    let cgroup = Cgroup::open(&state.cgroup)?;
+    let cgroup = &state.cgroup;
     if !state.made {
         // Its creator died, and with it init, which waits for word from there. If the creator died before it found out that
         // the cgroup is another container's, then what lives in it is not ours to kill.
@@ -170,11 +170,13 @@ fn destroy(slot: &Slot, state: &State) -> Result<()> {
         return slot.remove();
     }
     if !state.own_pid_namespace {
-        cgroup.kill_all()?;
+        Cgroup::open(cgroup)?.kill_all()?;
     }
     match cgroup.remove() {
         // Processes that outlived init, by joining the cgroup from elsewhere.
-        Err(error) if error.errno() == Some(libc::EBUSY) => cgroup.kill_all().and_then(|()| cgroup.remove())?,
+        Err(error) if error.errno() == Some(libc::EBUSY) => {
+            Cgroup::open(cgroup)?.kill_all().and_then(|()| cgroup.remove())?;
+        }
         removed => removed?,
     }
     slot.remove()?;

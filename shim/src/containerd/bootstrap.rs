@@ -162,6 +162,21 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
     Ok(Some(listener))
 }
 
+/// Removes the socket of the shim that served the container of `bundle`, if nobody listens there any more: a shim that
+/// was killed could not do so itself. Another container of its pod may have a living one at the same address.
+pub(crate) fn remove_dead_socket(bundle: &Path) {
+    let Ok(address) = fs::read_to_string(bundle.join(ADDRESS_FILE)) else {
+        return;
+    };
+    let Some(path) = address.trim().strip_prefix("unix://") else {
+        return;
+    };
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if UnixStream::connect(path).is_err_and(refused) {
+        let _: io::Result<()> = fs::remove_file(path);
+    }
+}
+
 /// Answers `start`.
 pub(crate) fn start(name: &str, flags: &Flags) -> Result<()> {
     let mut message = Vec::new();
@@ -294,6 +309,24 @@ mod tests {
             path,
             socket_path(Path::new("/run/containerd/s"), "/run/containerd/containerd.sock", "other", "web")
         );
+    }
+
+    #[test]
+    fn only_dead_sockets_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        fs::write(
+            dir.path().join(ADDRESS_FILE),
+            format!("unix://{}", path.display()),
+        )
+        .unwrap();
+        remove_dead_socket(dir.path());
+        let listener = listen(&path).unwrap().unwrap();
+        remove_dead_socket(dir.path());
+        assert!(path.exists(), "it serves somebody");
+        drop(listener);
+        remove_dead_socket(dir.path());
+        assert!(!path.exists());
     }
 
     #[test]

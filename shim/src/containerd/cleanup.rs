@@ -8,6 +8,7 @@ use std::{env, io};
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::Message;
 
+use super::bootstrap;
 use super::container::{PID_FILE, read_pid};
 use super::events::timestamp;
 use super::flags::Flags;
@@ -29,6 +30,7 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
     if let Err(error) = rootfs::unmount_all(&bundle.join("rootfs")) {
         warn(&error);
     }
+    bootstrap::remove_dead_socket(&bundle);
     let exit = Exit::by_signal(SIGKILL);
     let response = DeleteResponse {
         // A container that never came to be has no pid.

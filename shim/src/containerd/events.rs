@@ -102,7 +102,7 @@ pub(crate) async fn deliver(destination: Destination, mut queue: mpsc::Unbounded
         let mut pauses = PAUSES.iter();
         let mut pause = PAUSES[PAUSES.len() - 1];
         while let Err(error) = attempt(&destination, &mut client, &envelope).await {
-            // A connection from before containerd's restart fails once; the second failure is worth a line.
+            // A connection that was cut fails once; only the second failure is worth a line.
             pause = pauses.next().copied().unwrap_or(pause);
             if pause != PAUSES[0] {
                 log::warn(&format!("publish {}: {error}; trying again in {pause} ms", envelope.topic));

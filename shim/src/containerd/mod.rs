@@ -20,6 +20,7 @@ mod process;
 mod pump;
 mod rootfs;
 mod serve;
+mod spec;
 mod streams;
 mod task;
 mod uri;

@@ -1,26 +1,28 @@
 //! The container directory: what is on disk of a container, for us and for other programs. README.md documents it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use super::record::{Ended, Options, State, is_alive, write_bytes, write_file};
 use crate::error::{Context, Error, Kind, Result};
-use crate::io::time;
-use crate::reap::{self, Exit};
+use crate::io::jsonlog::JsonLog;
 use crate::runtime::Runtime;
 
 /// The longest name: one component of paths, and of a socket's path.
 const MAX_NAME: usize = 64;
 /// Directories that are being made or taken apart begin so; no name can.
 const UNFINISHED: &str = ".";
+
+/// More than any record of a container's end takes, in bytes.
+const RESERVED: usize = 512;
 
 /// Where containers and their sockets are.
 #[derive(Debug, Clone)]
@@ -29,63 +31,6 @@ pub(crate) struct Layout {
     pub(crate) root: PathBuf,
     /// One directory for each running container, for its sockets.
     pub(crate) run_root: PathBuf,
-}
-
-/// The options a container was made with: `options.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Options {
-    pub(crate) name: String,
-    /// The user's bundle.
-    pub(crate) bundle: PathBuf,
-    /// RFC 3339.
-    pub(crate) created: String,
-    /// `process.args`.
-    pub(crate) command: Vec<String>,
-    pub(crate) terminal: bool,
-    /// Whether the container has a stdin that clients can write to.
-    pub(crate) stdin: bool,
-    /// Whether the whole directory goes when the container ends.
-    pub(crate) remove: bool,
-    /// A name or number.
-    pub(crate) stop_signal: String,
-    /// Whether the kernel kills the container's processes together with its init.
-    pub(crate) owns_pids: bool,
-    /// The runtime's binary.
-    pub(crate) runtime: PathBuf,
-    /// The runtime's state root, if not its default.
-    pub(crate) runtime_root: Option<PathBuf>,
-    pub(crate) systemd_cgroup: bool,
-}
-
-/// The running container: `state.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct State {
-    /// Of the container's init.
-    pub(crate) pid: u32,
-    /// When the kernel started that process, in its own ticks: a pid alone can be reused.
-    pub(crate) start_ticks: u64,
-    /// RFC 3339.
-    pub(crate) started: String,
-}
-
-/// How the container ended: `exit.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ended {
-    /// The exit code, or 128 plus the signal's number.
-    pub(crate) code: u32,
-    /// The number of the signal that ended it.
-    pub(crate) signal: Option<u32>,
-    /// RFC 3339.
-    pub(crate) started: String,
-    /// RFC 3339.
-    pub(crate) finished: String,
-}
-
-impl Ended {
-    pub(crate) fn new(exit: Exit, started: &str) -> Self {
-        let finished = time::Rfc3339(exit.at).to_string();
-        Self { code: exit.status, signal: exit.signal, started: started.to_owned(), finished }
-    }
 }
 
 /// Where a container is in its life.
@@ -115,7 +60,11 @@ pub(crate) struct Directory {
 /// Refuses what cannot be a container's name.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let good = name.bytes().all(plain) && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let good = name.bytes().all(plain)
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric());
     if good && name.len() <= MAX_NAME {
         return Ok(());
     }
@@ -126,7 +75,11 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 
 impl Layout {
     fn directory(&self, name: &str) -> Directory {
-        Directory { name: name.to_owned(), path: self.root.join(name), run: self.run_root.join(name) }
+        Directory {
+            name: name.to_owned(),
+            path: self.root.join(name),
+            run: self.run_root.join(name),
+        }
     }
 
     /// The directory of the existing container `name`.
@@ -146,7 +99,9 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.context(|| format!("list {}", self.root.display()))?,
         };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
         let mut names: Vec<_> = names.filter(|name| check_name(name).is_ok()).collect();
         names.sort();
         Ok(names.iter().map(|name| self.directory(name)).collect())
@@ -154,16 +109,33 @@ impl Layout {
 
     /// Makes the directory of a new container, with its options and derived configuration. It appears whole or not at
     /// all, and only one of those who want the same name gets it.
-    pub(crate) fn create(&self, options: &Options, config: &serde_json::Value) -> Result<Directory> {
+    pub(crate) fn create(
+        &self,
+        options: &Options,
+        config: &serde_json::Value,
+    ) -> Result<Directory> {
         private_dir(&self.root)?;
-        let unfinished = self.root.join(format!("{UNFINISHED}{}-{}", options.name, std::process::id()));
+        let unfinished = self.root.join(format!(
+            "{UNFINISHED}{}-{}",
+            options.name,
+            std::process::id()
+        ));
         let directory = self.directory(&options.name);
         let made = fill(&unfinished, options, config).and_then(|()| {
-            let moved = renameat_with(CWD, &unfinished, CWD, &directory.path, RenameFlags::NOREPLACE);
+            let moved = renameat_with(
+                CWD,
+                &unfinished,
+                CWD,
+                &directory.path,
+                RenameFlags::NOREPLACE,
+            );
             match moved {
                 Err(Errno::EXIST) => Err(Error::new(
                     Kind::AlreadyExists,
-                    format!("the name {} is in use: choose another, or remove it with shim rm", options.name),
+                    format!(
+                        "the name {} is in use: choose another, or remove it with shim rm",
+                        options.name
+                    ),
                 )),
                 other => other.context(|| format!("make {}", directory.path.display())),
             }
@@ -179,28 +151,28 @@ fn fill(path: &Path, options: &Options, config: &serde_json::Value) -> Result<()
     private_dir(path)?;
     private_dir(&path.join("bundle"))?;
     write_file(&path.join("bundle/config.json"), config)?;
-    write_file(&path.join("options.json"), options)
+    write_file(&path.join("options.json"), options)?;
+    JsonLog::open(&path.join("log"))
+        .map(drop)
+        .context(|| "make the log")
 }
 
 /// Makes a directory that only its owner may enter, and those above it.
 pub(crate) fn private_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context(|| format!("make {}", path.display()))
-}
-
-fn write_file<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
-    let step = || format!("write {}", path.display());
-    let mut file = file.context(step)?;
-    file.write_all(&text).context(step)?;
-    file.sync_all().context(step)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .context(|| format!("make {}", path.display()))
 }
 
 impl Directory {
     pub(crate) fn options(&self) -> Result<Options> {
         self.read("options.json")?.ok_or_else(|| {
-            let text = format!("container {} has no options.json: remove it with shim rm -f", self.name);
+            let text = format!(
+                "container {} has no options.json: remove it with shim rm -f",
+                self.name
+            );
             Error::new(Kind::NotFound, text)
         })
     }
@@ -216,15 +188,28 @@ impl Directory {
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let path = self.path.join(name);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).context(|| format!("read {}", path.display())),
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .context(|| format!("read {}", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context(|| format!("read {}", path.display())),
         }
     }
 
+    /// Where `name` is written before it counts.
+    fn fresh(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{UNFINISHED}{name}"))
+    }
+
+    /// Takes the space that [`Directory::record`] will need for `name`: when the container ends, its log may have filled
+    /// the disk.
+    pub(crate) fn reserve(&self, name: &str) -> Result<()> {
+        write_bytes(&self.fresh(name), &[b' '; RESERVED])
+    }
+
     /// Writes `name` so that a reader, or a machine that comes up again, sees all of it or nothing.
     pub(crate) fn record<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
-        let (path, fresh) = (self.path.join(name), self.path.join(format!("{UNFINISHED}{name}")));
+        let (path, fresh) = (self.path.join(name), self.fresh(name));
         write_file(&fresh, value)?;
         fs::rename(&fresh, &path).context(|| format!("write {}", path.display()))?;
         let dir = File::open(&self.path).and_then(|dir| dir.sync_all());
@@ -262,7 +247,12 @@ impl Directory {
 
     fn open_lock(&self) -> Result<File> {
         let path = self.path.join("lock");
-        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
         file.context(|| format!("open {}", path.display()))
     }
 
@@ -290,7 +280,9 @@ impl Directory {
         match flock(&self.open_lock()?, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(false),
             Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(errno) => Err(errno).context(|| format!("look at the lock of container {}", self.name)),
+            Err(errno) => {
+                Err(errno).context(|| format!("look at the lock of container {}", self.name))
+            }
         }
     }
 
@@ -311,7 +303,11 @@ impl Directory {
     pub(crate) fn remove(&self) -> Result<()> {
         let _: io::Result<()> = fs::remove_dir_all(&self.run);
         // Renamed first, so that the name is free and nobody sees half of it.
-        let gone = self.path.with_file_name(format!("{UNFINISHED}{}-{}-gone", self.name, std::process::id()));
+        let gone = self.path.with_file_name(format!(
+            "{UNFINISHED}{}-{}-gone",
+            self.name,
+            std::process::id()
+        ));
         match fs::rename(&self.path, &gone) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.context(|| format!("remove {}", self.path.display()))?,
@@ -320,38 +316,11 @@ impl Directory {
     }
 }
 
-/// Whether the process of a state still is that process.
-pub(crate) fn is_alive(state: &State) -> bool {
-    start_ticks(state.pid) == Some(state.start_ticks)
-}
-
-/// A pidfd of the process of a state, if it lives.
-pub(crate) fn open_alive(state: &State) -> Option<OwnedFd> {
-    let pidfd = reap::open(state.pid).ok()?;
-    // Checked after opening: the descriptor is of the process that was checked, or of nobody.
-    is_alive(state).then_some(pidfd)
-}
-
-/// When process `pid` was started, unless it is dead or a zombie.
-pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn parse_stat(stat: &str) -> Option<u64> {
-    // The name, in parentheses, can contain anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
-}
-
-/// The time now, as records have it.
-pub(crate) fn now() -> String {
-    time::Rfc3339(SystemTime::now()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reap::Exit;
+    use crate::solo::record::{now, start_ticks};
 
     fn options(name: &str) -> Options {
         Options {
@@ -372,7 +341,10 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout { root: dir.path().join("c"), run_root: dir.path().join("r") };
+        let layout = Layout {
+            root: dir.path().join("c"),
+            run_root: dir.path().join("r"),
+        };
         (dir, layout)
     }
 
@@ -381,7 +353,18 @@ mod tests {
         for name in ["a", "web-1", "A.b_c", &"x".repeat(64)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in ["", ".", "..", ".hidden", "-x", "a/b", "a b", "ä", "a\n", &"x".repeat(65)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "-x",
+            "a/b",
+            "a b",
+            "ä",
+            "a\n",
+            &"x".repeat(65),
+        ] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }
@@ -389,11 +372,18 @@ mod tests {
     #[test]
     fn a_name_is_given_once() {
         let (_dir, layout) = layout();
-        let made = layout.create(&options("web"), &serde_json::json!({})).unwrap();
+        let made = layout
+            .create(&options("web"), &serde_json::json!({}))
+            .unwrap();
         assert_eq!(made.options().unwrap().command, ["sh"]);
-        let again = layout.create(&options("web"), &serde_json::json!({})).unwrap_err();
+        let again = layout
+            .create(&options("web"), &serde_json::json!({}))
+            .unwrap_err();
         assert_eq!(again.kind, Kind::AlreadyExists);
-        let names: Vec<_> = fs::read_dir(&layout.root).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(&layout.root)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["web"], "the loser leaves nothing");
         made.remove().unwrap();
         assert!(layout.find("web").is_err());
@@ -403,29 +393,51 @@ mod tests {
     #[test]
     fn status_follows_the_files_and_the_lock() {
         let (_dir, layout) = layout();
-        let made = layout.create(&options("web"), &serde_json::json!({})).unwrap();
-        assert!(matches!(made.status().unwrap(), Status::Lost), "no monitor, no record");
+        let made = layout
+            .create(&options("web"), &serde_json::json!({}))
+            .unwrap();
+        assert!(
+            matches!(made.status().unwrap(), Status::Lost),
+            "no monitor, no record"
+        );
         let lock = made.lock().unwrap().unwrap();
         assert!(matches!(made.status().unwrap(), Status::Starting));
         let own = std::process::id();
-        let state = State { pid: own, start_ticks: start_ticks(own).unwrap(), started: now() };
+        let state = State {
+            pid: own,
+            start_ticks: start_ticks(own).unwrap(),
+            started: now(),
+        };
         made.record("state.json", &state).unwrap();
-        assert!(matches!(made.status().unwrap(), Status::Running { watched: true, .. }));
+        assert!(matches!(
+            made.status().unwrap(),
+            Status::Running { watched: true, .. }
+        ));
         drop(lock);
-        assert!(matches!(made.status().unwrap(), Status::Running { watched: false, .. }), "the monitor was killed");
-        made.record("state.json", &State { start_ticks: 1, ..state.clone() }).unwrap();
-        assert!(matches!(made.status().unwrap(), Status::Lost), "the pid belongs to somebody else");
-        made.record("exit.json", &Ended::new(Exit::by_signal(9), "s")).unwrap();
-        assert!(matches!(made.status().unwrap(), Status::Exited(Ended { code: 137, .. })));
-        assert!(open_alive(&state).is_some());
-        assert!(open_alive(&State { start_ticks: 1, ..state }).is_none());
-    }
-
-    #[test]
-    fn a_process_name_cannot_forge_its_start() {
-        let stat = "12 (a) R 1 (x) S 0 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
-        assert_eq!(parse_stat(stat), Some(4711));
-        assert_eq!(parse_stat(&stat.replace(") S ", ") Z ")), None);
-        assert_eq!(parse_stat(""), None);
+        assert!(
+            matches!(
+                made.status().unwrap(),
+                Status::Running { watched: false, .. }
+            ),
+            "the monitor was killed"
+        );
+        made.record(
+            "state.json",
+            &State {
+                start_ticks: 1,
+                ..state.clone()
+            },
+        )
+        .unwrap();
+        assert!(
+            matches!(made.status().unwrap(), Status::Lost),
+            "the pid belongs to somebody else"
+        );
+        made.record("exit.json", &Ended::new(Exit::by_signal(9), "s"))
+            .unwrap();
+        assert!(matches!(
+            made.status().unwrap(),
+            Status::Exited(Ended { code: 137, .. })
+        ));
     }
 }

@@ -5,6 +5,7 @@ mod directory;
 mod frames;
 mod launch;
 pub(crate) mod monitor;
+mod record;
 mod relay;
 mod session;
 mod signal;

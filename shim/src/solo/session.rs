@@ -8,8 +8,9 @@ use rustix::event::PollFlags;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::termios::isatty;
 
-use super::directory::{Directory, Ended};
+use super::directory::Directory;
 use super::frames::{self, Type};
+use super::record::Ended;
 use super::relay::{self, Asked, Outlet, Signals};
 use super::terminal::{self, DetachKeys, Raw};
 use crate::error::{Context, Error, Kind, Result};
@@ -104,10 +105,15 @@ impl Session {
         if count == 0 { Err(gone()) } else { Ok(()) }
     }
 
-    /// Connects the user's streams to the container's until it ends or the user detaches.
-    pub(crate) fn attach(mut self, has_terminal: bool, with_stdin: bool) -> Result<Outcome> {
+    /// Connects the user's streams to the container's until it ends or the user detaches. Signals that have come since
+    /// they were taken are passed on too.
+    pub(crate) fn attach(
+        mut self,
+        signals: &Signals,
+        has_terminal: bool,
+        with_stdin: bool,
+    ) -> Result<Outcome> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let signals = Signals::take()?;
         let (mut out, mut err) = (Outlet::to(&stdout)?, Outlet::to(&stderr)?);
         let raw = has_terminal && with_stdin && isatty(&stdin);
         let _raw = raw.then(|| Raw::enter(stdin.as_fd())).transpose()?;

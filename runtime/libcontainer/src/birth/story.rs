@@ -142,11 +142,14 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     limits::apply(pid, &plan.process.limits)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
     if let Some(cgroup) = &mut undo.cgroup {
-        // While init mounts; what it does now is the runtime's work, not the container's.
-        cgroup.restrict().at("linux.resources")?;
+        cgroup.load_filter().at("linux.resources.devices")?;
     }
 
     to_inside.expect(Inside::MountsDone)?;
+    if let Some(cgroup) = &mut undo.cgroup {
+        // Not earlier: what init did until now, devices and all, was the runtime's work and not the container's.
+        cgroup.restrict().at("linux.resources")?;
+    }
     tracing::debug!("{}: mounts are done; prestart and createRuntime hooks", request.id);
     state.pid = pid.as_raw_nonzero().get();
     let oci = oci_state(&state, "creating");

@@ -21,8 +21,9 @@ use rustix::process::{getpid, set_child_subreaper, setsid};
 use self::birth::Born;
 use self::client::Client;
 use self::serve::Monitor;
-use super::directory::{Directory, Ended, Options};
+use super::directory::Directory;
 use super::frames::{Type, failure_payload};
+use super::record::{Ended, Options};
 use crate::descriptors::close_inherited;
 use crate::error::{Context, Kind, Result};
 use crate::reap::Exit;
@@ -98,7 +99,7 @@ fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> 
         let _: Result<_> = force.run();
     }
     if recorded.is_err() {
-        // The disk was full, and perhaps what the runtime has removed makes room.
+        // Perhaps what the runtime has removed has made room.
         let _: Result<()> = directory.record("exit.json", &ended);
     }
     let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);

@@ -18,8 +18,9 @@ use crate::io::console;
 use crate::io::jsonlog::{JsonLog, Stream};
 use crate::reap::{self, Exit};
 use crate::runtime::Runtime;
-use crate::solo::directory::{Directory, Options};
+use crate::solo::directory::Directory;
 use crate::solo::frames::Type;
+use crate::solo::record::Options;
 
 /// How much is read of a stream at once.
 const CHUNK: usize = 16 * 1024;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::solo::directory::{Layout, Status};
+use crate::solo::relay::Signals;
 use crate::solo::session::Session;
 use crate::solo::verb::{not_running, run, unwatched};
 
@@ -18,5 +19,11 @@ pub(crate) fn attach(layout: &Layout, name: &str) -> Result<u8> {
         Status::Exited(_) | Status::Lost => return Err(not_running(name)),
     }
     let session = Session::connect(&directory, true)?.ok_or_else(|| not_running(name))?;
-    run::follow(&directory, session, options.terminal, options.stdin)
+    run::follow(
+        &directory,
+        session,
+        &Signals::take()?,
+        options.terminal,
+        options.stdin,
+    )
 }

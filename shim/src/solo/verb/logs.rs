@@ -11,8 +11,10 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use crate::cli::Logs;
 use crate::error::{Context, Error, Result};
 use crate::io::jsonlog::{Record, Stream};
-use crate::solo::directory::{Directory, Layout, Status, open_alive};
+use crate::solo::directory::{Directory, Layout, Status};
+use crate::solo::record::open_alive;
 use crate::solo::relay;
+use crate::solo::session::Session;
 
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -48,10 +50,21 @@ pub(crate) fn logs(layout: &Layout, logs: &Logs) -> Result<u8> {
 
 /// Something that becomes readable at the container's end. `None` means that it has ended.
 fn end_of(directory: &Directory) -> Result<Option<OwnedFd>> {
-    Ok(match directory.status()? {
-        Status::Running { state, .. } => open_alive(&state),
-        Status::Starting | Status::Exited(_) | Status::Lost => None,
-    })
+    loop {
+        return Ok(match directory.status()? {
+            Status::Running { state, .. } => open_alive(&state),
+            Status::Exited(_) | Status::Lost => None,
+            // Its monitor answers once it runs, or hangs up.
+            Status::Starting => {
+                if let Some(mut session) = Session::connect(directory, false)?
+                    && session.await_start().is_ok()
+                {
+                    continue;
+                }
+                None
+            }
+        });
+    }
 }
 
 fn watch(directory: &Directory) -> Result<OwnedFd> {

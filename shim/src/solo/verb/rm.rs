@@ -17,11 +17,8 @@ pub(crate) fn rm(layout: &Layout, name: &str, force: bool) -> Result<()> {
             let text = format!("container {name} is running: stop it first (shim stop {name}), or use rm -f");
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
-        Ok(Status::Running { watched: true, .. }) => {
+        Ok(Status::Running { watched: true, .. } | Status::Starting) => {
             kill::send(&directory, KILL)?;
-            let _: Result<_> = wait::until_ended(&directory);
-        }
-        Ok(Status::Starting) => {
             let _: Result<_> = wait::until_ended(&directory);
         }
         // Unreadable records must not keep anybody from getting rid of them.

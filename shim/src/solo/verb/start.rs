@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::solo::directory::{Layout, Status};
 use crate::solo::frames::start_failure_code;
 use crate::solo::launch::launch;
+use crate::solo::relay::Signals;
 use crate::solo::say;
 use crate::solo::verb::{run, unwatched};
 
@@ -17,7 +18,9 @@ pub(crate) fn start(layout: &Layout, start: &Start) -> Result<u8> {
         return one(layout, name, attach, start.interactive);
     }
     if attach {
-        return Err(Error::invalid("you cannot start and attach several containers at once"));
+        return Err(Error::invalid(
+            "you cannot start and attach several containers at once",
+        ));
     }
     let mut code = 0;
     for name in &start.names {
@@ -35,19 +38,33 @@ fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
     match directory.status()? {
         Status::Running { watched: false, .. } => return Err(unwatched(name)),
         Status::Running { .. } | Status::Starting => {
-            return Err(Error::new(Kind::FailedPrecondition, format!("container {name} is running already")));
+            return Err(Error::new(
+                Kind::FailedPrecondition,
+                format!("container {name} is running already"),
+            ));
         }
         // The runtime may still know a container whose monitor was killed before it could clean up.
         Status::Lost => {
-            let _: Result<_> = directory.runtime(&options).call("delete").args(["--force", name]).run();
+            let _: Result<_> = directory
+                .runtime(&options)
+                .call("delete")
+                .args(["--force", name])
+                .run();
         }
         Status::Exited(_) => {}
     }
+    let signals = attach.then(Signals::take).transpose()?;
     let mut session = launch(&directory, attach)?;
     session.await_start()?;
-    if !attach {
+    let Some(signals) = signals else {
         say(name);
         return Ok(0);
-    }
-    run::follow(&directory, session, options.terminal, stdin && options.stdin)
+    };
+    run::follow(
+        &directory,
+        session,
+        &signals,
+        options.terminal,
+        stdin && options.stdin,
+    )
 }

@@ -6,7 +6,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::solo::directory::{Directory, Layout, Status, open_alive};
+use crate::solo::directory::{Directory, Layout, Status};
+use crate::solo::record::open_alive;
 use crate::solo::verb::{kill, rm, wait};
 use crate::solo::{say, signal};
 

@@ -4,7 +4,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::error::{Error, Kind, Result};
 use crate::reap::Exit;
-use crate::solo::directory::{Directory, Ended, Layout, Status, open_alive};
+use crate::solo::directory::{Directory, Layout, Status};
+use crate::solo::record::{Ended, open_alive};
 use crate::solo::session::Session;
 use crate::solo::{relay, say};
 

@@ -15,7 +15,7 @@ use crate::{
 use rustix::io::Errno;
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 const MKNOD: u8 = 1;
@@ -90,18 +90,22 @@ impl Rules {
         })
     }
 
-    /// Loads the rules as a program and puts it on a v2 cgroup. One that was there before may have a program of its last
-    /// container, which would go on denying.
-    pub(super) fn attach_v2(&self, dir: BorrowedFd<'_>, fresh: bool) -> Result<()> {
-        let old = if fresh { Vec::new() } else { bpf::device_programs(dir).at("query the device filters")? };
-        let program = bpf::load_device_program(&filter::program(&self.0)?).map_err(|errno| {
+    /// Has the kernel verify the rules as a program for a v2 cgroup.
+    pub(super) fn load_v2(&self) -> Result<OwnedFd> {
+        bpf::load_device_program(&filter::program(&self.0)?).map_err(|errno| {
             let error = Error::from(errno).at("load the device filter");
             if errno == Errno::PERM {
                 error.at("bpf(2) needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN")
             } else {
                 error
             }
-        })?;
+        })
+    }
+
+    /// Puts the program on a v2 cgroup. One that was there before may have a program of its last container, which would go on
+    /// denying.
+    pub(super) fn attach_v2(program: &OwnedFd, dir: BorrowedFd<'_>, fresh: bool) -> Result<()> {
+        let old = if fresh { Vec::new() } else { bpf::device_programs(dir).at("query the device filters")? };
         bpf::attach_device_program(dir, program.as_fd()).at("attach the device filter")?;
         // Only now, so that there is no moment without a filter.
         old.iter().try_for_each(|it| bpf::detach_device_program(dir, it.as_fd())).at("detach the last device filter")

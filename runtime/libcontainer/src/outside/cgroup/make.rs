@@ -19,6 +19,8 @@ use std::{
 pub(super) struct Restrictions {
     settings: Vec<Setting>,
     rules: Rules,
+    /// The rules as a program, once loaded.
+    filter: Option<OwnedFd>,
     /// For each hierarchy whether the directory is new.
     is_new: Vec<bool>,
     privileged: bool,
@@ -57,7 +59,7 @@ impl Cgroup {
             placement: Placement { hierarchies: Vec::new(), ..placement },
             dirs: Vec::new(),
             made: Vec::new(),
-            restrictions: Some(Restrictions { settings, rules, is_new: Vec::new(), privileged }),
+            restrictions: Some(Restrictions { settings, rules, filter: None, is_new: Vec::new(), privileged }),
         };
         match cgroup.make_dirs(hierarchies, &early).and_then(|()| cgroup.make_joinable(&early)) {
             Ok(()) => Ok(cgroup),
@@ -69,17 +71,34 @@ impl Cgroup {
         }
     }
 
+    /// Has the kernel verify the device filter of v2, which takes a while, without putting it in force. [`Cgroup::restrict`]
+    /// does it where this was not called.
+    pub fn load_filter(&mut self) -> Result<()> {
+        let Some(restrictions) = self.restrictions.as_mut().filter(|it| it.filter.is_none()) else { return Ok(()) };
+        if self.placement.mode == Mode::V1 || self.placement.hierarchies.is_empty() {
+            return Ok(());
+        }
+        match restrictions.rules.load_v2() {
+            Ok(filter) => restrictions.filter = Some(filter),
+            // An unprivileged caller has no devices to give away.
+            Err(error) if !restrictions.privileged && matches!(error.errno(), Some(PERM | ACCES)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Puts limits and device filter in force, once, for a cgroup that [`Cgroup::make`] has made. Processes may be in it
     /// already: the runtime's own work in a container (block devices to mount, memory, time) is not the container's, and goes
     /// on meanwhile.
     pub fn restrict(&mut self) -> Result<()> {
-        let Some(Restrictions { settings, rules, is_new, privileged }) = self.restrictions.take() else {
+        self.load_filter()?;
+        let Some(Restrictions { settings, rules, filter, is_new, privileged }) = self.restrictions.take() else {
             return Ok(());
         };
         let hierarchies = &self.placement.hierarchies;
         for ((hierarchy, dir), is_new) in hierarchies.iter().zip(self.dirs.iter().flatten()).zip(is_new) {
             let filtered = match self.placement.mode {
-                Mode::V2 => rules.attach_v2(dir.as_fd(), is_new),
+                Mode::V2 => filter.as_ref().map_or(Ok(()), |filter| Rules::attach_v2(filter, dir.as_fd(), is_new)),
                 Mode::V1 if hierarchy.has("devices") => rules.write_v1(dir.as_fd()),
                 Mode::V1 => Ok(()),
             };

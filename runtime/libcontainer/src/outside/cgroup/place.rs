@@ -125,6 +125,16 @@ pub fn place(cgroups_path: &str, id: &str, host: &Host) -> Result<Placement> {
     Ok(Placement { mode, hierarchies, chosen })
 }
 
+impl Placement {
+    /// Only the hierarchy that stops and resumes processes: to ask whether they stand still need not open all.
+    #[must_use]
+    pub fn freezer(&self) -> Self {
+        let has = |which: &dyn Fn(&Hierarchy) -> bool| self.hierarchies.iter().find(|it| which(it)).cloned();
+        let one = has(&|it| it.has("freezer")).or_else(|| has(&Hierarchy::is_v2));
+        Self { hierarchies: one.into_iter().collect(), ..self.clone() }
+    }
+}
+
 /// What a `cgroup` mount inside a container shows: the container's own cgroup directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {

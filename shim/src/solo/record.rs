@@ -1,0 +1,158 @@
+//! The records of a container: what stands in its files. README.md documents them.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Result};
+use crate::io::time;
+use crate::reap::{self, Exit};
+
+/// The options a container was made with: `options.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Options {
+    pub(crate) name: String,
+    /// The user's bundle.
+    pub(crate) bundle: PathBuf,
+    /// RFC 3339.
+    pub(crate) created: String,
+    /// `process.args`.
+    pub(crate) command: Vec<String>,
+    pub(crate) terminal: bool,
+    /// Whether the container has a stdin that clients can write to.
+    pub(crate) stdin: bool,
+    /// Whether the whole directory goes when the container ends.
+    pub(crate) remove: bool,
+    /// A name or number.
+    pub(crate) stop_signal: String,
+    /// Whether the kernel kills the container's processes together with its init.
+    pub(crate) owns_pids: bool,
+    /// The runtime's binary.
+    pub(crate) runtime: PathBuf,
+    /// The runtime's state root, if not its default.
+    pub(crate) runtime_root: Option<PathBuf>,
+    pub(crate) systemd_cgroup: bool,
+}
+
+/// The running container: `state.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Of the container's init.
+    pub(crate) pid: u32,
+    /// When the kernel started that process, in its own ticks: a pid alone can be reused.
+    pub(crate) start_ticks: u64,
+    /// RFC 3339.
+    pub(crate) started: String,
+}
+
+/// How the container ended: `exit.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    /// The exit code, or 128 plus the signal's number.
+    pub(crate) code: u32,
+    /// The number of the signal that ended it.
+    pub(crate) signal: Option<u32>,
+    /// RFC 3339.
+    pub(crate) started: String,
+    /// RFC 3339.
+    pub(crate) finished: String,
+}
+
+impl Ended {
+    pub(crate) fn new(exit: Exit, started: &str) -> Self {
+        let finished = time::Rfc3339(exit.at).to_string();
+        Self {
+            code: exit.status,
+            signal: exit.signal,
+            started: started.to_owned(),
+            finished,
+        }
+    }
+}
+
+/// Writes a record, and to the disk.
+pub(super) fn write_file<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    write_bytes(path, &text)
+}
+
+/// Writes a file, and to the disk.
+pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    // Not truncated before it is written: what was reserved stays ours.
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    let written = file.and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()
+    });
+    written.context(|| format!("write {}", path.display()))
+}
+
+/// Whether the process of a state still is that process.
+pub(crate) fn is_alive(state: &State) -> bool {
+    start_ticks(state.pid) == Some(state.start_ticks)
+}
+
+/// A pidfd of the process of a state, if it lives.
+pub(crate) fn open_alive(state: &State) -> Option<OwnedFd> {
+    let pidfd = reap::open(state.pid).ok()?;
+    // Checked after opening: the descriptor is of the process that was checked, or of nobody.
+    is_alive(state).then_some(pidfd)
+}
+
+/// When process `pid` was started, unless it is dead or a zombie.
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(stat: &str) -> Option<u64> {
+    // The name, in parentheses, can contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
+}
+
+/// The time now, as records have it.
+pub(crate) fn now() -> String {
+    time::Rfc3339(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_process_is_alive() {
+        let pid = std::process::id();
+        let state = State {
+            pid,
+            start_ticks: start_ticks(pid).unwrap(),
+            started: now(),
+        };
+        assert!(open_alive(&state).is_some());
+        let other = State {
+            start_ticks: 1,
+            ..state
+        };
+        assert!(open_alive(&other).is_none());
+    }
+
+    #[test]
+    fn a_process_name_cannot_forge_its_start() {
+        let stat = "12 (a) R 1 (x) S 0 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+        assert_eq!(parse_stat(stat), Some(4711));
+        assert_eq!(parse_stat(&stat.replace(") S ", ") Z ")), None);
+        assert_eq!(parse_stat(""), None);
+    }
+}
