@@ -52,9 +52,6 @@ impl Case {
 
     /// The same over another runtime.
     pub fn with(runtime: Runtime) -> Self {
-        // Containers outlive `create`: their processes come to us, so that we learn how they end.
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper"));
         cgroups::enter_asked();
         let id = unique();
         let dir = Path::new("/tmp").join(&id);
@@ -192,6 +189,7 @@ impl Case {
 
     #[track_caller]
     fn launch(&self, verb: &str, flags: &[&str]) -> Out {
+        become_subreaper();
         self.write();
         let pid_file = self.dir.join("pid");
         let _ = fs::remove_file(&pid_file);
@@ -429,8 +427,7 @@ impl Drop for Case {
     fn drop(&mut self) {
         let recorded = fs::read_dir(self.state_dir()).is_ok_and(|mut entries| entries.next().is_some());
         if recorded || !leak::find(&self.id).is_empty() {
-            let mut command = self.command();
-            let _ = command.args(["delete", "--force", &self.id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            command::quietly(self.command().args(["delete", "--force", &self.id]));
         }
         if let Some(pid) = self.pid.get() {
             wait::exited(pid, std::time::Duration::from_secs(5));
@@ -454,6 +451,13 @@ impl Drop for Case {
         }
         assert!(std::thread::panicking() || left.is_empty(), "left behind after delete --force:\n{}", left.join("\n"));
     }
+}
+
+/// Containers outlive `create`: their processes come to us then, so that we learn how they end. Only tests that create
+/// containers themselves ask for it: orphans of others belong to the machine's init.
+fn become_subreaper() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper"));
 }
 
 /// An id that no other test has, and that is no part of another one.

@@ -122,6 +122,15 @@ pub fn run(command: &mut Command, files: &Files) -> Out {
     Out { line, code: code(status), stdout: read(&files.stdout), stderr: read(&files.stderr), peer: false }
 }
 
+/// Runs to the end for cleaning up: no output, no panic, and no longer than half a minute.
+pub fn quietly(command: &mut Command) {
+    let Ok(mut child) = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else { return };
+    if !wait::exited(child.id() as i32, LIMIT / 2) {
+        let _ = child.kill();
+    }
+    let _ = child.wait();
+}
+
 /// Runs a tool of the host in a temporary directory of its own; for what leaves nothing running.
 #[track_caller]
 pub fn tool<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Out {

@@ -5,6 +5,7 @@ use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -97,9 +98,58 @@ impl Terminal {
         &self.seen
     }
 
+    /// Everything that has come so far, without waiting for more.
+    pub fn peek(&mut self) -> &str {
+        let mut buffer = [0_u8; 4096];
+        while wait::readable(self.master.as_fd(), Duration::ZERO) {
+            match self.master.read(&mut buffer) {
+                Ok(n) if n > 0 => self.seen.push_str(&String::from_utf8_lossy(&buffer[..n])),
+                _ => break,
+            }
+        }
+        &self.seen
+    }
+
     /// Sets rows and columns.
     pub fn resize(&self, rows: u16, columns: u16) {
         let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&self.master, size).expect("resize");
+    }
+}
+
+/// A terminal of the test's own, to start programs on: both sides of it.
+pub struct Pty {
+    /// The master side.
+    pub terminal: Terminal,
+    // Kept open, so that the master does not hang up between two programs.
+    slave: File,
+}
+
+impl Default for Pty {
+    fn default() -> Self {
+        Self::open()
+    }
+}
+
+impl Pty {
+    /// A new one.
+    pub fn open() -> Self {
+        let master =
+            rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).expect("openpt");
+        rustix::pty::grantpt(&master).expect("grantpt");
+        rustix::pty::unlockpt(&master).expect("unlockpt");
+        let name = rustix::pty::ptsname(&master, Vec::new()).expect("ptsname").to_string_lossy().into_owned();
+        let slave = std::fs::OpenOptions::new().read(true).write(true).open(&name).expect("open the slave");
+        Self { terminal: Terminal { name, master: File::from(master), seen: String::new() }, slave }
+    }
+
+    /// Starts the command with this as its controlling terminal.
+    pub fn spawn(&self, command: &mut Command, id: &str) -> Child {
+        // setsid(1) -c takes its stdin as the controlling terminal, which std cannot do without unsafe code.
+        let mut wrapped = Command::new("setsid");
+        wrapped.args(["-c", "-w"]).arg(command.get_program()).args(command.get_args());
+        let slave = || self.slave.try_clone().expect("a second handle");
+        wrapped.stdin(slave()).stdout(slave()).stderr(slave()).env("TARE_TEST", id);
+        wrapped.spawn().expect("setsid")
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use integration::case::Case;
-use integration::console::{Socket, Terminal};
+use integration::console::{Pty, Socket, Terminal};
 use integration::{command, wait};
 use serde_json::{Value, json};
 
@@ -136,7 +136,7 @@ fn run_in_the_foreground_lends_its_own_terminal() {
     pty.terminal.resize(33, 77);
     let mut command = case.command();
     command.args(["run", "--bundle"]).arg(case.bundle()).arg(&case.id);
-    let mut run = pty.spawn(&mut command);
+    let mut run = pty.spawn(&mut command, &case.id);
     let mut terminal = pty.terminal;
     terminal.sees("ready");
     terminal.resize(34, 78);
@@ -148,30 +148,4 @@ fn run_in_the_foreground_lends_its_own_terminal() {
     terminal.sees("SIGINT");
     assert_eq!(command::code(run.wait().unwrap()), 2);
     case.nothing_left();
-}
-
-/// A terminal of the test's own, to start programs on.
-struct Pty {
-    terminal: Terminal,
-    name: String,
-}
-
-impl Pty {
-    fn open() -> Self {
-        let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
-        rustix::pty::grantpt(&master).unwrap();
-        rustix::pty::unlockpt(&master).unwrap();
-        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap().to_string_lossy().into_owned();
-        let terminal = Terminal { name: name.clone(), master: std::fs::File::from(master), seen: String::new() };
-        Self { terminal, name }
-    }
-
-    /// Starts the command with this as its controlling terminal.
-    fn spawn(&self, command: &mut std::process::Command) -> std::process::Child {
-        // setsid(1) -c takes its stdin as the controlling terminal, which std cannot do without unsafe code.
-        let mut wrapped = std::process::Command::new("setsid");
-        wrapped.args(["-c", "-w"]).arg(command.get_program()).args(command.get_args());
-        let slave = || std::fs::OpenOptions::new().read(true).write(true).open(&self.name).unwrap();
-        wrapped.stdin(slave()).stdout(slave()).stderr(slave()).env("TARE_TEST", "terminal").spawn().unwrap()
-    }
 }

@@ -8,6 +8,8 @@
 //! probe wait                    waits for ever, every signal keeps its default
 //! probe exit N                  ends with status N
 //! probe say TEXT...             prints the text
+//! probe whisper TEXT...         prints the text without a newline
+//! probe flood N [both]          prints N numbered lines (and as many on stderr)
 //! probe complain TEXT...        prints the text on stderr
 //! probe cat                     copies stdin to stdout
 //! probe tty                     what it sees of its terminal
@@ -56,6 +58,12 @@ fn main() -> ExitCode {
         },
         Some("exit") => return ExitCode::from(rest[0].parse::<u8>().unwrap()),
         Some("say") => println!("{}", rest.join(" ")),
+        // No newline at its end.
+        Some("whisper") => {
+            print!("{}", rest.join(" "));
+            std::io::stdout().flush().unwrap();
+        }
+        Some("flood") => flood(rest[0].parse().unwrap(), rest.get(1) == Some(&"both")),
         Some("complain") => eprintln!("{}", rest.join(" ")),
         Some("cat") => {
             std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).unwrap();
@@ -100,6 +108,16 @@ fn hold(children: usize) -> ExitCode {
             }
             Signal::SIGINT => return ExitCode::from(2),
             _ => {}
+        }
+    }
+}
+
+fn flood(lines: u32, both: bool) {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for n in 0..lines {
+        writeln!(out, "line {n}").unwrap();
+        if both {
+            eprintln!("error {n}");
         }
     }
 }

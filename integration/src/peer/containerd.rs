@@ -1,0 +1,87 @@
+//! Debian's containerd with its own root, state and socket, and `ctr` to talk to it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::Service;
+use crate::command::{self, Files, Out};
+use crate::programs;
+
+/// A containerd that finds our shim, and over it the runtime under test.
+pub struct Containerd {
+    /// The test's id.
+    pub id: String,
+    dir: PathBuf,
+    service: Option<Service>,
+    calls: std::cell::Cell<u32>,
+}
+
+impl Containerd {
+    /// Starts it with its files in `dir`.
+    pub fn start(id: &str, dir: &Path) -> Self {
+        let dir = dir.join("containerd");
+        std::fs::create_dir_all(dir.join("bin")).expect("a directory");
+        std::os::unix::fs::symlink(programs::ours("shim"), dir.join("bin/containerd-shim-tare-v2"))
+            .expect("name the shim");
+        let config = format!(
+            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n  address = \"{0}/sock\"\n[ttrpc]\n  address = \"{0}/sock.ttrpc\"\n",
+            dir.display()
+        );
+        std::fs::write(dir.join("config.toml"), config).expect("its configuration");
+        let mut this = Self { id: id.to_owned(), dir, service: None, calls: std::cell::Cell::new(0) };
+        this.up();
+        this
+    }
+
+    /// Starts the daemon (again).
+    pub fn up(&mut self) {
+        let path = format!("{}:{}", self.dir.join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(self.dir.join("config.toml")).env("PATH", path);
+        command.env("TARE_RUNTIME", &programs::Runtime::under_test().binary);
+        let n = self.calls.get() + 1;
+        self.calls.set(n);
+        let mut service = Service::start(&mut command, &self.id, &self.dir.join(format!("log{n}")));
+        service.ready(|| {
+            let mut ctr = self.ctr_command(&["version"]);
+            ctr.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        });
+        self.service = Some(service);
+    }
+
+    /// Kills the daemon, as a crash does. Containers go on.
+    pub fn crash(&mut self) {
+        self.service.take().expect("a running daemon").crash();
+    }
+
+    /// `ctr` with these arguments.
+    pub fn ctr_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.dir.join("sock")).args(args).env("TARE_TEST", &self.id).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ctr` to its end.
+    #[track_caller]
+    pub fn ctr(&self, args: &[&str]) -> Out {
+        let n = self.calls.get() + 1;
+        self.calls.set(n);
+        command::run(&mut self.ctr_command(args), &Files::new(&self.dir, &format!("ctr{n}")))
+    }
+
+    /// What the daemon logged.
+    pub fn said(&self) -> String {
+        self.service.as_ref().map(Service::said).unwrap_or_default()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("--- containerd\n{}", self.said());
+        }
+        // The shims outlive the daemon by design.
+        drop(self.service.take());
+        super::end_all(&self.id);
+    }
+}

@@ -1,0 +1,60 @@
+//! Real images: Debian as debootstrap makes it with one layer of packages on top, and a small one of busybox.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::command::{self, Files};
+use crate::programs;
+
+/// The directory of the OCI layout of Debian's minbase and python3 as a second layer. Made once, which takes a minute or
+/// two and a Debian mirror, and kept in the cache. The second layer is what `apt-get install` changed, made by buildah.
+///
+/// # Errors
+/// Says why it cannot be had: no mirror can be reached.
+pub fn debian() -> Result<PathBuf, String> {
+    let cache = programs::cache();
+    let ready = cache.join("debian-python");
+    // One test makes it, others that come meanwhile wait.
+    let lock = fs::File::create(cache.join("debian-python.lock")).map_err(|e| format!("lock the image cache: {e}"))?;
+    lock.lock().map_err(|e| format!("lock the image cache: {e}"))?;
+    if ready.join("index.json").exists() {
+        return Ok(ready);
+    }
+    let work = tempfile::Builder::new().prefix("debian-python.").tempdir_in(&cache).map_err(|e| e.to_string())?;
+    let script = include_str!("debian.sh");
+    let mut sh = Command::new("sh");
+    sh.args(["-eu", "-c", script, "sh"]).arg(work.path()).stdin(Stdio::null());
+    let files = Files::new(work.path(), "make");
+    files.attach(&mut sh);
+    let status = sh.status().map_err(|e| e.to_string())?;
+    if !status.success() {
+        let said = fs::read_to_string(&files.stderr).unwrap_or_default();
+        let last = said.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" / ");
+        return Err(format!("the Debian image could not be made (is a mirror reachable?): {last}"));
+    }
+    let _ = fs::remove_dir_all(&ready);
+    fs::rename(work.path().join("layout"), &ready).map_err(|e| e.to_string())?;
+    Ok(ready)
+}
+
+/// A tar of a root file system with busybox and the probe, for small images.
+pub fn busybox_tar(dir: &Path) -> PathBuf {
+    let root = dir.join("small");
+    for name in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
+        fs::create_dir_all(root.join(name)).expect("a directory");
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/tmp:/bin/sh\n").expect("passwd");
+    fs::write(root.join("etc/group"), "root:x:0:\nweb:x:33:\nextra:x:44:web\n").expect("group");
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox: run hack/setup");
+    for applet in [
+        "sh", "cat", "echo", "env", "hostname", "id", "kill", "ls", "ps", "pwd", "sleep", "true", "wc", "yes", "head",
+        "seq",
+    ] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
+    }
+    fs::copy(programs::probe(), root.join("probe")).expect("the probe");
+    let tar = dir.join("small.tar");
+    command::tool("tar", &["-C", root.to_str().expect("a path"), "-cf", tar.to_str().expect("a path"), "."]).ok();
+    tar
+}

@@ -1,0 +1,40 @@
+//! Debian's docker-registry on a free port of 127.0.0.1.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use super::Service;
+
+/// A registry with storage of its own.
+pub struct Registry {
+    /// `127.0.0.1:PORT`, as references begin.
+    pub host: String,
+    service: Service,
+}
+
+impl Registry {
+    /// Starts it with its files in `dir`.
+    pub fn start(id: &str, dir: &Path) -> Self {
+        let home = dir.join("registry");
+        std::fs::create_dir_all(home.join("data")).expect("a directory");
+        // The port is free at this moment; should another program be faster, the registry says so and the test fails.
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let host = format!("127.0.0.1:{port}");
+        let config = format!(
+            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
+            home.join("data").display()
+        );
+        std::fs::write(home.join("config.yml"), config).expect("its configuration");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(home.join("config.yml"));
+        let mut service = Service::start(&mut command, id, &home.join("log"));
+        service.ready(|| TcpStream::connect(&host).is_ok());
+        Self { host, service }
+    }
+
+    /// What it logged.
+    pub fn said(&self) -> String {
+        self.service.said()
+    }
+}

@@ -1,0 +1,200 @@
+//! containerd 1.6 with `io.containerd.tare.v2`.
+
+use std::time::Duration;
+
+use integration::command::{self, LIMIT};
+use integration::console::Pty;
+use integration::peer::containerd::Containerd;
+use integration::wait;
+
+use crate::Place;
+
+const RUNTIME: &str = "io.containerd.tare.v2";
+const IMAGE: &str = "docker.io/library/small:1";
+
+/// containerd with the small image in it.
+fn containerd(place: &Place) -> Containerd {
+    place.small_image();
+    let archive = place.dir.join("small.oci.tar");
+    place.ours("imgtool", &["save", "--quiet", "-o", archive.to_str().unwrap(), "small:1"]).ok();
+    let containerd = Containerd::start(&place.id, &place.dir);
+    containerd.ctr(&["images", "import", archive.to_str().unwrap()]).ok();
+    containerd
+}
+
+/// A running container named `web`.
+fn web(containerd: &Containerd) {
+    containerd
+        .ctr(&["run", "-d", "--runtime", RUNTIME, "--env", &format!("TARE_TEST={}", containerd.id), IMAGE, "web"])
+        .ok();
+    assert_eq!(status(containerd, "web"), "RUNNING");
+}
+
+fn status(containerd: &Containerd, name: &str) -> String {
+    let table = containerd.ctr(&["tasks", "ls"]).ok().stdout;
+    let line = table.lines().find(|l| l.split_whitespace().next() == Some(name)).unwrap_or_default().to_owned();
+    line.split_whitespace().nth(2).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn run_in_the_foreground_gives_output_and_status() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let out = containerd.ctr(&["run", "--rm", "--runtime", RUNTIME, IMAGE, "one", "/probe", "say", "hello"]).ok();
+    assert_eq!(out.stdout, "hello\n");
+    let out = containerd.ctr(&["run", "--rm", "--runtime", RUNTIME, IMAGE, "two", "/probe", "complain", "hello"]).ok();
+    assert_eq!(out.stderr, "hello\n");
+    containerd.ctr(&["run", "--rm", "--runtime", RUNTIME, IMAGE, "three", "/probe", "exit", "42"]).is(42);
+    let report =
+        containerd.ctr(&["run", "--rm", "--runtime", RUNTIME, IMAGE, "four", "/probe", "report"]).ok().report();
+    assert_eq!(report.pid, 1);
+    assert_eq!(report.processes.len(), 1);
+    assert_eq!(containerd.ctr(&["tasks", "ls", "-q"]).ok().stdout, "");
+}
+
+#[test]
+fn nothing_is_lost_of_a_flood() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let out = containerd.ctr(&["run", "--rm", "--runtime", RUNTIME, IMAGE, "flood", "/probe", "flood", "100000"]).ok();
+    assert_eq!(out.stdout.lines().count(), 100_000);
+    assert_eq!(out.stdout.lines().last(), Some("line 99999"));
+}
+
+#[test]
+fn the_whole_life_of_a_detached_container() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    web(&containerd);
+
+    let exec = |id: &str, words: &[&str]| {
+        let mut args = vec!["tasks", "exec", "--exec-id", id, "web"];
+        args.extend(words);
+        containerd.ctr(&args)
+    };
+    assert_eq!(exec("e1", &["/probe", "say", "inside"]).ok().stdout, "inside\n");
+    exec("e2", &["/probe", "exit", "7"]).is(7);
+    let report = exec("e3", &["/probe", "report"]).ok().report();
+    assert_eq!(report.processes.get(&1).map(String::as_str), Some("probe"));
+
+    containerd.ctr(&["tasks", "pause", "web"]).ok();
+    assert_eq!(status(&containerd, "web"), "PAUSED");
+    containerd.ctr(&["tasks", "resume", "web"]).ok();
+    assert_eq!(status(&containerd, "web"), "RUNNING");
+
+    let metrics = containerd.ctr(&["tasks", "metrics", "web"]).ok().stdout;
+    assert!(metrics.contains("memory") && metrics.contains("pids"), "{metrics}");
+    let pids = containerd.ctr(&["tasks", "ps", "web"]).ok().stdout;
+    assert_eq!(pids.lines().count(), 2, "{pids}");
+
+    containerd.ctr(&["tasks", "kill", "-s", "SIGINT", "web"]).ok();
+    let stopped =
+        wait::until(Duration::from_millis(20), LIMIT, || (status(&containerd, "web") == "STOPPED").then_some(()));
+    assert!(stopped.is_some(), "{}", containerd.said());
+    containerd.ctr(&["tasks", "delete", "web"]).is(2);
+    containerd.ctr(&["containers", "delete", "web"]).ok();
+    let quiet = || {
+        integration::leak::processes(&place.id).iter().all(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            !String::from_utf8_lossy(&line).contains("shim-tare")
+        })
+    };
+    let gone = wait::until(Duration::from_millis(20), LIMIT, || quiet().then_some(()));
+    assert!(gone.is_some(), "the shim ends with its container");
+}
+
+#[test]
+fn a_terminal_in_the_foreground() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let pty = Pty::open();
+    pty.terminal.resize(35, 95);
+    let args = ["run", "--rm", "-t", "--runtime", RUNTIME, IMAGE, "tty", "/probe", "tty"];
+    let mut run = pty.spawn(&mut containerd.ctr_command(&args), &place.id);
+    let mut terminal = pty.terminal;
+    let seen = terminal.sees("}").to_owned();
+    assert!(seen.contains("\"tty\":[true,true,true]"), "{seen}");
+    assert_eq!(command::code(run.wait().unwrap()), 0);
+}
+
+#[test]
+fn a_terminal_takes_what_is_typed_and_resizes() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let pty = Pty::open();
+    let args = ["run", "--rm", "-t", "--runtime", RUNTIME, IMAGE, "tty"];
+    let mut run = pty.spawn(&mut containerd.ctr_command(&args), &place.id);
+    let mut terminal = pty.terminal;
+    terminal.sees("ready");
+    terminal.resize(36, 96);
+    terminal.sees("SIGWINCH");
+    terminal.types("\u{3}");
+    terminal.sees("SIGINT");
+    assert_eq!(command::code(run.wait().unwrap()), 2);
+}
+
+#[test]
+fn containers_go_on_when_containerd_dies_and_comes_back() {
+    let place = Place::new();
+    let mut containerd = containerd(&place);
+    web(&containerd);
+    containerd.crash();
+    containerd.up();
+    assert_eq!(status(&containerd, "web"), "RUNNING");
+    let out = containerd.ctr(&["tasks", "exec", "--exec-id", "e", "web", "/probe", "say", "still here"]).ok();
+    assert_eq!(out.stdout, "still here\n");
+    containerd.ctr(&["tasks", "kill", "-s", "SIGTERM", "web"]).ok();
+    let stopped =
+        wait::until(Duration::from_millis(20), LIMIT, || (status(&containerd, "web") == "STOPPED").then_some(()));
+    assert!(stopped.is_some());
+    containerd.ctr(&["tasks", "delete", "web"]).ok();
+    containerd.ctr(&["containers", "delete", "web"]).ok();
+}
+
+#[test]
+fn an_end_while_containerd_is_away_is_not_lost() {
+    let place = Place::new();
+    let mut containerd = containerd(&place);
+    web(&containerd);
+    let table = containerd.ctr(&["tasks", "ls"]).ok().stdout;
+    let pid: i32 = table.lines().nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    containerd.crash();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT).unwrap();
+    assert!(wait::exited(pid, LIMIT));
+    containerd.up();
+    let stopped =
+        wait::until(Duration::from_millis(20), LIMIT, || (status(&containerd, "web") == "STOPPED").then_some(()));
+    assert!(stopped.is_some(), "{}", containerd.said());
+    containerd.ctr(&["tasks", "delete", "web"]).is(2);
+    containerd.ctr(&["containers", "delete", "web"]).ok();
+}
+
+#[test]
+fn what_the_runtime_refuses_is_told() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let out = containerd.ctr(&["run", "--rm", "--runtime", RUNTIME, IMAGE, "none", "/no/such/program"]);
+    assert_ne!(out.code, 0);
+    assert!(out.stderr.contains("/no/such/program"), "{out}");
+    assert_eq!(containerd.ctr(&["tasks", "ls", "-q"]).ok().stdout, "");
+    let _ = containerd.ctr(&["containers", "delete", "none"]);
+}
+
+#[test]
+fn ten_at_once() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let mut running = Vec::new();
+    for n in 0..10 {
+        let name = format!("c{n}");
+        let args = ["run", "--rm", "--runtime", RUNTIME, IMAGE, &name, "/probe", "exit", &n.to_string()];
+        let mut command = containerd.ctr_command(&args);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        running.push(command.spawn().unwrap());
+    }
+    for (n, child) in running.iter_mut().enumerate() {
+        assert!(wait::exited(child.id() as i32, LIMIT), "c{n} hangs");
+        assert_eq!(command::code(child.wait().unwrap()), n as i32);
+    }
+    assert_eq!(containerd.ctr(&["tasks", "ls", "-q"]).ok().stdout, "");
+}
