@@ -331,11 +331,8 @@ impl Registry {
             return Ok(Judgement::Good(response));
         }
         let complaint = complaint(&mut response);
-        let what = format!(
-            "{}/{}: {path}",
-            self.reference.domain(),
-            self.reference.path()
-        );
+        // "manifests/TAG" and "blobs/DIGEST" are what the protocol calls them.
+        let what = path.replacen("s/", " ", 1);
         let text = match status {
             401 => format!("{what}: not authorized{complaint}"),
             403 => format!("{what}: access denied{complaint}"),
