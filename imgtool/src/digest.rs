@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::error::{Error, Result};
 
@@ -118,38 +117,36 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Computes a digest piece by piece.
-pub(crate) enum Hasher {
-    Sha256(Sha256),
-    Sha512(Sha512),
+/// Computes a digest piece by piece. ring has the assembly for processors with and without SHA instructions, and is in
+/// the program for TLS anyway.
+pub(crate) struct Hasher {
+    algorithm: Algorithm,
+    context: ring::digest::Context,
 }
 
 impl Hasher {
     pub(crate) fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Self::Sha512(Sha512::new()),
-        }
+        let context = ring::digest::Context::new(match algorithm {
+            Algorithm::Sha256 => &ring::digest::SHA256,
+            Algorithm::Sha512 => &ring::digest::SHA512,
+        });
+        Self { algorithm, context }
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(h) => h.update(bytes),
-            Self::Sha512(h) => h.update(bytes),
-        }
+        self.context.update(bytes);
     }
 
     pub(crate) fn finish(self) -> Digest {
-        let (algorithm, bytes) = match self {
-            Self::Sha256(h) => (Algorithm::Sha256, h.finalize().to_vec()),
-            Self::Sha512(h) => (Algorithm::Sha512, h.finalize().to_vec()),
-        };
-        let hex = bytes
-            .iter()
-            .flat_map(|b| [b >> 4, b & 15])
+        let digest = self.context.finish();
+        let nibbles = digest.as_ref().iter().flat_map(|b| [b >> 4, b & 15]);
+        let hex = nibbles
             .map(|n| char::from(b"0123456789abcdef"[usize::from(n)]))
             .collect();
-        Digest { algorithm, hex }
+        Digest {
+            algorithm: self.algorithm,
+            hex,
+        }
     }
 }
 

@@ -14,21 +14,25 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::error::{Result, Step};
+use crate::error::{Error, Result};
 
-/// Opens an archive; `-` is standard input.
+/// Opens an archive; `-` is standard input. Callers name it in errors.
 fn open_input(path: &Path) -> Result<Box<dyn Read + Send>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(io::stdin()));
     }
-    let file = File::open(path).with(|| path.display().to_string())?;
-    if file.metadata().is_ok_and(|meta| meta.is_dir()) {
-        return Err(crate::error::Error::other("is a directory, not an archive")).with(|| path.display().to_string());
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(Error::other("is a directory, not an archive"));
     }
     Ok(Box::new(file))
 }
 
 /// What is said of an input in messages.
 fn input_name(path: &Path) -> String {
-    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
+    if path.as_os_str() == "-" {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    }
 }

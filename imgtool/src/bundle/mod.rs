@@ -332,10 +332,19 @@ impl Maker<'_> {
 
 /// The root directory of the whole is the upper layer's: it must look as the topmost layer that speaks of it says.
 fn dress(upper: &Path, shown: &[Layer]) -> Result<()> {
-    let Some(layer) = shown.iter().rev().find(|layer| layer.record.has_root) else {
-        return Ok(());
+    let to = open_root(upper)?;
+    let times = |mtime| Timestamps {
+        last_access: mtime,
+        last_modification: mtime,
     };
-    let (from, to) = (open_root(&layer.diff())?, open_root(upper)?);
+    let Some(layer) = shown.iter().rev().find(|layer| layer.record.has_root) else {
+        let epoch = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        return futimens(&to, &times(epoch)).at("root directory");
+    };
+    let from = open_root(&layer.diff())?;
     let stat = rustix::fs::fstat(&from)?;
     fchown(
         &to,
@@ -349,14 +358,7 @@ fn dress(upper: &Path, shown: &[Layer]) -> Result<()> {
         tv_sec: stat.st_mtime,
         tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
     };
-    futimens(
-        &to,
-        &Timestamps {
-            last_access: mtime,
-            last_modification: mtime,
-        },
-    )
-    .at("root directory")
+    futimens(&to, &times(mtime)).at("root directory")
 }
 
 fn check_hostname(name: &str) -> Result<()> {
