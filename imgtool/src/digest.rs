@@ -140,13 +140,8 @@ impl Hasher {
     pub(crate) fn finish(self) -> Digest {
         let digest = self.context.finish();
         let nibbles = digest.as_ref().iter().flat_map(|b| [b >> 4, b & 15]);
-        let hex = nibbles
-            .map(|n| char::from(b"0123456789abcdef"[usize::from(n)]))
-            .collect();
-        Digest {
-            algorithm: self.algorithm,
-            hex,
-        }
+        let hex = nibbles.map(|n| char::from(b"0123456789abcdef"[usize::from(n)])).collect();
+        Digest { algorithm: self.algorithm, hex }
     }
 }
 

@@ -152,9 +152,7 @@ impl<R: Read> Read for Exactly<R> {
         match self.left.checked_sub(len as u64) {
             Some(left) if len > 0 || left == 0 => self.left = left,
             _ => {
-                return Err(
-                    Error::damaged("the content changed its size while it was read").into(),
-                );
+                return Err(Error::damaged("the content changed its size while it was read").into());
             }
         }
         Ok(len)

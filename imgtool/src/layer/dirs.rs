@@ -149,12 +149,7 @@ pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
 
 /// Opens the directory that a layer is unpacked into.
 pub(crate) fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
-    Ok(openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 #[cfg(test)]

@@ -226,6 +226,8 @@ fn a_mount_option_that_the_file_system_does_not_know() {
 fn a_system_setting_that_is_not_the_containers() {
     refused(|c| c.spec["linux"]["sysctl"] = json!({ "kernel.panic": "1" }), &["kernel.panic"]);
     refused(|c| c.spec["linux"]["sysctl"] = json!({ "vm.swappiness": "1" }), &["vm.swappiness"]);
+    // It begins as one of the container's own, and ends at the host's.
+    refused(|c| c.spec["linux"]["sysctl"] = json!({ "net/../kernel/panic_on_oops": "0" }), &["panic_on_oops"]);
     refused(
         |c| {
             c.without_namespace("network");
@@ -437,4 +439,13 @@ fn a_state_directory_that_cannot_be_made() {
     command.args(["--root", "/proc/no/state", "create", "--bundle"]).arg(case.bundle()).arg(&case.id);
     case.finish(command.stdin(case.stdin()), &case.files()).refused(&["/proc/no/state"]);
     case.nothing_left();
+}
+
+#[test]
+fn an_id_that_means_no_change_to_the_kernel() {
+    let case = Case::new();
+    not_on!(case, "runc", "takes it");
+    not_on!(case, "crun", "takes it");
+    refused(|c| c.spec["process"]["user"]["uid"] = json!(u32::MAX), &["uid", "4294967295"]);
+    refused(|c| c.spec["process"]["user"]["gid"] = json!(u32::MAX), &["gid", "4294967295"]);
 }
