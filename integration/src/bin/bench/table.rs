@@ -17,7 +17,7 @@ impl Samples {
         let mut all = self.0.get(&(step, who.to_owned()))?.clone();
         all.sort_by(f64::total_cmp);
         let middle = all.len() / 2;
-        let pair = all.len().is_multiple_of(2).then(|| (all[middle - 1] + all[middle]) / 2.0);
+        let pair = all.len().is_multiple_of(2).then(|| f64::midpoint(all[middle - 1], all[middle]));
         Some(pair.unwrap_or_else(|| all[middle]))
     }
 
@@ -27,7 +27,9 @@ impl Samples {
         let mut head = format!("| ms | {} |", who.join(" | "));
         let mut line = "|---|".to_owned() + &"---:|".repeat(who.len());
         for other in &who[1..] {
-            head += &format!(" {ours} / {other} |");
+            for part in [" ", ours, " / ", other, " |"] {
+                head += part;
+            }
             line += "---:|";
         }
         println!("{head}\n{line}");
