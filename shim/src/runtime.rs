@@ -23,12 +23,7 @@ const RUNTIME_VARIABLE: &str = "TARE_RUNTIME";
 /// The name under which a runtime is looked for beside the shim and on PATH.
 const RUNTIME_NAME: &str = "runtime";
 /// Addressed to the shim's own starter; a runtime must not mistake them for its own.
-const PRIVATE_VARIABLES: [&str; 4] = [
-    "NOTIFY_SOCKET",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-];
+const PRIVATE_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 /// More than this of a runtime's complaint helps nobody.
 const MAX_COMPLAINT: u64 = 64 * 1024;
 
@@ -51,24 +46,15 @@ pub(crate) struct Runtime {
 /// Finds the runtime binary: `chosen`, else `$TARE_RUNTIME`, else `runtime` beside the shim, else `runtime` on PATH.
 pub(crate) fn locate(chosen: Option<&OsStr>) -> Result<PathBuf> {
     let variable = env::var_os(RUNTIME_VARIABLE);
-    if let Some(name) = chosen
-        .or(variable.as_deref())
-        .filter(|name| !name.is_empty())
-    {
+    if let Some(name) = chosen.or(variable.as_deref()).filter(|name| !name.is_empty()) {
         return if name.as_encoded_bytes().contains(&b'/') {
             std::path::absolute(name).context(|| format!("find the runtime {}", name.display()))
         } else {
-            on_path(name).ok_or_else(|| {
-                Error::new(
-                    Kind::NotFound,
-                    format!("runtime {}: not found on PATH", name.display()),
-                )
-            })
+            on_path(name)
+                .ok_or_else(|| Error::new(Kind::NotFound, format!("runtime {}: not found on PATH", name.display())))
         };
     }
-    let beside = env::current_exe()
-        .ok()
-        .map(|shim| shim.with_file_name(RUNTIME_NAME));
+    let beside = env::current_exe().ok().map(|shim| shim.with_file_name(RUNTIME_NAME));
     beside.filter(|path| is_executable(path)).or_else(|| on_path(OsStr::new(RUNTIME_NAME))).ok_or_else(|| {
         let text = "no OCI runtime found: install one as `runtime` beside the shim or on PATH, name it by option \
                     (--runtime, or binary_name under containerd), or set TARE_RUNTIME";
@@ -78,9 +64,7 @@ pub(crate) fn locate(chosen: Option<&OsStr>) -> Result<PathBuf> {
 
 fn on_path(name: &OsStr) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|candidate| is_executable(candidate))
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| is_executable(candidate))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -91,18 +75,12 @@ impl Runtime {
     /// Prepares a call of `verb`. Standard streams are: nothing in, both outputs captured.
     pub(crate) fn call(&self, verb: &'static str) -> Call {
         let number = CALLS.fetch_add(1, Ordering::Relaxed);
-        let log = self.log_dir.join(format!(
-            "runtime-{verb}-{}-{number}.log",
-            std::process::id()
-        ));
+        let log = self.log_dir.join(format!("runtime-{verb}-{}-{number}.log", std::process::id()));
         let mut command = Command::new(&self.binary);
         if let Some(root) = &self.root {
             command.arg("--root").arg(root);
         }
-        command
-            .arg("--log")
-            .arg(&log)
-            .args(["--log-format", "json"]);
+        command.arg("--log").arg(&log).args(["--log-format", "json"]);
         if self.systemd_cgroup {
             command.arg("--systemd-cgroup");
         }
@@ -110,11 +88,7 @@ impl Runtime {
         for name in PRIVATE_VARIABLES {
             command.env_remove(name);
         }
-        Call {
-            command,
-            log,
-            streams: None,
-        }
+        Call { command, log, streams: None }
     }
 
     /// The directory in which this runtime keeps the state of container `id`, if its root is known.
@@ -161,25 +135,14 @@ impl Call {
         } else {
             // Memory files instead of pipes: a chatty runtime can never block on them.
             let (out, err) = (capture("stdout")?, capture("stderr")?);
-            let streams = [
-                Stdio::null(),
-                duplicate(&out)?.into(),
-                duplicate(&err)?.into(),
-            ];
+            let streams = [Stdio::null(), duplicate(&out)?.into(), duplicate(&err)?.into()];
             captured = Some((out, err));
             streams
         };
         self.command.stdin(stdin).stdout(stdout).stderr(stderr);
         let binary = self.command.get_program().display().to_string();
-        let child = self
-            .command
-            .spawn()
-            .context(|| format!("start the runtime {binary}"))?;
-        Ok(Running {
-            child,
-            log: self.log,
-            captured,
-        })
+        let child = self.command.spawn().context(|| format!("start the runtime {binary}"))?;
+        Ok(Running { child, log: self.log, captured })
     }
 
     /// Runs the call to its end, blocking.
@@ -191,15 +154,11 @@ impl Call {
 }
 
 fn capture(name: &str) -> Result<File> {
-    memfd_create(name, MemfdFlags::CLOEXEC)
-        .map(File::from)
-        .context(|| "create a memory file")
+    memfd_create(name, MemfdFlags::CLOEXEC).map(File::from).context(|| "create a memory file")
 }
 
 fn duplicate(file: &File) -> Result<OwnedFd> {
-    file.as_fd()
-        .try_clone_to_owned()
-        .context(|| "duplicate a descriptor")
+    file.as_fd().try_clone_to_owned().context(|| "duplicate a descriptor")
 }
 
 /// A call at work.
@@ -217,10 +176,7 @@ impl Running {
 
     /// Waits for the end of the runtime, blocking.
     pub(crate) fn wait(&mut self) -> Result<()> {
-        self.child
-            .wait()
-            .map(drop)
-            .context(|| "wait for the runtime")
+        self.child.wait().map(drop).context(|| "wait for the runtime")
     }
 
     /// Collects the ended runtime and returns what it printed, or what it complained of.
@@ -236,12 +192,8 @@ impl Running {
             return Ok(out);
         }
         let logged = complaint.and_then(|log| last_error(&log));
-        let said = || {
-            Some(String::from_utf8_lossy(&err).trim().to_owned()).filter(|text| !text.is_empty())
-        };
-        Err(Error::other(logged.or_else(said).unwrap_or_else(|| {
-            format!("the runtime ended with {status}")
-        })))
+        let said = || Some(String::from_utf8_lossy(&err).trim().to_owned()).filter(|text| !text.is_empty());
+        Err(Error::other(logged.or_else(said).unwrap_or_else(|| format!("the runtime ended with {status}"))))
     }
 }
 
@@ -299,19 +251,9 @@ pub(crate) fn kind_of_start_failure(text: &str, command: &str) -> Kind {
     }
     let text = text.to_ascii_lowercase();
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
-    if says(&[
-        "executable file not found",
-        "executable file `",
-        "no such file or directory",
-        "not found in $path",
-    ]) {
+    if says(&["executable file not found", "executable file `", "no such file or directory", "not found in $path"]) {
         Kind::NoCommand
-    } else if says(&[
-        "permission denied",
-        "operation not permitted",
-        "is a directory",
-        "exec format error",
-    ]) {
+    } else if says(&["permission denied", "operation not permitted", "is a directory", "exec format error"]) {
         Kind::NotExecutable
     } else {
         Kind::Other
@@ -329,10 +271,7 @@ mod tests {
 not json
 {"level":"error","msg":" container \"x\" does not exist\n","time":"t"}
 {"level":"debug","msg":"bye"}"#;
-        assert_eq!(
-            last_error(log).as_deref(),
-            Some("container \"x\" does not exist")
-        );
+        assert_eq!(last_error(log).as_deref(), Some("container \"x\" does not exist"));
         assert_eq!(last_error(b""), None);
         assert_eq!(last_error(b"{\"level\":\"info\",\"msg\":\"x\"}"), None);
     }
@@ -340,41 +279,13 @@ not json
     #[test]
     fn start_failures_are_told_apart_as_docker_does() {
         for (text, command, kind) in [
-            (
-                r#"exec: "nope": executable file not found in $PATH: unknown"#,
-                "nope",
-                Kind::NoCommand,
-            ),
-            (
-                r#"exec: "/x/y": stat /x/y: no such file or directory"#,
-                "/x/y",
-                Kind::NoCommand,
-            ),
-            (
-                "executable file `nope` not found in $PATH: No such file or directory",
-                "nope",
-                Kind::NoCommand,
-            ),
-            (
-                r#"exec: "/etc": permission denied"#,
-                "/etc",
-                Kind::NotExecutable,
-            ),
-            (
-                r#"exec: "/etc": is a directory"#,
-                "/etc",
-                Kind::NotExecutable,
-            ),
-            (
-                "open executable: Operation not permitted",
-                "/etc",
-                Kind::NotExecutable,
-            ),
-            (
-                "error mounting \"/nope\": no such file or directory",
-                "sh",
-                Kind::Other,
-            ),
+            (r#"exec: "nope": executable file not found in $PATH: unknown"#, "nope", Kind::NoCommand),
+            (r#"exec: "/x/y": stat /x/y: no such file or directory"#, "/x/y", Kind::NoCommand),
+            ("executable file `nope` not found in $PATH: No such file or directory", "nope", Kind::NoCommand),
+            (r#"exec: "/etc": permission denied"#, "/etc", Kind::NotExecutable),
+            (r#"exec: "/etc": is a directory"#, "/etc", Kind::NotExecutable),
+            ("open executable: Operation not permitted", "/etc", Kind::NotExecutable),
+            ("error mounting \"/nope\": no such file or directory", "sh", Kind::Other),
             ("anything", "", Kind::Other),
         ] {
             assert_eq!(kind_of_start_failure(text, command), kind, "{text}");
@@ -399,23 +310,12 @@ not json
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("fake");
         // The fake plays a runtime: it writes its complaint where --log says.
-        fs::write(
-            &script,
-            "#!/bin/sh\nprintf '{\"level\":\"error\",\"msg\":\"no luck\"}\\n' > \"$2\"\nexit 1\n",
-        )
-        .unwrap();
+        fs::write(&script, "#!/bin/sh\nprintf '{\"level\":\"error\",\"msg\":\"no luck\"}\\n' > \"$2\"\nexit 1\n")
+            .unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let runtime = Runtime {
-            binary: script,
-            root: None,
-            systemd_cgroup: false,
-            log_dir: dir.path().to_owned(),
-        };
+        let runtime = Runtime { binary: script, root: None, systemd_cgroup: false, log_dir: dir.path().to_owned() };
         assert_eq!(runtime.call("state").run().unwrap_err().text(), "no luck");
-        let left: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["fake"], "the call's log is gone");
     }
 }

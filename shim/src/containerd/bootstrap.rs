@@ -315,11 +315,7 @@ mod tests {
     fn only_dead_sockets_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        fs::write(
-            dir.path().join(ADDRESS_FILE),
-            format!("unix://{}", path.display()),
-        )
-        .unwrap();
+        fs::write(dir.path().join(ADDRESS_FILE), format!("unix://{}", path.display())).unwrap();
         remove_dead_socket(dir.path());
         let listener = listen(&path).unwrap().unwrap();
         remove_dead_socket(dir.path());

@@ -74,9 +74,7 @@ pub(super) async fn run(call: Call) -> Result<Vec<u8>> {
 /// Reads a pid file that a runtime has just written.
 pub(super) fn read_pid(path: &Path) -> Result<u32> {
     let text = fs::read_to_string(path).context(|| format!("read {}", path.display()))?;
-    text.trim()
-        .parse()
-        .map_err(|_| Error::other(format!("{}: {text:?} is not a pid", path.display())))
+    text.trim().parse().map_err(|_| Error::other(format!("{}: {text:?} is not a pid", path.display())))
 }
 
 /// Takes the mounts away again unless the container comes to be.
@@ -92,26 +90,16 @@ impl Drop for Undo {
 
 impl Container {
     /// Makes the container as far as "created"; its process waits to be started. Announces it.
-    pub(crate) async fn create(
-        request: &CreateTaskRequest,
-        around: Surroundings,
-    ) -> Result<Arc<Self>> {
+    pub(crate) async fn create(request: &CreateTaskRequest, around: Surroundings) -> Result<Arc<Self>> {
         let bundle = PathBuf::from(&request.bundle);
-        let options = request
-            .options
-            .as_ref()
-            .map(Options::from_any)
-            .transpose()?
-            .unwrap_or_default();
+        let options = request.options.as_ref().map(Options::from_any).transpose()?.unwrap_or_default();
         let runtime = options.runtime(&around.namespace, &bundle)?;
         let step = || format!("read {}", bundle.join("config.json").display());
         let config = fs::read(bundle.join("config.json")).context(step)?;
         let owns_pids = owns_pids(&config).context(step)?;
         options.save(&bundle)?;
 
-        let rootfs = (!request.rootfs.is_empty())
-            .then(|| rootfs::directory(&bundle))
-            .transpose()?;
+        let rootfs = (!request.rootfs.is_empty()).then(|| rootfs::directory(&bundle)).transpose()?;
         if let Some(path) = &rootfs {
             rootfs::mount_all(&request.rootfs, path)?;
         }
@@ -131,9 +119,7 @@ impl Container {
         let container = Arc::new(Self {
             id: request.id.clone(),
             init: Process::new(&request.id, wanted),
-            checkpoint: Some(&request.checkpoint)
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
+            checkpoint: Some(&request.checkpoint).filter(|path| !path.is_empty()).map(PathBuf::from),
             rootfs,
             turn: tokio::sync::Mutex::new(()),
             cgroup: Mutex::new(None),
@@ -183,30 +169,17 @@ impl Container {
     /// Has the runtime create the container.
     async fn bear(&self) -> Result<Arc<Claim>> {
         let pid_file = self.bundle.join(PID_FILE);
-        let call = self
-            .runtime
-            .call("create")
-            .arg("--bundle")
-            .arg(&self.bundle)
-            .arg("--pid-file")
-            .arg(&pid_file);
+        let call = self.runtime.call("create").arg("--bundle").arg(&self.bundle).arg("--pid-file").arg(&pid_file);
         let call = call.flag("--no-pivot", self.options.no_pivot_root);
         let call = call.flag("--no-new-keyring", self.options.no_new_keyring);
-        let known = || {
-            self.runtime
-                .state_dir(&self.id)
-                .is_some_and(|dir| dir.exists())
-        };
+        let known = || self.runtime.state_dir(&self.id).is_some_and(|dir| dir.exists());
         let known_before = known();
-        let born = self
-            .launch(&self.init, call, &pid_file, "OCI runtime create failed")
-            .await;
+        let born = self.launch(&self.init, call, &pid_file, "OCI runtime create failed").await;
         match &born {
             Ok(claim) => self.remember_cgroup(claim),
             // Half a container may be left, of which nobody else knows. One that was there before is somebody else's.
             Err(_) if !known_before && known() => {
-                let _: Result<_> =
-                    run(self.runtime.call("delete").args(["--force", &self.id])).await;
+                let _: Result<_> = run(self.runtime.call("delete").args(["--force", &self.id])).await;
             }
             Err(_) => {}
         }
@@ -225,15 +198,11 @@ impl Container {
         let streams = if process.wanted.terminal {
             let prepared = Prepared::terminal(&process.wanted, &self.owner).await?;
             let socket = ConsoleSocket::open(&self.around.socket_dir)?;
-            let call = call
-                .arg("--console-socket")
-                .arg(socket.path())
-                .arg(&self.id);
+            let call = call.arg("--console-socket").arg(socket.path()).arg(&self.id);
             run(call).await.map_err(|error| quote(failure, &error))?;
             serve_terminal(prepared, socket)?
         } else {
-            let (prepared, [stdin, stdout, stderr]) =
-                Prepared::pipes(&process.wanted, &self.owner).await?;
+            let (prepared, [stdin, stdout, stderr]) = Prepared::pipes(&process.wanted, &self.owner).await?;
             let call = call.arg(&self.id).streams(stdin, stdout, stderr);
             run(call).await.map_err(|error| quote(failure, &error))?;
             prepared.serve()?
@@ -250,23 +219,12 @@ impl Container {
 
     /// The container's cgroup, once it has one.
     pub(crate) fn cgroup(&self) -> Option<Cgroup> {
-        self.cgroup
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.cgroup.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Finds a process by exec id; the empty id is the init.
-    pub(crate) fn with_process<T>(
-        &self,
-        exec_id: &str,
-        action: impl FnOnce(&Process) -> Result<T>,
-    ) -> Result<T> {
-        if exec_id.is_empty() {
-            action(&self.init)
-        } else {
-            action(&*self.exec(exec_id)?)
-        }
+    pub(crate) fn with_process<T>(&self, exec_id: &str, action: impl FnOnce(&Process) -> Result<T>) -> Result<T> {
+        if exec_id.is_empty() { action(&self.init) } else { action(&*self.exec(exec_id)?) }
     }
 
     /// Finds an exec by its id.
@@ -278,12 +236,7 @@ impl Container {
 
     /// All execs that have not been deleted.
     pub(crate) fn execs(&self) -> Vec<Arc<Process>> {
-        self.execs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Adds an exec, which waits to be started.
@@ -291,29 +244,19 @@ impl Container {
         flags::check_id("exec id", &process.id)?;
         let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
         if execs.contains_key(&process.id) {
-            return Err(Error::new(
-                Kind::AlreadyExists,
-                format!("id {}", process.id),
-            ));
+            return Err(Error::new(Kind::AlreadyExists, format!("id {}", process.id)));
         }
         execs.insert(process.id.clone(), Arc::new(process));
         Ok(())
     }
 
     pub(super) fn remove_exec(&self, exec_id: &str) {
-        self.execs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(exec_id);
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(exec_id);
     }
 
     /// Counts an exec as running, unless the init has ended: then its announcement must stay the last one.
     pub(super) fn count_exec(&self) -> Result<()> {
-        if *self
-            .init_ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        if *self.init_ended.lock().unwrap_or_else(PoisonError::into_inner) {
             let text = format!("container {} init process is not running", self.id);
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
@@ -336,22 +279,11 @@ impl Container {
             drop(gate);
             let exit = claim.collect();
             drop(claim);
-            *container
-                .init_ended
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = true;
+            *container.init_ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
             if !container.owns_pids {
-                let killing =
-                    run(container
-                        .runtime
-                        .call("kill")
-                        .args(["--all", &container.id, "KILL"]))
-                    .await;
+                let killing = run(container.runtime.call("kill").args(["--all", &container.id, "KILL"])).await;
                 if let Err(error) = killing {
-                    log::warn(&format!(
-                        "kill the processes of container {}: {error}",
-                        container.id
-                    ));
+                    log::warn(&format!("kill the processes of container {}: {error}", container.id));
                 }
             }
             let mut running = container.running_execs.subscribe();
@@ -381,8 +313,7 @@ impl Container {
     /// Deletes the container, which must not run. Announces it.
     pub(crate) async fn delete(&self) -> Result<(u32, Exit)> {
         let _turn = self.turn.lock().await;
-        self.init
-            .require("delete", &[Status::Created, Status::Stopped])?;
+        self.init.require("delete", &[Status::Created, Status::Stopped])?;
         if self.init.status() == Status::Created {
             self.kill_unstarted().await;
         }
@@ -390,10 +321,7 @@ impl Container {
         if let Some(streams) = streams
             && !streams.finish().await
         {
-            log::warn(&format!(
-                "container {}: its output was not read to the end in time",
-                self.id
-            ));
+            log::warn(&format!("container {}: its output was not read to the end in time", self.id));
         }
         let deletion = run(self.runtime.call("delete").arg(&self.id)).await;
         // After a checkpoint, or a start that failed, the runtime may have forgotten it already.
@@ -406,10 +334,7 @@ impl Container {
             rootfs::unmount_all(rootfs)?;
         }
         self.init.life().status = Status::Deleted;
-        let (pid, exit) = (
-            self.init.pid(),
-            self.init.exit().unwrap_or_else(Exit::unknown),
-        );
+        let (pid, exit) = (self.init.pid(), self.init.exit().unwrap_or_else(Exit::unknown));
         self.around.events.send(&event::TaskDelete {
             container_id: self.id.clone(),
             pid,
@@ -424,8 +349,7 @@ impl Container {
     async fn kill_unstarted(&self) {
         let claim = self.init.life().claim.clone();
         if let Some(claim) = claim {
-            let killed =
-                rustix::process::pidfd_send_signal(claim.pidfd(), rustix::process::Signal::KILL);
+            let killed = rustix::process::pidfd_send_signal(claim.pidfd(), rustix::process::Signal::KILL);
             drop(claim);
             if killed.is_ok() {
                 self.init.wait().await;

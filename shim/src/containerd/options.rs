@@ -61,15 +61,11 @@ impl Options {
             return Self::from_generic(&any.value);
         }
         if name != RUNC_OPTIONS {
-            let text = format!(
-                "runtime options of type {:?} are unknown: use {RUNC_OPTIONS}",
-                any.type_url
-            );
+            let text = format!("runtime options of type {:?} are unknown: use {RUNC_OPTIONS}", any.type_url);
             return Err(Error::invalid(text));
         }
         let parsed = RuncOptions::parse_from_bytes(&any.value);
-        let parsed =
-            parsed.map_err(|error| Error::invalid(format!("decode {RUNC_OPTIONS}: {error}")))?;
+        let parsed = parsed.map_err(|error| Error::invalid(format!("decode {RUNC_OPTIONS}: {error}")))?;
         Ok(Self {
             no_pivot_root: parsed.no_pivot_root,
             no_new_keyring: parsed.no_new_keyring,
@@ -98,15 +94,9 @@ impl Options {
         if body.is_empty() && !path.is_empty() {
             body = fs::read(&path).context(|| format!("read the runtime options in {path}"))?;
         }
-        let source = if path.is_empty() {
-            "the runtime options"
-        } else {
-            path.as_str()
-        };
-        let text =
-            String::from_utf8(body).map_err(|_| Error::invalid(format!("{source}: not UTF-8")))?;
-        toml::from_str(&text)
-            .map_err(|error| Error::invalid(format!("{source}: {}", error.message())))
+        let source = if path.is_empty() { "the runtime options" } else { path.as_str() };
+        let text = String::from_utf8(body).map_err(|_| Error::invalid(format!("{source}: not UTF-8")))?;
+        toml::from_str(&text).map_err(|error| Error::invalid(format!("{source}: {}", error.message())))
     }
 
     /// Keeps the options in `bundle` for whoever must clean up after this shim.
@@ -120,9 +110,7 @@ impl Options {
     pub(crate) fn load(bundle: &Path) -> Result<Self> {
         let path = bundle.join(OPTIONS_FILE);
         match fs::read(&path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).context(|| format!("read {}", path.display()))
-            }
+            Ok(text) => serde_json::from_slice(&text).context(|| format!("read {}", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).context(|| format!("read {}", path.display())),
         }
@@ -131,11 +119,7 @@ impl Options {
     /// The runtime for containers of `namespace` whose bundle is `bundle`.
     pub(crate) fn runtime(&self, namespace: &str, bundle: &Path) -> Result<Runtime> {
         let chosen = Some(self.binary_name.as_ref()).filter(|_| !self.binary_name.is_empty());
-        let root = if self.root.is_empty() {
-            Path::new(DEFAULT_ROOT)
-        } else {
-            Path::new(&self.root)
-        };
+        let root = if self.root.is_empty() { Path::new(DEFAULT_ROOT) } else { Path::new(&self.root) };
         Ok(Runtime {
             binary: runtime::locate(chosen)?,
             root: Some(root.join(namespace)),
@@ -150,11 +134,7 @@ mod tests {
     use super::*;
 
     fn any(type_url: &str, value: Vec<u8>) -> Any {
-        Any {
-            type_url: type_url.into(),
-            value,
-            ..Any::default()
-        }
+        Any { type_url: type_url.into(), value, ..Any::default() }
     }
 
     #[test]
@@ -167,27 +147,13 @@ mod tests {
             shim_cgroup: "/x".into(),
             ..RuncOptions::default()
         };
-        let any = any(
-            "types.containerd.io/containerd.runc.v1.Options",
-            sent.write_to_bytes().unwrap(),
-        );
+        let any = any("types.containerd.io/containerd.runc.v1.Options", sent.write_to_bytes().unwrap());
         let options = Options::from_any(&any).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            Options::load(dir.path()).unwrap(),
-            Options::default(),
-            "none kept yet"
-        );
+        assert_eq!(Options::load(dir.path()).unwrap(), Options::default(), "none kept yet");
         options.save(dir.path()).unwrap();
         let loaded = Options::load(dir.path()).unwrap();
-        assert_eq!(
-            (
-                loaded.binary_name.as_str(),
-                loaded.io_uid,
-                loaded.systemd_cgroup
-            ),
-            ("crun", 5, true)
-        );
+        assert_eq!((loaded.binary_name.as_str(), loaded.io_uid, loaded.systemd_cgroup), ("crun", 5, true));
         assert_eq!(loaded, options);
     }
 
@@ -203,41 +169,22 @@ mod tests {
 
     #[test]
     fn cri_sends_toml() {
-        assert_eq!(
-            Options::from_any(&generic("", "")).unwrap(),
-            Options::default()
-        );
+        assert_eq!(Options::from_any(&generic("", "")).unwrap(), Options::default());
         let body = "BinaryName = \"/usr/bin/crun\"\nSystemdCgroup = true\nFuture = 1\n";
         let options = Options::from_any(&generic("", body)).unwrap();
-        assert_eq!(
-            (options.binary_name.as_str(), options.systemd_cgroup),
-            ("/usr/bin/crun", true)
-        );
+        assert_eq!((options.binary_name.as_str(), options.systemd_cgroup), ("/usr/bin/crun", true));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("options.toml");
         fs::write(&path, "Root = \"/r\"").unwrap();
-        assert_eq!(
-            Options::from_any(&generic(path.to_str().unwrap(), ""))
-                .unwrap()
-                .root,
-            "/r"
-        );
-        assert!(
-            Options::from_any(&generic("/absent", ""))
-                .unwrap_err()
-                .text()
-                .contains("/absent")
-        );
+        assert_eq!(Options::from_any(&generic(path.to_str().unwrap(), "")).unwrap().root, "/r");
+        assert!(Options::from_any(&generic("/absent", "")).unwrap_err().text().contains("/absent"));
         assert!(Options::from_any(&generic("", "BinaryName = 7")).is_err());
         assert!(Options::from_any(&any(GENERIC_OPTIONS, vec![18, 100, 1])).is_err());
     }
 
     #[test]
     fn other_messages() {
-        assert_eq!(
-            Options::from_any(&any("", vec![])).unwrap(),
-            Options::default()
-        );
+        assert_eq!(Options::from_any(&any("", vec![])).unwrap(), Options::default());
         assert!(Options::from_any(&any("windows.v1.Options", vec![1])).is_err());
         assert!(Options::from_any(&any(RUNC_OPTIONS, vec![0xff])).is_err());
     }

@@ -71,11 +71,7 @@ pub(crate) async fn output(source: Source, mut sink: Sink, mut phase: watch::Rec
     }
 }
 
-async fn move_output(
-    source: &Source,
-    sink: &mut Sink,
-    phase: &mut watch::Receiver<Phase>,
-) -> Result<()> {
+async fn move_output(source: &Source, sink: &mut Sink, phase: &mut watch::Receiver<Phase>) -> Result<()> {
     // The kernel moves pages between pipes; between anything else a buffer must.
     let from_pipe = is_fifo(source.as_fd())?;
     let by_splice = from_pipe && matches!(sink, Sink::Fifo { .. });
@@ -87,11 +83,7 @@ async fn move_output(
                 Err(_) => return Ok(()),
             },
         };
-        let moved = if by_splice {
-            splice_step(source, sink)?
-        } else {
-            copy_step(source, sink)?
-        };
+        let moved = if by_splice { splice_step(source, sink)? } else { copy_step(source, sink)? };
         match moved {
             Step::Moved => {}
             Step::End => return Ok(()),
@@ -128,20 +120,11 @@ fn splice_step(source: &AsyncFd<OwnedFd>, sink: &Sink) -> Result<Step> {
     let Sink::Fifo { fd: fifo, .. } = sink else {
         return Ok(Step::End);
     };
-    match splice(
-        source,
-        None,
-        fifo,
-        None,
-        CHUNK,
-        SpliceFlags::NONBLOCK | SpliceFlags::MOVE,
-    ) {
+    match splice(source, None, fifo, None, CHUNK, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
         Ok(0) | Err(Errno::PIPE) => Ok(Step::End),
         Ok(_) | Err(Errno::INTR) => Ok(Step::Moved),
         // Either side may be meant.
-        Err(Errno::AGAIN) if ioctl_fionread(source).context(|| "examine a pipe")? == 0 => {
-            Ok(Step::Empty)
-        }
+        Err(Errno::AGAIN) if ioctl_fionread(source).context(|| "examine a pipe")? == 0 => Ok(Step::Empty),
         Err(Errno::AGAIN) => Ok(Step::Full(Vec::new())),
         Err(errno) => Err(errno).context(|| "splice"),
     }
@@ -163,9 +146,7 @@ fn copy_step(source: &AsyncFd<OwnedFd>, sink: &mut Sink) -> Result<Step> {
         Sink::File(file) => {
             // A full disk costs output, not the container.
             if let Err(error) = file.write_all(bytes) {
-                log::warn(&format!(
-                    "write output to a file: {count} bytes are lost: {error}"
-                ));
+                log::warn(&format!("write output to a file: {count} bytes are lost: {error}"));
             }
             Ok(Step::Moved)
         }
@@ -196,11 +177,7 @@ fn write_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<Option<usize>> {
 }
 
 /// Waits until the full `sink` takes something again, and writes `rest`. `false` means that it never will.
-async fn drain_into(
-    sink: &mut Sink,
-    mut rest: &[u8],
-    phase: &mut watch::Receiver<Phase>,
-) -> Result<bool> {
+async fn drain_into(sink: &mut Sink, mut rest: &[u8], phase: &mut watch::Receiver<Phase>) -> Result<bool> {
     loop {
         if *phase.borrow_and_update() == Phase::Released && !meet(sink, phase).await? {
             return Ok(false);
@@ -245,8 +222,7 @@ async fn meet(sink: &mut Sink, phase: &mut watch::Receiver<Phase>) -> Result<boo
         let openings = watch_openings(fd.as_fd())?;
         while waits(fd)? {
             let released = async {
-                let _: std::result::Result<_, _> =
-                    phase.wait_for(|&phase| phase == Phase::Released).await;
+                let _: std::result::Result<_, _> = phase.wait_for(|&phase| phase == Phase::Released).await;
                 sleep(LATE_READER).await;
             };
             tokio::select! {
@@ -287,10 +263,7 @@ fn is_writable(fd: BorrowedFd<'_>) -> Result<bool> {
 
 fn readiness_of(fd: BorrowedFd<'_>) -> Result<PollFlags> {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&now)).context(|| "poll a fifo")?;
     Ok(fds[0].revents())
 }
@@ -298,31 +271,18 @@ fn readiness_of(fd: BorrowedFd<'_>) -> Result<PollFlags> {
 /// Opens the same pipe once more, in another mode; it may have lost its name meanwhile.
 fn reopen(fd: BorrowedFd<'_>, mode: OFlags) -> Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    open(
-        path,
-        mode | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| "reopen a fifo")
+    open(path, mode | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).context(|| "reopen a fifo")
 }
 
 /// Moves a client's input from `fifo` to the container until the container stops reading, or until `close` and the
 /// client's own end. The container's side is closed then (a terminal's is shared and stays).
-pub(crate) async fn input(
-    fifo: OwnedFd,
-    sink: Arc<AsyncFd<OwnedFd>>,
-    mut close: watch::Receiver<bool>,
-) {
+pub(crate) async fn input(fifo: OwnedFd, sink: Arc<AsyncFd<OwnedFd>>, mut close: watch::Receiver<bool>) {
     if let Err(error) = move_input(fifo, &sink, &mut close).await {
         log::warn(&format!("copy stdin: {error}"));
     }
 }
 
-async fn move_input(
-    fifo: OwnedFd,
-    sink: &AsyncFd<OwnedFd>,
-    close: &mut watch::Receiver<bool>,
-) -> Result<()> {
+async fn move_input(fifo: OwnedFd, sink: &AsyncFd<OwnedFd>, close: &mut watch::Receiver<bool>) -> Result<()> {
     let mut source = readiness::register(fifo, Interest::READABLE)?;
     let mut holding = true;
     let mut buffer = Vec::new();
@@ -355,10 +315,7 @@ async fn move_input(
         }
         let mut rest = &buffer[..];
         while !rest.is_empty() {
-            let mut ready = sink
-                .writable()
-                .await
-                .context(|| "wait for the container to read")?;
+            let mut ready = sink.writable().await.context(|| "wait for the container to read")?;
             match write_some(sink.as_fd(), rest)? {
                 None => return Ok(()),
                 Some(0) => ready.clear_ready(),
@@ -397,12 +354,7 @@ mod tests {
         let phase = watch::Sender::new(Phase::Open);
         let sink = Sink::Fifo { fd, met: false };
         let task = tokio::spawn(output(source, sink, phase.subscribe()));
-        Moving {
-            _dir: dir,
-            path,
-            phase,
-            task,
-        }
+        Moving { _dir: dir, path, phase, task }
     }
 
     fn read_all(path: PathBuf) -> std::thread::JoinHandle<Vec<u8>> {
@@ -450,12 +402,7 @@ mod tests {
         let sink = Arc::new(readiness::register(writer, Interest::WRITABLE).unwrap());
         let close = watch::Sender::new(false);
         let task = tokio::spawn(input(ours, sink, close.subscribe()));
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .write_all(b"typed")
-            .unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(b"typed").unwrap();
         sleep(Duration::from_millis(50)).await;
         assert!(!task.is_finished(), "another client may come");
         close.send_replace(true);

@@ -28,13 +28,8 @@ struct Namespace {
 /// Whether a config gives the container a pid namespace of its own.
 pub(super) fn owns_pids(config: &[u8]) -> Result<bool> {
     let config: Config = serde_json::from_slice(config)?;
-    let namespaces = config
-        .linux
-        .and_then(|linux| linux.namespaces)
-        .unwrap_or_default();
-    Ok(namespaces
-        .iter()
-        .any(|namespace| namespace.kind == "pid" && namespace.path.is_empty()))
+    let namespaces = config.linux.and_then(|linux| linux.namespaces).unwrap_or_default();
+    Ok(namespaces.iter().any(|namespace| namespace.kind == "pid" && namespace.path.is_empty()))
 }
 
 #[cfg(test)]
@@ -44,14 +39,8 @@ mod tests {
     #[test]
     fn only_a_fresh_pid_namespace_dies_with_its_init() {
         for (config, own) in [
-            (
-                r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}"#,
-                true,
-            ),
-            (
-                r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#,
-                false,
-            ),
+            (r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}"#, true),
+            (r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#, false),
             (r#"{"linux":{"namespaces":[{"type":"mount"}]}}"#, false),
             (r#"{"linux":{}}"#, false),
             (r#"{"linux":null}"#, false),

@@ -54,11 +54,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Opens what `wanted` names and makes the pipes for a process without a terminal.
     pub(crate) async fn pipes(wanted: &Wanted, owner: &Owner) -> Result<(Self, [Stdio; 3])> {
-        let mut prepared = Self {
-            outputs: Vec::new(),
-            input: None,
-            logger: None,
-        };
+        let mut prepared = Self { outputs: Vec::new(), input: None, logger: None };
         let mut stdin = Stdio::null();
         if !wanted.stdin.is_empty() {
             let client = fifo::open_both_ends(Path::new(&wanted.stdin))?;
@@ -69,14 +65,8 @@ impl Prepared {
             stdin = reader.into();
         }
         let target = Target::parse(&wanted.stdout)?;
-        if let Target::Binary {
-            path,
-            arguments,
-            must_confirm,
-        } = &target
-        {
-            let (logger, stdout, stderr) =
-                Logger::start(path, arguments, *must_confirm, owner).await?;
+        if let Target::Binary { path, arguments, must_confirm } = &target {
+            let (logger, stdout, stderr) = Logger::start(path, arguments, *must_confirm, owner).await?;
             prepared.logger = Some(logger);
             return Ok((prepared, [stdin, stdout.into(), stderr.into()]));
         }
@@ -91,18 +81,11 @@ impl Prepared {
     /// Opens what `wanted` names for a process with a terminal, which carries both outputs.
     pub(crate) async fn terminal(wanted: &Wanted, owner: &Owner) -> Result<PreparedTerminal> {
         let stdin = Some(&wanted.stdin).filter(|path| !path.is_empty());
-        let stdin = stdin
-            .map(|path| fifo::open_both_ends(Path::new(path)))
-            .transpose()?;
+        let stdin = stdin.map(|path| fifo::open_both_ends(Path::new(path))).transpose()?;
         let mut logger = None;
         let sink = match Target::parse(&wanted.stdout)? {
-            Target::Binary {
-                path,
-                arguments,
-                must_confirm,
-            } => {
-                let (started, stdout, _stderr) =
-                    Logger::start(&path, &arguments, must_confirm, owner).await?;
+            Target::Binary { path, arguments, must_confirm } => {
+                let (started, stdout, _stderr) = Logger::start(&path, &arguments, must_confirm, owner).await?;
                 logger = Some(started);
                 set_nonblocking(&stdout)?;
                 let fd = readiness::register(stdout, Interest::WRITABLE)?;
@@ -110,11 +93,7 @@ impl Prepared {
             }
             target => sink(&target)?,
         };
-        Ok(PreparedTerminal {
-            stdin,
-            sink,
-            logger,
-        })
+        Ok(PreparedTerminal { stdin, sink, logger })
     }
 
     fn output(&mut self, target: &Target, owner: &Owner) -> Result<Stdio> {
@@ -122,9 +101,7 @@ impl Prepared {
             return Ok(Stdio::null());
         }
         if matches!(target, Target::Binary { .. }) {
-            return Err(Error::invalid(
-                "stderr cannot go to a program of its own: name it for stdout",
-            ));
+            return Err(Error::invalid("stderr cannot go to a program of its own: name it for stdout"));
         }
         let sink = sink(target)?;
         let (reader, writer) = fifo::pipe()?;
@@ -161,10 +138,7 @@ impl PreparedTerminal {
     /// Starts to serve the terminal.
     pub(crate) fn serve(self, master: OwnedFd) -> Result<Streams> {
         let mut streams = Streams::new(self.logger);
-        let master = Arc::new(readiness::register(
-            master,
-            Interest::READABLE | Interest::WRITABLE,
-        )?);
+        let master = Arc::new(readiness::register(master, Interest::READABLE | Interest::WRITABLE)?);
         streams.spawn_output(Arc::clone(&master), self.sink);
         if let Some(client) = self.stdin {
             streams.spawn_input(client, Arc::clone(&master));
@@ -193,12 +167,7 @@ fn append_to(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).context(|| format!("make {}", dir.display()))?;
     }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .open(path)
-        .context(step)
+    OpenOptions::new().append(true).create(true).mode(0o644).open(path).context(step)
 }
 
 /// A container's user must be able to open its own /dev/stdout.
@@ -255,9 +224,7 @@ impl Streams {
 
     /// Resizes the terminal; without one there is nothing to resize.
     pub(crate) fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        self.master.as_ref().map_or(Ok(()), |master| {
-            console::resize(master.as_fd(), rows, columns)
-        })
+        self.master.as_ref().map_or(Ok(()), |master| console::resize(master.as_fd(), rows, columns))
     }
 
     /// Tells the streams that their process has ended.
@@ -270,9 +237,7 @@ impl Streams {
     pub(crate) async fn finish(self) -> bool {
         self.phase.send_replace(Phase::Released);
         let mut outputs = self.outputs.subscribe();
-        let drained = timeout(DRAIN_PATIENCE, outputs.wait_for(|&count| count == 0))
-            .await
-            .is_ok();
+        let drained = timeout(DRAIN_PATIENCE, outputs.wait_for(|&count| count == 0)).await.is_ok();
         for task in &self.tasks {
             task.abort();
         }

@@ -60,11 +60,7 @@ pub(crate) struct Directory {
 /// Refuses what cannot be a container's name.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let good = name.bytes().all(plain)
-        && name
-            .bytes()
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let good = name.bytes().all(plain) && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if good && name.len() <= MAX_NAME {
         return Ok(());
     }
@@ -75,11 +71,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 
 impl Layout {
     fn directory(&self, name: &str) -> Directory {
-        Directory {
-            name: name.to_owned(),
-            path: self.root.join(name),
-            run: self.run_root.join(name),
-        }
+        Directory { name: name.to_owned(), path: self.root.join(name), run: self.run_root.join(name) }
     }
 
     /// The directory of the existing container `name`.
@@ -99,9 +91,7 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.context(|| format!("list {}", self.root.display()))?,
         };
-        let names = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok());
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let mut names: Vec<_> = names.filter(|name| check_name(name).is_ok()).collect();
         names.sort();
         Ok(names.iter().map(|name| self.directory(name)).collect())
@@ -109,33 +99,16 @@ impl Layout {
 
     /// Makes the directory of a new container, with its options and derived configuration. It appears whole or not at
     /// all, and only one of those who want the same name gets it.
-    pub(crate) fn create(
-        &self,
-        options: &Options,
-        config: &serde_json::Value,
-    ) -> Result<Directory> {
+    pub(crate) fn create(&self, options: &Options, config: &serde_json::Value) -> Result<Directory> {
         private_dir(&self.root)?;
-        let unfinished = self.root.join(format!(
-            "{UNFINISHED}{}-{}",
-            options.name,
-            std::process::id()
-        ));
+        let unfinished = self.root.join(format!("{UNFINISHED}{}-{}", options.name, std::process::id()));
         let directory = self.directory(&options.name);
         let made = fill(&unfinished, options, config).and_then(|()| {
-            let moved = renameat_with(
-                CWD,
-                &unfinished,
-                CWD,
-                &directory.path,
-                RenameFlags::NOREPLACE,
-            );
+            let moved = renameat_with(CWD, &unfinished, CWD, &directory.path, RenameFlags::NOREPLACE);
             match moved {
                 Err(Errno::EXIST) => Err(Error::new(
                     Kind::AlreadyExists,
-                    format!(
-                        "the name {} is in use: choose another, or remove it with shim rm",
-                        options.name
-                    ),
+                    format!("the name {} is in use: choose another, or remove it with shim rm", options.name),
                 )),
                 other => other.context(|| format!("make {}", directory.path.display())),
             }
@@ -152,27 +125,18 @@ fn fill(path: &Path, options: &Options, config: &serde_json::Value) -> Result<()
     private_dir(&path.join("bundle"))?;
     write_file(&path.join("bundle/config.json"), config)?;
     write_file(&path.join("options.json"), options)?;
-    JsonLog::open(&path.join("log"))
-        .map(drop)
-        .context(|| "make the log")
+    JsonLog::open(&path.join("log")).map(drop).context(|| "make the log")
 }
 
 /// Makes a directory that only its owner may enter, and those above it.
 pub(crate) fn private_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .context(|| format!("make {}", path.display()))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context(|| format!("make {}", path.display()))
 }
 
 impl Directory {
     pub(crate) fn options(&self) -> Result<Options> {
         self.read("options.json")?.ok_or_else(|| {
-            let text = format!(
-                "container {} has no options.json: remove it with shim rm -f",
-                self.name
-            );
+            let text = format!("container {} has no options.json: remove it with shim rm -f", self.name);
             Error::new(Kind::NotFound, text)
         })
     }
@@ -188,9 +152,7 @@ impl Directory {
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let path = self.path.join(name);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .context(|| format!("read {}", path.display())),
+            Ok(text) => serde_json::from_slice(&text).map(Some).context(|| format!("read {}", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context(|| format!("read {}", path.display())),
         }
@@ -247,12 +209,7 @@ impl Directory {
 
     fn open_lock(&self) -> Result<File> {
         let path = self.path.join("lock");
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
+        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
         file.context(|| format!("open {}", path.display()))
     }
 
@@ -280,9 +237,7 @@ impl Directory {
         match flock(&self.open_lock()?, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(false),
             Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(errno) => {
-                Err(errno).context(|| format!("look at the lock of container {}", self.name))
-            }
+            Err(errno) => Err(errno).context(|| format!("look at the lock of container {}", self.name)),
         }
     }
 
@@ -303,11 +258,7 @@ impl Directory {
     pub(crate) fn remove(&self) -> Result<()> {
         let _: io::Result<()> = fs::remove_dir_all(&self.run);
         // Renamed first, so that the name is free and nobody sees half of it.
-        let gone = self.path.with_file_name(format!(
-            "{UNFINISHED}{}-{}-gone",
-            self.name,
-            std::process::id()
-        ));
+        let gone = self.path.with_file_name(format!("{UNFINISHED}{}-{}-gone", self.name, std::process::id()));
         match fs::rename(&self.path, &gone) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.context(|| format!("remove {}", self.path.display()))?,
@@ -341,10 +292,7 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout {
-            root: dir.path().join("c"),
-            run_root: dir.path().join("r"),
-        };
+        let layout = Layout { root: dir.path().join("c"), run_root: dir.path().join("r") };
         (dir, layout)
     }
 
@@ -353,18 +301,7 @@ mod tests {
         for name in ["a", "web-1", "A.b_c", &"x".repeat(64)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in [
-            "",
-            ".",
-            "..",
-            ".hidden",
-            "-x",
-            "a/b",
-            "a b",
-            "ä",
-            "a\n",
-            &"x".repeat(65),
-        ] {
+        for name in ["", ".", "..", ".hidden", "-x", "a/b", "a b", "ä", "a\n", &"x".repeat(65)] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }
@@ -372,18 +309,11 @@ mod tests {
     #[test]
     fn a_name_is_given_once() {
         let (_dir, layout) = layout();
-        let made = layout
-            .create(&options("web"), &serde_json::json!({}))
-            .unwrap();
+        let made = layout.create(&options("web"), &serde_json::json!({})).unwrap();
         assert_eq!(made.options().unwrap().command, ["sh"]);
-        let again = layout
-            .create(&options("web"), &serde_json::json!({}))
-            .unwrap_err();
+        let again = layout.create(&options("web"), &serde_json::json!({})).unwrap_err();
         assert_eq!(again.kind, Kind::AlreadyExists);
-        let names: Vec<_> = fs::read_dir(&layout.root)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(&layout.root).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["web"], "the loser leaves nothing");
         made.remove().unwrap();
         assert!(layout.find("web").is_err());
@@ -393,51 +323,19 @@ mod tests {
     #[test]
     fn status_follows_the_files_and_the_lock() {
         let (_dir, layout) = layout();
-        let made = layout
-            .create(&options("web"), &serde_json::json!({}))
-            .unwrap();
-        assert!(
-            matches!(made.status().unwrap(), Status::Lost),
-            "no monitor, no record"
-        );
+        let made = layout.create(&options("web"), &serde_json::json!({})).unwrap();
+        assert!(matches!(made.status().unwrap(), Status::Lost), "no monitor, no record");
         let lock = made.lock().unwrap().unwrap();
         assert!(matches!(made.status().unwrap(), Status::Starting));
         let own = std::process::id();
-        let state = State {
-            pid: own,
-            start_ticks: start_ticks(own).unwrap(),
-            started: now(),
-        };
+        let state = State { pid: own, start_ticks: start_ticks(own).unwrap(), started: now() };
         made.record("state.json", &state).unwrap();
-        assert!(matches!(
-            made.status().unwrap(),
-            Status::Running { watched: true, .. }
-        ));
+        assert!(matches!(made.status().unwrap(), Status::Running { watched: true, .. }));
         drop(lock);
-        assert!(
-            matches!(
-                made.status().unwrap(),
-                Status::Running { watched: false, .. }
-            ),
-            "the monitor was killed"
-        );
-        made.record(
-            "state.json",
-            &State {
-                start_ticks: 1,
-                ..state.clone()
-            },
-        )
-        .unwrap();
-        assert!(
-            matches!(made.status().unwrap(), Status::Lost),
-            "the pid belongs to somebody else"
-        );
-        made.record("exit.json", &Ended::new(Exit::by_signal(9), "s"))
-            .unwrap();
-        assert!(matches!(
-            made.status().unwrap(),
-            Status::Exited(Ended { code: 137, .. })
-        ));
+        assert!(matches!(made.status().unwrap(), Status::Running { watched: false, .. }), "the monitor was killed");
+        made.record("state.json", &State { start_ticks: 1, ..state.clone() }).unwrap();
+        assert!(matches!(made.status().unwrap(), Status::Lost), "the pid belongs to somebody else");
+        made.record("exit.json", &Ended::new(Exit::by_signal(9), "s")).unwrap();
+        assert!(matches!(made.status().unwrap(), Status::Exited(Ended { code: 137, .. })));
     }
 }

@@ -66,12 +66,7 @@ pub(crate) struct Ended {
 impl Ended {
     pub(crate) fn new(exit: Exit, started: &str) -> Self {
         let finished = time::Rfc3339(exit.at).to_string();
-        Self {
-            code: exit.status,
-            signal: exit.signal,
-            started: started.to_owned(),
-            finished,
-        }
+        Self { code: exit.status, signal: exit.signal, started: started.to_owned(), finished }
     }
 }
 
@@ -85,12 +80,7 @@ pub(super) fn write_file<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// Writes a file, and to the disk.
 pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     // Not truncated before it is written: what was reserved stays ours.
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path);
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path);
     let written = file.and_then(|mut file| {
         file.write_all(bytes)?;
         file.set_len(bytes.len() as u64)?;
@@ -135,16 +125,9 @@ mod tests {
     #[test]
     fn only_the_same_process_is_alive() {
         let pid = std::process::id();
-        let state = State {
-            pid,
-            start_ticks: start_ticks(pid).unwrap(),
-            started: now(),
-        };
+        let state = State { pid, start_ticks: start_ticks(pid).unwrap(), started: now() };
         assert!(open_alive(&state).is_some());
-        let other = State {
-            start_ticks: 1,
-            ..state
-        };
+        let other = State { start_ticks: 1, ..state };
         assert!(open_alive(&other).is_none());
     }
 

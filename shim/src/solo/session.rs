@@ -107,12 +107,7 @@ impl Session {
 
     /// Connects the user's streams to the container's until it ends or the user detaches. Signals that have come since
     /// they were taken are passed on too.
-    pub(crate) fn attach(
-        mut self,
-        signals: &Signals,
-        has_terminal: bool,
-        with_stdin: bool,
-    ) -> Result<Outcome> {
+    pub(crate) fn attach(mut self, signals: &Signals, has_terminal: bool, with_stdin: bool) -> Result<Outcome> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let (mut out, mut err) = (Outlet::to(&stdout)?, Outlet::to(&stderr)?);
         let raw = has_terminal && with_stdin && isatty(&stdin);

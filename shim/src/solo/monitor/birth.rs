@@ -37,24 +37,14 @@ pub(crate) struct Born {
 /// Has the runtime create and start the container. A failure leaves nothing of it.
 pub(super) fn bear(directory: &Directory, options: &Options) -> Result<Born> {
     let listener = listen(directory)?;
-    let log = JsonLog::open(&directory.log())
-        .context(|| format!("open {}", directory.log().display()))?;
+    let log = JsonLog::open(&directory.log()).context(|| format!("open {}", directory.log().display()))?;
     directory.reserve("exit.json")?;
     let streams = create(directory, options)?;
     let started = start(directory, options);
     match started {
-        Ok((state, pidfd)) => Ok(Born {
-            state,
-            pidfd,
-            streams,
-            log,
-            listener,
-        }),
+        Ok((state, pidfd)) => Ok(Born { state, pidfd, streams, log, listener }),
         Err(error) => {
-            let force = directory
-                .runtime(options)
-                .call("delete")
-                .args(["--force", &directory.name]);
+            let force = directory.runtime(options).call("delete").args(["--force", &directory.name]);
             let _: Result<_> = force.run();
             Err(error)
         }
@@ -75,52 +65,28 @@ fn listen(directory: &Directory) -> Result<UnixListener> {
 /// Makes the streams and has the runtime create the container on them.
 fn create(directory: &Directory, options: &Options) -> Result<Streams> {
     let runtime = directory.runtime(options);
-    let call = runtime
-        .call("create")
-        .arg("--bundle")
-        .arg(directory.path.join("bundle"));
+    let call = runtime.call("create").arg("--bundle").arg(directory.path.join("bundle"));
     let call = call.arg("--pid-file").arg(directory.path.join("pid"));
     let judge = |error: Error| judge(&error, options);
     if options.terminal {
         let socket = ConsoleSocket::open(&directory.run)?;
-        call.arg("--console-socket")
-            .arg(socket.path())
-            .arg(&directory.name)
-            .run()
-            .map_err(judge)?;
+        call.arg("--console-socket").arg(socket.path()).arg(&directory.name).run().map_err(judge)?;
         let master = socket.receive()?;
-        let writer = options
-            .stdin
-            .then(|| master.try_clone())
-            .transpose()
-            .context(|| "duplicate the terminal")?;
-        return Ok(Streams {
-            stdin: writer,
-            stdout: Some(master),
-            stderr: None,
-        });
+        let writer = options.stdin.then(|| master.try_clone()).transpose().context(|| "duplicate the terminal")?;
+        return Ok(Streams { stdin: writer, stdout: Some(master), stderr: None });
     }
     let ((stdout, theirs_out), (stderr, theirs_err)) = (pipe()?, pipe()?);
-    let mut streams = Streams {
-        stdin: None,
-        stdout: Some(stdout),
-        stderr: Some(stderr),
-    };
+    let mut streams = Streams { stdin: None, stdout: Some(stdout), stderr: Some(stderr) };
     let mut theirs_in = Stdio::null();
     if options.stdin {
         let (reader, writer) = pipe()?;
         theirs_in = reader.into();
         streams.stdin = Some(writer);
     }
-    for fd in [&streams.stdin, &streams.stdout, &streams.stderr]
-        .into_iter()
-        .flatten()
-    {
+    for fd in [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten() {
         set_nonblocking(fd)?;
     }
-    let call = call
-        .arg(&directory.name)
-        .streams(theirs_in, theirs_out.into(), theirs_err.into());
+    let call = call.arg(&directory.name).streams(theirs_in, theirs_out.into(), theirs_err.into());
     let mut running = call.spawn()?;
     running.wait()?;
     running.finish().map_err(judge)?;
@@ -131,24 +97,12 @@ fn create(directory: &Directory, options: &Options) -> Result<Streams> {
 fn start(directory: &Directory, options: &Options) -> Result<(State, OwnedFd)> {
     let path = directory.path.join("pid");
     let text = fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
-    let pid = text
-        .trim()
-        .parse()
-        .map_err(|_| Error::other(format!("{}: {text:?} is not a pid", path.display())))?;
+    let pid = text.trim().parse().map_err(|_| Error::other(format!("{}: {text:?} is not a pid", path.display())))?;
     let pidfd = reap::open(pid)?;
-    let ticks = start_ticks(pid)
-        .ok_or_else(|| Error::other("the container ended before it was started"))?;
-    let state = State {
-        pid,
-        start_ticks: ticks,
-        started: now(),
-    };
+    let ticks = start_ticks(pid).ok_or_else(|| Error::other("the container ended before it was started"))?;
+    let state = State { pid, start_ticks: ticks, started: now() };
     directory.record("state.json", &state)?;
-    let started = directory
-        .runtime(options)
-        .call("start")
-        .arg(&directory.name)
-        .run();
+    let started = directory.runtime(options).call("start").arg(&directory.name).run();
     started.map_err(|error| judge(&error, options))?;
     // Until now a former run's end was the latest news.
     directory.forget("exit.json")?;

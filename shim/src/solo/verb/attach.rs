@@ -19,11 +19,5 @@ pub(crate) fn attach(layout: &Layout, name: &str) -> Result<u8> {
         Status::Exited(_) | Status::Lost => return Err(not_running(name)),
     }
     let session = Session::connect(&directory, true)?.ok_or_else(|| not_running(name))?;
-    run::follow(
-        &directory,
-        session,
-        &Signals::take()?,
-        options.terminal,
-        options.stdin,
-    )
+    run::follow(&directory, session, &Signals::take()?, options.terminal, options.stdin)
 }

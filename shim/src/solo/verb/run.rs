@@ -22,16 +22,13 @@ use crate::solo::{say, signal, terminal};
 /// Runs a container. Returns the exit code: the container's, or 0 once it runs detached.
 pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
     if run.tty && run.interactive && !run.detach && !isatty(io::stdin()) {
-        return Err(Error::invalid(
-            "the input device is not a TTY: leave out -t, or -i, or use -d",
-        ));
+        return Err(Error::invalid("the input device is not a TTY: leave out -t, or -i, or use -d"));
     }
     // A signal that comes while the container is being made is for the container, as any later one.
     let signals = (!run.detach).then(Signals::take).transpose()?;
     let directory = make(layout, global, run)?;
     // Nothing of a container that never ran is kept.
-    let session = launch(&directory, !run.detach)
-        .and_then(|mut session| session.await_start().map(|()| session));
+    let session = launch(&directory, !run.detach).and_then(|mut session| session.await_start().map(|()| session));
     let session = session.inspect_err(|_| {
         let _: Result<()> = directory.remove();
     })?;
@@ -65,8 +62,7 @@ pub(crate) fn follow(
 fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
     let name = run.name.clone().map_or_else(random_name, Ok)?;
     check_name(&name)?;
-    let bundle = std::path::absolute(&run.bundle)
-        .context(|| format!("find the bundle {}", run.bundle.display()))?;
+    let bundle = std::path::absolute(&run.bundle).context(|| format!("find the bundle {}", run.bundle.display()))?;
     let path = bundle.join("config.json");
     let text = fs::read(&path).context(|| format!("read {}", path.display()))?;
     let mut derived = derive(&text, &bundle, run.tty)?;
@@ -86,11 +82,7 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
         stop_signal: derived.stop_signal,
         owns_pids: derived.owns_pids,
         runtime: runtime::locate(global.runtime.as_deref())?,
-        runtime_root: global
-            .runtime_root
-            .as_ref()
-            .map(std::path::absolute)
-            .transpose()?,
+        runtime_root: global.runtime_root.as_ref().map(std::path::absolute).transpose()?,
         systemd_cgroup: global.systemd_cgroup,
     };
     layout.create(&options, &derived.config)
@@ -99,13 +91,7 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
 fn check_root(config: &serde_json::Value) -> Result<()> {
     let path = config["root"]["path"].as_str().unwrap_or_default();
     let found = fs::metadata(Path::new(path)).context(|| format!("root file system {path}"))?;
-    if found.is_dir() {
-        Ok(())
-    } else {
-        Err(Error::invalid(format!(
-            "root file system {path}: Not a directory"
-        )))
-    }
+    if found.is_dir() { Ok(()) } else { Err(Error::invalid(format!("root file system {path}: Not a directory"))) }
 }
 
 /// Twelve hexadecimal digits.

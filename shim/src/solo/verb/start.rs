@@ -18,9 +18,7 @@ pub(crate) fn start(layout: &Layout, start: &Start) -> Result<u8> {
         return one(layout, name, attach, start.interactive);
     }
     if attach {
-        return Err(Error::invalid(
-            "you cannot start and attach several containers at once",
-        ));
+        return Err(Error::invalid("you cannot start and attach several containers at once"));
     }
     let mut code = 0;
     for name in &start.names {
@@ -38,18 +36,11 @@ fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
     match directory.status()? {
         Status::Running { watched: false, .. } => return Err(unwatched(name)),
         Status::Running { .. } | Status::Starting => {
-            return Err(Error::new(
-                Kind::FailedPrecondition,
-                format!("container {name} is running already"),
-            ));
+            return Err(Error::new(Kind::FailedPrecondition, format!("container {name} is running already")));
         }
         // The runtime may still know a container whose monitor was killed before it could clean up.
         Status::Lost => {
-            let _: Result<_> = directory
-                .runtime(&options)
-                .call("delete")
-                .args(["--force", name])
-                .run();
+            let _: Result<_> = directory.runtime(&options).call("delete").args(["--force", name]).run();
         }
         Status::Exited(_) => {}
     }
@@ -60,11 +51,5 @@ fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
         say(name);
         return Ok(0);
     };
-    run::follow(
-        &directory,
-        session,
-        &signals,
-        options.terminal,
-        stdin && options.stdin,
-    )
+    run::follow(&directory, session, &signals, options.terminal, stdin && options.stdin)
 }
