@@ -61,16 +61,17 @@ impl Session {
         self.stream.write_all(&bytes).context(|| "talk to the container's monitor")
     }
 
-    /// Waits until the container runs. Output that comes with the news stays for [`Session::attach`].
-    pub(crate) fn await_start(&mut self) -> Result<()> {
+    /// Waits until the container runs, or returns why it never will. Output that comes with the news stays for
+    /// [`Session::attach`]. An error means that the monitor died.
+    pub(crate) fn await_start(&mut self) -> Result<Option<Error>> {
         loop {
             if let Some((frame, length)) = frames::first(&self.received)? {
                 return match frame.kind {
                     Type::Started => {
                         self.received.drain(..length);
-                        Ok(())
+                        Ok(None)
                     }
-                    Type::Failed => Err(frames::failure(frame.payload)),
+                    Type::Failed => Ok(Some(frames::failure(frame.payload))),
                     _ => Err(nonsense()),
                 };
             }

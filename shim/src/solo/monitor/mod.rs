@@ -6,6 +6,7 @@
 
 mod birth;
 mod client;
+mod door;
 mod serve;
 
 use std::ffi::OsString;

@@ -1,7 +1,6 @@
 //! The monitor's event loop.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as NixSignal};
@@ -13,6 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Newborn;
 use super::client::{Client, Request};
+use super::door::Door;
 use crate::error::{Context, Result};
 use crate::io::console;
 use crate::io::jsonlog::{JsonLog, Stream};
@@ -33,7 +33,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Names of what the event loop watches; clients come after.
 const SIGNALS: u64 = 0;
-const LISTENER: u64 = 1;
+pub(super) const LISTENER: u64 = 1;
 const INIT: u64 = 2;
 const STDIN: u64 = 3;
 const STDOUT: u64 = 4;
@@ -45,7 +45,7 @@ const FIRST_CLIENT: u64 = 6;
 pub(super) struct Monitor {
     epoll: OwnedFd,
     signals: SignalFd,
-    listener: UnixListener,
+    door: Door,
     pidfd: OwnedFd,
     pid: u32,
     name: String,
@@ -75,9 +75,9 @@ impl Monitor {
         set.thread_block().context(|| "block signals")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         let mut monitor = Self {
+            door: Door::new(born.listener, &epoll)?,
             epoll,
             signals: signals.context(|| "make a signal descriptor")?,
-            listener: born.listener,
             pidfd: born.pidfd,
             pid: born.state.pid,
             name: directory.name.clone(),
@@ -97,7 +97,6 @@ impl Monitor {
             epoll::add(&monitor.epoll, fd, data, flags).context(|| "watch a descriptor")
         };
         watch(monitor.signals.as_fd(), SIGNALS, EventFlags::IN)?;
-        watch(monitor.listener.as_fd(), LISTENER, EventFlags::IN)?;
         watch(monitor.pidfd.as_fd(), INIT, EventFlags::IN)?;
         for (token, output) in [(STDOUT, &monitor.outputs[0]), (STDERR, &monitor.outputs[1])] {
             if let Some(output) = output {
@@ -142,8 +141,9 @@ impl Monitor {
     }
 
     /// Waits for events. `None` means that the deadline has passed.
-    fn wait(&self, deadline: Option<Instant>) -> Result<Option<Vec<(u64, EventFlags)>>> {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<Vec<(u64, EventFlags)>>> {
+        let first = deadline.into_iter().chain(self.door.retry()).min();
+        let left = first.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
         let mut events = [empty; 16];
@@ -151,7 +151,9 @@ impl Monitor {
             Err(Errno::INTR) => return Ok(Some(Vec::new())),
             other => other.context(|| "wait for events")?,
         };
-        if count == 0 && deadline.is_some() {
+        if self.door.retry().is_some_and(|retry| retry <= Instant::now()) {
+            self.door.open(&self.epoll);
+        } else if count == 0 && deadline.is_some() {
             return Ok(None);
         }
         Ok(Some(events[..count].iter().map(|event| (event.data.u64(), event.flags)).collect()))
@@ -165,11 +167,14 @@ impl Monitor {
                 reap::sweep(|pid| pid == self.pid);
                 Ok(())
             }
-            LISTENER => match self.listener.accept() {
-                Ok((stream, _)) => Client::new(stream, false).and_then(|client| self.admit(client)),
-                // Gone again, or no descriptor is free: the next one may fare better.
-                Err(_) => Ok(()),
-            },
+            LISTENER => {
+                let present = self.clients.iter().flatten().count();
+                if let Some(stream) = self.door.accept(&self.epoll, present) {
+                    // One that cannot be served is turned away; the container goes on.
+                    let _: Result<()> = Client::new(stream, false).and_then(|client| self.admit(client));
+                }
+                Ok(())
+            }
             STDIN => {
                 self.write_input()?;
                 // Requests that had to wait for room have come already: no event will tell.
@@ -271,6 +276,7 @@ impl Monitor {
             // As with a shell's pipe, a program that reads from whoever ran it ends with it.
             let _: Result<()> = self.end_input();
         }
+        self.door.open(&self.epoll);
         self.adjust();
     }
 
@@ -399,8 +405,18 @@ impl Monitor {
         Ok(())
     }
 
+    /// Stops watching everything but clients: what nobody answers would keep the loop spinning.
+    fn turn_away(&mut self) {
+        self.door.close(&self.epoll);
+        let _: rustix::io::Result<()> = epoll::delete(&self.epoll, &self.signals);
+        for index in 0..self.outputs.len() {
+            self.close_output(index);
+        }
+    }
+
     /// Tells every client how the container ended, once it has read what came before.
     pub(super) fn take_leave(&mut self, ended: &[u8]) -> Result<()> {
+        self.turn_away();
         for slot in 0..self.clients.len() {
             if let Some(client) = &mut self.clients[slot] {
                 client.tell(Type::Exited, ended);

@@ -1,5 +1,11 @@
 //! `shim rm`: removes a container.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde_json::Value;
+
 use crate::error::{Error, Kind, Result};
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::say;
@@ -36,5 +42,40 @@ pub(crate) fn forget_in_runtime(directory: &Directory) -> Result<()> {
     let Ok(options) = directory.options() else {
         return Ok(());
     };
-    directory.runtime(&options).call("delete").args(["--force", &directory.name]).run().map(drop)
+    let runtime = directory.runtime(&options);
+    // The runtime may have refused the name because it has a container of somebody else's under it.
+    let state = runtime.call("state").arg(&directory.name).run();
+    if state.is_ok_and(|state| is_foreign(&state, &directory.path.join("bundle"))) {
+        return Ok(());
+    }
+    runtime.call("delete").args(["--force", &directory.name]).run().map(drop)
+}
+
+/// Whether a runtime's `state` tells of a container from another bundle than `ours`.
+fn is_foreign(state: &[u8], ours: &Path) -> bool {
+    let state: Value = serde_json::from_slice(state).unwrap_or_default();
+    let Some(bundle) = state["bundle"].as_str().filter(|bundle| !bundle.is_empty()).map(Path::new) else {
+        return false;
+    };
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    bundle != ours && identity(bundle).is_none_or(|theirs| Some(theirs) != identity(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_container_from_our_bundle_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bundle, link) = (dir.path().join("bundle"), dir.path().join("link"));
+        fs::create_dir(&bundle).unwrap();
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        let state = |path: &Path| serde_json::json!({"id": "x", "bundle": path}).to_string().into_bytes();
+        assert!(!is_foreign(&state(&bundle), &bundle));
+        assert!(!is_foreign(&state(&link.join("bundle")), &bundle), "the same by another path");
+        assert!(!is_foreign(b"no state", &bundle));
+        assert!(is_foreign(&state(dir.path()), &bundle));
+        assert!(is_foreign(&state(Path::new("/gone")), &bundle));
+    }
 }

@@ -27,10 +27,11 @@ pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
     // A signal that comes while the container is being made is for the container, as any later one.
     let signals = (!run.detach).then(Signals::take).transpose()?;
     let directory = make(layout, global, run)?;
-    // Nothing of a container that never ran is kept.
-    let session = launch(&directory, !run.detach).and_then(|mut session| session.await_start().map(|()| session));
-    let session = session.inspect_err(|_| {
-        let _: Result<()> = directory.remove();
+    let session = launch(&directory, !run.detach).inspect_err(|failed| {
+        // Nothing of a container that never ran is kept, unless the runtime still has it: it must stay in sight.
+        if failed.clean {
+            let _: Result<()> = directory.remove();
+        }
     })?;
     let Some(signals) = signals else {
         say(&directory.name);

@@ -9,7 +9,7 @@ use crate::solo::frames::start_failure_code;
 use crate::solo::launch::launch;
 use crate::solo::relay::Signals;
 use crate::solo::say;
-use crate::solo::verb::{run, unwatched};
+use crate::solo::verb::{rm, run, unwatched};
 
 /// Starts containers. Returns the exit code.
 pub(crate) fn start(layout: &Layout, start: &Start) -> Result<u8> {
@@ -40,13 +40,12 @@ fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
         }
         // The runtime may still know a container whose monitor was killed before it could clean up.
         Status::Lost => {
-            let _: Result<_> = directory.runtime(&options).call("delete").args(["--force", name]).run();
+            let _: Result<()> = rm::forget_in_runtime(&directory);
         }
         Status::Exited(_) => {}
     }
     let signals = attach.then(Signals::take).transpose()?;
-    let mut session = launch(&directory, attach)?;
-    session.await_start()?;
+    let session = launch(&directory, attach)?;
     let Some(signals) = signals else {
         say(name);
         return Ok(0);
