@@ -185,7 +185,7 @@ impl Registry {
         let mut attempt = 0;
         loop {
             let error = match self.try_schemes(method, path, headers) {
-                Ok(response) => match self.judge(path, response)? {
+                Ok(response) => match judge(path, response)? {
                     Judgement::Good(response) => return Ok(response),
                     Judgement::Busy(error, asked) => {
                         attempt += 1;
@@ -324,46 +324,47 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner) = Some(header);
         Ok(())
     }
-
-    fn judge(&self, path: &str, mut response: Response<Body>) -> Result<Judgement> {
-        let status = response.status().as_u16();
-        if matches!(status, 200 | 206) {
-            return Ok(Judgement::Good(response));
-        }
-        let complaint = complaint(&mut response);
-        // "manifests/TAG" and "blobs/DIGEST" are what the protocol calls them.
-        let what = path.replacen("s/", " ", 1);
-        let text = match status {
-            401 => format!("{what}: not authorized{complaint}"),
-            403 => format!("{what}: access denied{complaint}"),
-            404 => {
-                return Err(Error::missing(format!(
-                    "{what}: not found in the registry{complaint}"
-                )));
-            }
-            429 => {
-                format!("{what}: the registry limits the rate of requests (status 429){complaint}")
-            }
-            _ => format!("{what}: status {status}{complaint}"),
-        };
-        if matches!(status, 408 | 429 | 500 | 502 | 503 | 504) {
-            let after = response
-                .headers()
-                .get("retry-after")
-                .and_then(|v| v.to_str().ok());
-            let asked = after
-                .and_then(|text| text.parse().ok())
-                .map(Duration::from_secs);
-            return Ok(Judgement::Busy(Error::transient(text), asked));
-        }
-        Err(Error::other(text))
-    }
 }
 
 enum Judgement {
     Good(Response<Body>),
     /// May pass, perhaps after the time that the server asked for.
     Busy(Error, Option<Duration>),
+}
+
+/// Whether a response is what was asked for, may be had later, or never.
+fn judge(path: &str, mut response: Response<Body>) -> Result<Judgement> {
+    let status = response.status().as_u16();
+    if matches!(status, 200 | 206) {
+        return Ok(Judgement::Good(response));
+    }
+    let complaint = complaint(&mut response);
+    // "manifests/TAG" and "blobs/DIGEST" are what the protocol calls them.
+    let what = path.replacen("s/", " ", 1);
+    let text = match status {
+        401 => format!("{what}: not authorized{complaint}"),
+        403 => format!("{what}: access denied{complaint}"),
+        404 => {
+            return Err(Error::missing(format!(
+                "{what}: not found in the registry{complaint}"
+            )));
+        }
+        429 => {
+            format!("{what}: the registry limits the rate of requests (status 429){complaint}")
+        }
+        _ => format!("{what}: status {status}{complaint}"),
+    };
+    if matches!(status, 408 | 429 | 500 | 502 | 503 | 504) {
+        let after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|v| v.to_str().ok());
+        let asked = after
+            .and_then(|text| text.parse().ok())
+            .map(Duration::from_secs);
+        return Ok(Judgement::Busy(Error::transient(text), asked));
+    }
+    Err(Error::other(text))
 }
 
 /// What the registry says about its refusal, in the form of the distribution specification.
