@@ -231,7 +231,7 @@ impl Unpacking<'_> {
                         Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Malformed) => {
                             partial.discard();
                         }
-                        Err(_) => {} // a later pull goes on from here
+                        Err(_) => partial.keep(),
                     }
                     (result, had_some)
                 }
@@ -273,6 +273,8 @@ impl Unpacking<'_> {
             Err(e) => {
                 if e.kind() == Kind::Damaged {
                     partial.discard();
+                } else {
+                    partial.keep();
                 }
                 Err(e)
             }

@@ -185,6 +185,13 @@ impl Partial {
         sync_parent(&self.target)
     }
 
+    /// Leaves what came so far to a later download; nothing at all is not worth a file.
+    pub(crate) fn keep(self) {
+        if self.file.metadata().is_ok_and(|meta| meta.len() == 0) {
+            self.discard();
+        }
+    }
+
     /// Throws away what turned out to be wrong.
     pub(crate) fn discard(self) {
         let _ = fs::remove_file(&self.path);
