@@ -54,10 +54,17 @@ impl Containerd {
         self.service.take().expect("a running daemon").crash();
     }
 
+    /// The runtime to ask for: ours, or the stock shim, by which the tests themselves are proven.
+    pub fn runtime() -> String {
+        std::env::var("TARE_TEST_SHIM").unwrap_or_else(|_| "io.containerd.tare.v2".to_owned())
+    }
+
     /// `ctr` with these arguments.
     pub fn ctr_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.dir.join("sock")).args(args).env("TARE_TEST", &self.id).stdin(Stdio::null());
+        command.arg("--address").arg(self.dir.join("sock"));
+        // Containers of the same name in other tests are in other namespaces.
+        command.args(["--namespace", &self.id]).args(args).env("TARE_TEST", &self.id).stdin(Stdio::null());
         command
     }
 

@@ -120,7 +120,6 @@ fn the_whole_life_of_a_detached_container() {
     docker.docker(&["pause", "web"]).ok();
     assert_eq!(inspect("{{.State.Status}}"), "paused");
     docker.docker(&["unpause", "web"]).ok();
-    docker.docker(&["update", "--memory", "64m", "--memory-swap", "128m", "web"]).ok();
     docker.docker(&["stop", "-t", "5", "web"]).ok();
     assert_eq!(inspect("{{.State.Status}} {{.State.ExitCode}}"), "exited 0");
     let logs = docker.docker(&["logs", "web"]).ok().stdout;

@@ -96,7 +96,8 @@ fn the_same_image_through_containerd() {
     let (_registry, reference) = registry!(&place);
     let containerd = Containerd::start(&place.id, &place.dir);
     containerd.ctr(&["images", "pull", "--plain-http", &reference]).ok();
-    let runtime = ["--runtime", "io.containerd.tare.v2"];
+    let shim = Containerd::runtime();
+    let runtime = ["--runtime", shim.as_str()];
     let mut args = vec!["run", "--rm"];
     args.extend(runtime);
     args.extend([reference.as_str(), "once", "python3", "-c", "print(6 * 7)"]);
@@ -109,7 +110,7 @@ fn the_same_image_through_containerd() {
     assert!(out.stdout.contains("python3-minimal"));
     containerd.ctr(&["tasks", "kill", "-s", "KILL", "web"]).ok();
     let deleted = wait::until(Duration::from_millis(50), LIMIT, || {
-        (containerd.ctr(&["tasks", "delete", "web"]).code == 137).then_some(())
+        (containerd.ctr(&["tasks", "delete", "web"]).code == 0).then_some(())
     });
     assert!(deleted.is_some());
     containerd.ctr(&["containers", "delete", "web"]).ok();
