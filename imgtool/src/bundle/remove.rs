@@ -38,7 +38,9 @@ pub(crate) fn remove(directory: &Path) -> Result<Vec<PathBuf>> {
         )));
     }
     let store = Store::at(&record.store)?;
-    undo(&store, &directory, true)
+    let left = undo(&store, &directory, true)?;
+    store.settle()?;
+    Ok(left)
 }
 
 /// Undoes what was made so far. A directory that was there before (`made` false) stays, empty.

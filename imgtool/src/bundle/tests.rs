@@ -411,6 +411,50 @@ fn layers_of_a_bundle_outlive_the_images_name() {
 }
 
 #[test]
+fn a_layer_of_an_earlier_boot_counts_only_if_it_was_synced() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
+    let layer = fs::read_dir(place.store.path("layers/sha256"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let record = || -> Value {
+        serde_json::from_slice(&fs::read(layer.join("layer.json")).unwrap()).unwrap()
+    };
+    let change = |key: &str, value: Value| {
+        let mut changed = record();
+        changed[key] = value;
+        fs::write(layer.join("layer.json"), changed.to_string()).unwrap();
+    };
+    // Power was lost: the files are not what was written.
+    fs::write(layer.join("diff/etc/passwd"), "torn").unwrap();
+    change("boot", json!("another"));
+    let bundle = place.bundle("b", &Options::default()).unwrap();
+    assert!(
+        fs::read_to_string(bundle.join("rootfs/etc/passwd"))
+            .unwrap()
+            .starts_with("root:")
+    );
+    assert_ne!(record()["boot"], "another");
+    // Old enough to be on disk: removing the bundle syncs what is left and notes it.
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
+    fs::File::options()
+        .write(true)
+        .open(layer.join("layer.json"))
+        .unwrap()
+        .set_modified(long_ago)
+        .unwrap();
+    remove(&bundle).unwrap();
+    assert_eq!(record()["synced"], true);
+    change("boot", json!("another"));
+    fs::write(layer.join("diff/marker"), "").unwrap();
+    let bundle = place.bundle("c", &Options::default()).unwrap();
+    assert!(bundle.join("rootfs/marker").exists(), "not unpacked again");
+    remove(&bundle).unwrap();
+}
+
+#[test]
 fn what_fails_leaves_nothing_behind() {
     let place = Place::new(&[r#"CMD ["sh"]"#, "USER nobody-of-this-name"], |_| {});
     let error = place

@@ -197,16 +197,36 @@ impl Store {
         })
     }
 
-    /// Marks layers that have been on disk for a while as durable.
-    pub(crate) fn settle(&self, layers: &[Layer]) -> Result<()> {
-        let old = |layer: &&Layer| {
-            let age = fs::metadata(layer.directory.join("layer.json"))
-                .and_then(|m| m.modified())
-                .ok()
-                .and_then(|t| t.elapsed().ok());
-            !layer.record.synced && age.is_some_and(|age| age > SETTLED)
-        };
-        let unsynced: Vec<&Layer> = layers.iter().filter(old).collect();
+    /// Marks the layers that have been there for a while as durable. Called where nobody waits for the answer: syncing
+    /// may take a second when the machine is busy writing.
+    pub(crate) fn settle(&self) -> Result<()> {
+        if !self.path("locks").exists() {
+            return Ok(()); // the store is gone, and its layers with it
+        }
+        let _hold = self.hold()?;
+        let mut unsynced = Vec::new();
+        for algorithm in crate::digest::Algorithm::ALL {
+            let directory = self.path("layers").join(algorithm.name());
+            let Some(list) = if_there(fs::read_dir(&directory).map_err(Error::from))? else {
+                continue;
+            };
+            for entry in list {
+                let name = entry?.file_name();
+                let key = format!("{}:{}", algorithm.name(), name.to_string_lossy());
+                let Ok(key) = key.parse::<Digest>() else {
+                    continue;
+                };
+                let Some(layer) = self.layer_by_key(&key)? else {
+                    continue;
+                };
+                let written =
+                    fs::metadata(layer.directory.join("layer.json")).and_then(|m| m.modified());
+                let age = written.ok().and_then(|time| time.elapsed().ok());
+                if !layer.record.synced && age.is_some_and(|age| age > SETTLED) {
+                    unsynced.push(layer);
+                }
+            }
+        }
         if unsynced.is_empty() {
             return Ok(());
         }

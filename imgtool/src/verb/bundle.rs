@@ -26,7 +26,6 @@ pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
         progress: &progress,
     };
     let (image, layers) = find(&pull, args).at(&args.image)?;
-    store.settle(&layers)?;
     let directory = make(
         store,
         &image,

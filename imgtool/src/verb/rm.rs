@@ -17,6 +17,7 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
         )));
     }
     store.create()?;
+    store.settle()?;
     let mut failed = None;
     for name in &args.images {
         if let Err(e) = remove(store, name, args.force) {
