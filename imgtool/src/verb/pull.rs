@@ -22,7 +22,6 @@ pub(crate) fn run(store: &Store, args: &PullArgs) -> Result<()> {
         parallel: args.layers.parallel.into(),
         progress: &progress,
     };
-    let (image, layers) = pull.run(&args.reference).at(&args.reference)?;
-    store.settle(&layers)?;
+    let (image, _) = pull.run(&args.reference).at(&args.reference)?;
     print(args.reference.with_digest(&image.descriptor.digest))
 }
