@@ -82,10 +82,10 @@ pub(crate) fn bench(options: &Options) {
             scope
                 .spawn(|| {
                     if *mode == "v2" {
-                        cgroups::enter_v2()
+                        cgroups::enter_v2();
                     } else {
-                        cgroups::enter_v1()
-                    };
+                        cgroups::enter_v1();
+                    }
                     measure(&contenders, options.rounds)
                 })
                 .join()

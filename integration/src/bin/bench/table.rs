@@ -17,7 +17,7 @@ impl Samples {
         let mut all = self.0.get(&(step, who.to_owned()))?.clone();
         all.sort_by(f64::total_cmp);
         let middle = all.len() / 2;
-        let pair = all.len().is_multiple_of(2).then(|| (all[middle - 1] + all[middle]) / 2.0);
+        let pair = all.len().is_multiple_of(2).then(|| f64::midpoint(all[middle - 1], all[middle]));
         Some(pair.unwrap_or_else(|| all[middle]))
     }
 
@@ -25,11 +25,8 @@ impl Samples {
     pub(crate) fn print(&self, steps: &[&'static str], who: &[String]) {
         let ours = &who[0];
         let mut head = format!("| ms | {} |", who.join(" | "));
-        let mut line = "|---|".to_owned() + &"---:|".repeat(who.len());
-        for other in &who[1..] {
-            head += &format!(" {ours} / {other} |");
-            line += "---:|";
-        }
+        head.extend(who[1..].iter().map(|other| format!(" {ours} / {other} |")));
+        let line = "|---|".to_owned() + &"---:|".repeat(2 * who.len() - 1);
         println!("{head}\n{line}");
         for step in steps {
             let mut row = format!("| {step} |");
