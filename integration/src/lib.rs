@@ -27,6 +27,7 @@ pub mod command;
 pub mod console;
 pub mod leak;
 pub mod peer;
+pub mod place;
 pub mod programs;
 pub mod report;
 pub mod spec;

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     };
     let mut left = leak::find(&word);
     leak::remove(&word);
-    for parent in ["/tmp", "/run", "/var/lib", "/var/tmp"] {
+    for parent in ["/tmp", "/run", "/run/containerd/tare", "/run/containerd/runc", "/var/lib", "/var/tmp"] {
         let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
         for path in entries.map(|e| e.path()) {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

@@ -90,5 +90,9 @@ impl Drop for Containerd {
         // The shims outlive the daemon by design.
         drop(self.service.take());
         super::end_all(&self.id);
+        // Shims give the runtime a state directory per namespace here, wherever containerd itself has its state.
+        for shim in ["tare", "runc"] {
+            let _ = std::fs::remove_dir(Path::new("/run/containerd").join(shim).join(&self.id));
+        }
     }
 }

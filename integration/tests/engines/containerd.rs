@@ -7,7 +7,7 @@ use integration::console::Pty;
 use integration::peer::containerd::Containerd;
 use integration::wait;
 
-use crate::Place;
+use integration::place::Place;
 
 const IMAGE: &str = "docker.io/library/small:1";
 

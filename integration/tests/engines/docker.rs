@@ -4,7 +4,7 @@ use integration::peer::dockerd::Dockerd;
 use integration::programs::Runtime;
 use integration::spec::bits;
 
-use crate::Place;
+use integration::place::Place;
 
 fn docker(place: &Place) -> Dockerd {
     place.small_image();
