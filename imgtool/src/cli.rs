@@ -21,12 +21,7 @@ use crate::archive::LayerCompression;
 
 /// Pull, keep and run container images: from a registry to a bundle for any OCI runtime, without a daemon.
 #[derive(Debug, Parser)]
-#[command(
-    name = "imgtool",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true
-)]
+#[command(name = "imgtool", version, max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// The image store [default: /var/lib/tare/images, or $XDG_DATA_HOME/tare/images for users]
     #[arg(long, global = true, value_name = "STORE")]
@@ -105,8 +100,7 @@ pub(crate) struct LayerArgs {
 
 impl LayerArgs {
     pub(crate) fn limits(&self) -> Limits {
-        self.max_layer_size
-            .map_or_else(Limits::default, Limits::of_size)
+        self.max_layer_size.map_or_else(Limits::default, Limits::of_size)
     }
 
     pub(crate) fn platform(&self) -> Platform {
@@ -310,13 +304,8 @@ mod tests {
 
     #[test]
     fn what_follows_two_dashes_is_the_command() {
-        let cli = Cli::try_parse_from([
-            "imgtool", "bundle", "x", "-e", "A=b", "--", "sh", "-c", "exit 1",
-        ])
-        .unwrap();
-        let Verb::Bundle(args) = cli.verb else {
-            panic!("bundle")
-        };
+        let cli = Cli::try_parse_from(["imgtool", "bundle", "x", "-e", "A=b", "--", "sh", "-c", "exit 1"]).unwrap();
+        let Verb::Bundle(args) = cli.verb else { panic!("bundle") };
         assert_eq!((args.command.len(), args.directory), (3, None));
         assert!(Cli::try_parse_from(["imgtool", "bundle", "x", "dir", "sh"]).is_err());
         assert!(Cli::try_parse_from(["imgtool", "pull", "BAD/../x"]).is_err());

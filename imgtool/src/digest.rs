@@ -91,30 +91,17 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (name, hex) = text
-            .split_once(':')
-            .ok_or_else(|| Error::malformed(format!("digest {text:?}: want ALGORITHM:HEX")))?;
-        let algorithm = Algorithm::ALL
-            .into_iter()
-            .find(|a| a.name() == name)
-            .ok_or_else(|| {
-                Error::malformed(format!(
-                    "digest {text:?}: unsupported algorithm (sha256 and sha512 are known)"
-                ))
-            })?;
-        let is_hex = hex
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let (name, hex) =
+            text.split_once(':').ok_or_else(|| Error::malformed(format!("digest {text:?}: want ALGORITHM:HEX")))?;
+        let algorithm = Algorithm::ALL.into_iter().find(|a| a.name() == name).ok_or_else(|| {
+            Error::malformed(format!("digest {text:?}: unsupported algorithm (sha256 and sha512 are known)"))
+        })?;
+        let is_hex = hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if hex.len() != algorithm.hex_len() || !is_hex {
             let want = algorithm.hex_len();
-            return Err(Error::malformed(format!(
-                "digest {text:?}: want {want} lower-case hex digits"
-            )));
+            return Err(Error::malformed(format!("digest {text:?}: want {want} lower-case hex digits")));
         }
-        Ok(Self {
-            algorithm,
-            hex: hex.to_owned(),
-        })
+        Ok(Self { algorithm, hex: hex.to_owned() })
     }
 }
 
@@ -126,9 +113,7 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -155,13 +140,8 @@ impl Hasher {
     pub(crate) fn finish(self) -> Digest {
         let digest = self.context.finish();
         let nibbles = digest.as_ref().iter().flat_map(|b| [b >> 4, b & 15]);
-        let hex = nibbles
-            .map(|n| char::from(b"0123456789abcdef"[usize::from(n)]))
-            .collect();
-        Digest {
-            algorithm: self.algorithm,
-            hex,
-        }
+        let hex = nibbles.map(|n| char::from(b"0123456789abcdef"[usize::from(n)])).collect();
+        Digest { algorithm: self.algorithm, hex }
     }
 }
 
@@ -195,10 +175,6 @@ mod tests {
         );
         let mut h = Hasher::new(Algorithm::Sha512);
         h.update(b"abc");
-        assert!(
-            h.finish()
-                .hex()
-                .starts_with("ddaf35a193617abacc417349ae204131")
-        );
+        assert!(h.finish().hex().starts_with("ddaf35a193617abacc417349ae204131"));
     }
 }

@@ -28,10 +28,7 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self {
-            kind,
-            text: one_line(text.into()),
-        }
+        Self { kind, text: one_line(text.into()) }
     }
 
     pub(crate) fn other(text: impl Into<String>) -> Self {
@@ -69,9 +66,7 @@ impl Error {
 /// Text from images and registries ends up in errors: control characters in it must not reach a terminal.
 fn one_line(text: String) -> String {
     if text.chars().any(char::is_control) {
-        text.chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect()
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     } else {
         text
     }
@@ -88,10 +83,7 @@ impl std::error::Error for Error {}
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         // Readers can only fail with io::Error: ours travel inside one.
-        if let Some(ours) = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<Self>())
-        {
+        if let Some(ours) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
             return ours.clone();
         }
         let text = error.to_string();

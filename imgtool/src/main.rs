@@ -43,11 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
-    let root = match cli
-        .root
-        .clone()
-        .map_or_else(layout::Store::default_root, Ok)
-    {
+    let root = match cli.root.clone().map_or_else(layout::Store::default_root, Ok) {
         Ok(root) => root,
         Err(e) => return ("--root", Err(e)),
     };

@@ -16,28 +16,16 @@ pub(crate) struct Platform {
     pub(crate) os: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) variant: Option<String>,
-    #[serde(
-        default,
-        rename = "os.version",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub(crate) os_version: Option<String>,
-    #[serde(
-        default,
-        rename = "os.features",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "os.features", skip_serializing_if = "Option::is_none")]
     pub(crate) os_features: Option<Vec<String>>,
 }
 
 impl Platform {
     /// The platform of the machine that this runs on.
     pub(crate) fn host() -> Self {
-        let variant = if cfg!(target_arch = "arm") {
-            Some("v7")
-        } else {
-            None
-        };
+        let variant = if cfg!(target_arch = "arm") { Some("v7") } else { None };
         Self::of("linux", std::env::consts::ARCH, variant)
     }
 
@@ -48,14 +36,7 @@ impl Platform {
             "armhf" => ("arm", Some("v7")),
             "armel" => ("arm", Some("v6")),
             "i386" | "i686" | "x86" | "386" => ("386", None),
-            "powerpc64" => (
-                if cfg!(target_endian = "little") {
-                    "ppc64le"
-                } else {
-                    "ppc64"
-                },
-                None,
-            ),
+            "powerpc64" => (if cfg!(target_endian = "little") { "ppc64le" } else { "ppc64" }, None),
             "loongarch64" => ("loong64", None),
             other => (other, None),
         };
@@ -77,11 +58,7 @@ impl Platform {
     /// How well an image for `candidate` serves a user who asked for `self`: the higher the better, `None` not at all.
     pub(crate) fn score(&self, candidate: &Self) -> Option<u32> {
         let wanted = Self::of(&self.os, &self.architecture, self.variant.as_deref());
-        let have = Self::of(
-            &candidate.os,
-            &candidate.architecture,
-            candidate.variant.as_deref(),
-        );
+        let have = Self::of(&candidate.os, &candidate.architecture, candidate.variant.as_deref());
         if wanted.os != have.os || wanted.architecture != have.architecture {
             return None;
         }
@@ -105,18 +82,12 @@ impl FromStr for Platform {
         let parts: Vec<&str> = text.split('/').collect();
         let word = |part: &&str| {
             part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         match parts.as_slice() {
             [os, architecture] if parts.iter().all(word) => Ok(Self::of(os, architecture, None)),
-            [os, architecture, variant] if parts.iter().all(word) => {
-                Ok(Self::of(os, architecture, Some(variant)))
-            }
-            _ => Err(Error::malformed(format!(
-                "platform {text:?}: want OS/ARCHITECTURE[/VARIANT], as linux/arm64"
-            ))),
+            [os, architecture, variant] if parts.iter().all(word) => Ok(Self::of(os, architecture, Some(variant))),
+            _ => Err(Error::malformed(format!("platform {text:?}: want OS/ARCHITECTURE[/VARIANT], as linux/arm64"))),
         }
     }
 }
@@ -142,16 +113,10 @@ mod tests {
         assert_eq!(p("linux/arm64").score(&p("linux/arm64/v8")), Some(100));
         assert_eq!(p("linux/amd64").score(&p("linux/arm64")), None);
         assert_eq!(p("linux/amd64").score(&p("windows/amd64")), None);
-        assert!(
-            p("linux/arm/v7").score(&p("linux/arm/v6"))
-                > p("linux/arm/v7").score(&p("linux/arm/v5"))
-        );
+        assert!(p("linux/arm/v7").score(&p("linux/arm/v6")) > p("linux/arm/v7").score(&p("linux/arm/v5")));
         assert_eq!(p("linux/arm/v6").score(&p("linux/arm/v7")), None);
         assert_eq!(p("linux/amd64").score(&p("linux/amd64/v3")), None);
-        assert_eq!(
-            p("linux/amd64").score(&Platform::of("unknown", "unknown", None)),
-            None
-        );
+        assert_eq!(p("linux/amd64").score(&Platform::of("unknown", "unknown", None)), None);
         for bad in ["", "linux", "linux/", "a/b/c/d", "linux/am d64", "../x"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }

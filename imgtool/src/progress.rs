@@ -25,9 +25,7 @@ impl Progress {
         if quiet {
             Self::Quiet
         } else if std::io::stderr().is_terminal() {
-            Self::Bars(MultiProgress::with_draw_target(
-                ProgressDrawTarget::stderr_with_hz(10),
-            ))
+            Self::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)))
         } else {
             Self::Lines
         }
@@ -48,11 +46,7 @@ impl Progress {
     pub(crate) fn task(&self, label: &str, size: u64, done: u64) -> Task<'_> {
         let bar = match self {
             Self::Bars(bars) => {
-                let bar = bars.add(
-                    ProgressBar::new(size)
-                        .with_position(done)
-                        .with_prefix(label.to_owned()),
-                );
+                let bar = bars.add(ProgressBar::new(size).with_position(done).with_prefix(label.to_owned()));
                 let template = "{prefix:<20} [{bar:30}] {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     bar.set_style(style.progress_chars("=> "));
@@ -62,12 +56,7 @@ impl Progress {
             }
             _ => None,
         };
-        Task {
-            progress: self,
-            label: label.to_owned(),
-            size,
-            bar,
-        }
+        Task { progress: self, label: label.to_owned(), size, bar }
     }
 }
 
@@ -83,11 +72,7 @@ impl Task<'_> {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        self.progress.say(&format!(
-            "{}: {how} ({})",
-            self.label,
-            HumanBytes(self.size)
-        ));
+        self.progress.say(&format!("{}: {how} ({})", self.label, HumanBytes(self.size)));
     }
 }
 

@@ -34,91 +34,48 @@ impl Pull<'_> {
         let stop = Arc::new(Stop::default());
         let registry = Registry::new(reference, self.access, Arc::clone(&stop));
         if let Some(image) = self.unchanged(&registry, reference)? {
-            let layers = self
-                .unpacking(Some(&registry), stop)
-                .layers(&image.manifest, &image.config)?;
+            let layers = self.unpacking(Some(&registry), stop).layers(&image.manifest, &image.config)?;
             self.progress.say(&format!("{reference}: up to date"));
             return Ok((image, layers));
         }
         let top = registry.manifest(None)?;
         let step = |digest: &Digest| format!("manifest {digest}");
         let (source, mut delivered) = (top.digest.clone(), top);
-        let mut document =
-            Document::parse(&delivered.bytes, &delivered.media_type).with(|| step(&source))?;
+        let mut document = Document::parse(&delivered.bytes, &delivered.media_type).with(|| step(&source))?;
         let mut listed = None;
         if let Document::Index(index) = &document {
             let chosen = index.choose(&self.platform).with(|| step(&source))?;
             listed.clone_from(&chosen.platform);
             delivered = registry.manifest(Some(chosen))?;
             // The index says what its entry is; what the server calls it does not count.
-            document = Document::parse(&delivered.bytes, &chosen.media_type)
-                .with(|| step(&chosen.digest))?;
+            document = Document::parse(&delivered.bytes, &chosen.media_type).with(|| step(&chosen.digest))?;
         }
         let Document::Manifest(manifest) = document else {
             return Err(Error::malformed("an index inside an index")).with(|| step(&source));
         };
-        let bytes = self
-            .config(&registry, &manifest.config)
-            .with(|| format!("config {}", manifest.config.digest))?;
-        let config = ImageConfig::parse(&bytes, manifest.layers.len())
-            .with(|| format!("config {}", manifest.config.digest))?;
+        let bytes = self.config(&registry, &manifest.config).with(|| format!("config {}", manifest.config.digest))?;
+        let config =
+            ImageConfig::parse(&bytes, manifest.layers.len()).with(|| format!("config {}", manifest.config.digest))?;
         self.check_platform(&config, listed.as_ref())?;
-        let layers = self
-            .unpacking(Some(&registry), stop)
-            .layers(&manifest, &config)?;
+        let layers = self.unpacking(Some(&registry), stop).layers(&manifest, &config)?;
         // The name comes last: whoever finds it finds all that it stands for.
         self.store.put_blob_as(manifest.config.clone(), &bytes)?;
         let media_type = manifest.media_type.clone().unwrap_or_default();
-        let descriptor = Descriptor::new(
-            &media_type,
-            delivered.digest.clone(),
-            delivered.bytes.len() as u64,
-        );
-        self.store
-            .put_blob_as(descriptor.clone(), &delivered.bytes)?;
-        self.store.tag(
-            &descriptor,
-            config.platform(),
-            &reference.to_string(),
-            Some(&source),
-        )?;
-        let entry = self
-            .store
-            .find_name(&reference.to_string())?
-            .unwrap_or_else(|| descriptor.clone());
-        Ok((
-            Image {
-                entry,
-                descriptor,
-                manifest,
-                config,
-            },
-            layers,
-        ))
+        let descriptor = Descriptor::new(&media_type, delivered.digest.clone(), delivered.bytes.len() as u64);
+        self.store.put_blob_as(descriptor.clone(), &delivered.bytes)?;
+        self.store.tag(&descriptor, config.platform(), &reference.to_string(), Some(&source))?;
+        let entry = self.store.find_name(&reference.to_string())?.unwrap_or_else(|| descriptor.clone());
+        Ok((Image { entry, descriptor, manifest, config }, layers))
     }
 
     /// The layers of an image that is in the store.
     pub(crate) fn layers(&self, image: &Image) -> Result<Vec<Layer>> {
-        self.unpacking(None, Arc::default())
-            .layers(&image.manifest, &image.config)
+        self.unpacking(None, Arc::default()).layers(&image.manifest, &image.config)
     }
 
     fn unpacking<'b>(&'b self, registry: Option<&'b Registry>, stop: Arc<Stop>) -> Unpacking<'b> {
-        let Self {
-            store,
-            progress,
-            limits,
-            parallel,
-            ..
-        } = *self;
-        Unpacking {
-            store,
-            registry,
-            stop,
-            progress,
-            limits,
-            parallel,
-        }
+        let Self { store, progress, limits, parallel, .. } = *self;
+        Unpacking { store, registry, stop, progress, limits, parallel }
     }
 
     /// The image that the store has under this name, if the registry still has the same.
@@ -126,10 +83,7 @@ impl Pull<'_> {
         let Some(entry) = self.store.find_name(&reference.to_string())? else {
             return Ok(None);
         };
-        let Some(source) = entry
-            .annotation(SOURCE)
-            .and_then(|text| text.parse::<Digest>().ok())
-        else {
+        let Some(source) = entry.annotation(SOURCE).and_then(|text| text.parse::<Digest>().ok()) else {
             return Ok(None);
         };
         let current = match registry.current_digest() {
@@ -152,10 +106,7 @@ impl Pull<'_> {
         }
         let remote = RemoteBlob::new(registry, descriptor, 0, Box::new(|_| {}));
         let mut bytes = Vec::new();
-        std::io::copy(
-            &mut crate::layout::VerifiedReader::new(remote, descriptor),
-            &mut bytes,
-        )?;
+        std::io::copy(&mut crate::layout::VerifiedReader::new(remote, descriptor), &mut bytes)?;
         Ok(bytes)
     }
 
@@ -168,9 +119,6 @@ impl Pull<'_> {
         {
             return Ok(());
         }
-        Err(Error::missing(format!(
-            "the image is for {have}, not for {} (--platform chooses)",
-            self.platform
-        )))
+        Err(Error::missing(format!("the image is for {have}, not for {} (--platform chooses)", self.platform)))
     }
 }

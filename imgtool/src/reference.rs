@@ -56,11 +56,7 @@ impl Reference {
 
     /// The same repository by another digest.
     pub(crate) fn with_digest(&self, digest: &Digest) -> Self {
-        Self {
-            tag: None,
-            digest: Some(digest.clone()),
-            ..self.clone()
-        }
+        Self { tag: None, digest: Some(digest.clone()), ..self.clone() }
     }
 
     /// What the registry is asked for: the digest when there is one (a tag beside it is only a remark), else the tag.
@@ -97,10 +93,7 @@ fn parse(text: &str) -> std::result::Result<Reference, String> {
         return Err("64 hex digits are an image ID, not a name".into());
     }
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (
-            rest,
-            Some(digest.parse::<Digest>().map_err(|e| e.to_string())?),
-        ),
+        Some((rest, digest)) => (rest, Some(digest.parse::<Digest>().map_err(|e| e.to_string())?)),
         None => (text, None),
     };
     let (domain, remainder) = match rest.split_once('/') {
@@ -112,36 +105,22 @@ fn parse(text: &str) -> std::result::Result<Reference, String> {
         None => (remainder, None),
     };
     check_domain(domain)?;
-    let domain = if domain == "index.docker.io" {
-        DEFAULT_DOMAIN
-    } else {
-        domain
-    };
+    let domain = if domain == "index.docker.io" { DEFAULT_DOMAIN } else { domain };
     check_path(path)?;
     if let Some(tag) = tag {
         check_tag(tag)?;
     }
-    let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
-        format!("library/{path}")
-    } else {
-        path.to_owned()
-    };
+    let path =
+        if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
     let tag = match (tag, &digest) {
         (None, None) => Some("latest".to_owned()),
         (tag, _) => tag.map(str::to_owned),
     };
-    Ok(Reference {
-        domain: domain.to_owned(),
-        path,
-        tag,
-        digest,
-    })
+    Ok(Reference { domain: domain.to_owned(), path, tag, digest })
 }
 
 fn is_domain(first: &str) -> bool {
-    first.contains(['.', ':'])
-        || first == "localhost"
-        || first.bytes().any(|b| b.is_ascii_uppercase())
+    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
 fn check_domain(domain: &str) -> std::result::Result<(), String> {
@@ -164,9 +143,7 @@ fn check_domain(domain: &str) -> std::result::Result<(), String> {
         }
     };
     if let Some(port) = port
-        && (port.is_empty()
-            || port.parse::<u16>().is_err()
-            || !port.bytes().all(|b| b.is_ascii_digit()))
+        && (port.is_empty() || port.parse::<u16>().is_err() || !port.bytes().all(|b| b.is_ascii_digit()))
     {
         return Err(format!("invalid port in registry name {domain:?}"));
     }
@@ -174,9 +151,7 @@ fn check_domain(domain: &str) -> std::result::Result<(), String> {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     if host.is_some_and(|host| !host.split('.').all(good_label)) {
         return Err(bad());
@@ -189,17 +164,13 @@ fn check_path(path: &str) -> std::result::Result<(), String> {
         return Err("the repository name is empty".into());
     }
     if path.len() > PATH_MAX {
-        return Err(format!(
-            "the repository name is longer than {PATH_MAX} characters"
-        ));
+        return Err(format!("the repository name is longer than {PATH_MAX} characters"));
     }
     if path.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err("the repository name must be lower case".into());
     }
     match path.split('/').find(|component| !good_component(component)) {
-        Some(component) => Err(format!(
-            "invalid component {component:?} in the repository name"
-        )),
+        Some(component) => Err(format!("invalid component {component:?} in the repository name")),
         None => Ok(()),
     }
 }
@@ -223,11 +194,7 @@ fn check_tag(tag: &str) -> std::result::Result<(), String> {
     let good = tag.len() <= 128
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-');
-    if good {
-        Ok(())
-    } else {
-        Err(format!("invalid tag {tag:?}"))
-    }
+    if good { Ok(()) } else { Err(format!("invalid tag {tag:?}")) }
 }
 
 #[cfg(test)]
@@ -235,9 +202,7 @@ mod tests {
     use super::*;
 
     fn full(text: &str) -> String {
-        text.parse::<Reference>()
-            .unwrap_or_else(|e| panic!("{e}"))
-            .to_string()
+        text.parse::<Reference>().unwrap_or_else(|e| panic!("{e}")).to_string()
     }
 
     #[test]
@@ -250,16 +215,10 @@ mod tests {
             ("index.docker.io/a/b:c", "docker.io/a/b:c"),
             ("localhost/x", "localhost/x:latest"),
             ("localhost:5000/x:1", "localhost:5000/x:1"),
-            (
-                "127.0.0.1:5000/a/b/c:v1.0-x_y",
-                "127.0.0.1:5000/a/b/c:v1.0-x_y",
-            ),
+            ("127.0.0.1:5000/a/b/c:v1.0-x_y", "127.0.0.1:5000/a/b/c:v1.0-x_y"),
             ("[::1]:5000/x", "[::1]:5000/x:latest"),
             ("[fe80::1]/x:2", "[fe80::1]/x:2"),
-            (
-                "quay.io/a__b/c-----d.e_f",
-                "quay.io/a__b/c-----d.e_f:latest",
-            ),
+            ("quay.io/a__b/c-----d.e_f", "quay.io/a__b/c-----d.e_f:latest"),
             ("UPPER/x", "UPPER/x:latest"),
             ("a:5000/b", "a:5000/b:latest"),
             ("library/x", "docker.io/library/x:latest"),

@@ -4,14 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Now, or `SOURCE_DATE_EPOCH` where that is set, so that the same input gives the same image.
 pub(crate) fn now() -> String {
-    let fixed = std::env::var("SOURCE_DATE_EPOCH")
-        .ok()
-        .and_then(|text| text.parse::<u64>().ok());
-    rfc3339(fixed.unwrap_or_else(|| {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs())
-    }))
+    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse::<u64>().ok());
+    rfc3339(fixed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())))
 }
 
 /// Seconds since the epoch, in UTC.
@@ -26,12 +20,7 @@ pub(crate) fn rfc3339(seconds: u64) -> String {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3600,
-        rest % 3600 / 60,
-        rest % 60
-    )
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest % 3600 / 60, rest % 60)
 }
 
 /// Seconds since the epoch of an RFC 3339 time; `None` for what is none. Fractions are dropped.
@@ -39,9 +28,7 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     let number = |from: usize, len: usize| text.get(from..from + len)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
     let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
-    let zone = text
-        .get(19..)?
-        .trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+    let zone = text.get(19..)?.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
     let offset = match zone {
         "Z" | "z" => 0,
         zone => {
@@ -54,16 +41,9 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
             sign * (part(1)? * 3600 + part(4)? * 60)
         }
     };
-    let (year, month) = if month <= 2 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
-    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
-        + year.div_euclid(400)
-        + (153 * month + 2) / 5
-        + day
-        - 1;
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let days =
+        365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5 + day - 1;
     Some((days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second - offset)
 }
 
@@ -80,10 +60,7 @@ pub(crate) fn ago(text: &str) -> Option<String> {
         5_184_000..63_072_000 => (seconds / 2_592_000, "month"),
         _ => (seconds / 31_536_000, "year"),
     };
-    Some(format!(
-        "{count} {unit}{} ago",
-        if count == 1 { "" } else { "s" }
-    ))
+    Some(format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" }))
 }
 
 #[cfg(test)]
@@ -104,18 +81,9 @@ mod tests {
         }
         assert_eq!(parse("2024-02-29T23:59:59.123456789Z"), Some(1_709_251_199));
         assert_eq!(parse("2024-03-01T01:59:59+02:00"), Some(1_709_251_199));
-        for bad in [
-            "",
-            "yesterday",
-            "2024-02-29",
-            "2024-02-29T23:59:59",
-            "2024-02-29T23:59:59é",
-        ] {
+        for bad in ["", "yesterday", "2024-02-29", "2024-02-29T23:59:59", "2024-02-29T23:59:59é"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
-        assert_eq!(
-            ago("1970-01-01T00:00:00Z").map(|t| t.ends_with("years ago")),
-            Some(true)
-        );
+        assert_eq!(ago("1970-01-01T00:00:00Z").map(|t| t.ends_with("years ago")), Some(true));
     }
 }

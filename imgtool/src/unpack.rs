@@ -48,18 +48,10 @@ impl Unpacking<'_> {
         let mut below: Option<Digest> = None;
         for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
             if !layer_is_known(&descriptor.media_type) {
-                let Descriptor {
-                    digest, media_type, ..
-                } = descriptor;
-                return Err(Error::malformed(format!(
-                    "layer {digest}: unsupported media type {media_type:?}"
-                )));
+                let Descriptor { digest, media_type, .. } = descriptor;
+                return Err(Error::malformed(format!("layer {digest}: unsupported media type {media_type:?}")));
             }
-            places.push(Place {
-                descriptor,
-                diff_id,
-                below: below.clone(),
-            });
+            places.push(Place { descriptor, diff_id, below: below.clone() });
             below = Some(Digest::chain(below.as_ref(), diff_id));
         }
         let first = self.first_pass(&places)?;
@@ -67,9 +59,7 @@ impl Unpacking<'_> {
         for (place, first) in places.iter().zip(first) {
             let layer = match first {
                 First::Ready(layer) => layer,
-                First::Leaning => self
-                    .over(place, &layers)
-                    .with(|| format!("layer {}", place.descriptor.digest))?,
+                First::Leaning => self.over(place, &layers).with(|| format!("layer {}", place.descriptor.digest))?,
             };
             layers.push(layer);
         }
@@ -82,11 +72,10 @@ impl Unpacking<'_> {
         let mut work: Vec<usize> = Vec::new();
         let mut same: HashMap<(&Digest, bool), usize> = HashMap::new();
         for (at, place) in places.iter().enumerate() {
-            same.entry((place.diff_id, place.below.is_none()))
-                .or_insert_with(|| {
-                    work.push(at);
-                    at
-                });
+            same.entry((place.diff_id, place.below.is_none())).or_insert_with(|| {
+                work.push(at);
+                at
+            });
         }
         work.sort_by_key(|&at| std::cmp::Reverse(places[at].descriptor.size));
         let next = AtomicUsize::new(0);
@@ -98,9 +87,7 @@ impl Unpacking<'_> {
                         if self.stop.is_stopped() {
                             break;
                         }
-                        let result = self
-                            .alone(&places[at])
-                            .with(|| format!("layer {}", places[at].descriptor.digest));
+                        let result = self.alone(&places[at]).with(|| format!("layer {}", places[at].descriptor.digest));
                         let failed = result.is_err();
                         let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                         // Of several failures the first is the cause, later ones may only be echoes of the stop.
@@ -115,10 +102,7 @@ impl Unpacking<'_> {
             }
         });
         let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = work
-            .iter()
-            .copied()
-            .find(|at| matches!(results.get(at), Some(Err(_))))
+        if let Some(at) = work.iter().copied().find(|at| matches!(results.get(at), Some(Err(_))))
             && let Some(Err(e)) = results.remove(&at)
         {
             return Err(e);
@@ -131,10 +115,7 @@ impl Unpacking<'_> {
                 Err(_) => None,
             }
         };
-        places
-            .iter()
-            .map(|place| of(place).ok_or_else(|| Error::other("a layer was not unpacked")))
-            .collect()
+        places.iter().map(|place| of(place).ok_or_else(|| Error::other("a layer was not unpacked"))).collect()
     }
 
     /// Unpacks a layer without regard to those below.
@@ -148,18 +129,12 @@ impl Unpacking<'_> {
             return Ok(First::Ready(layer)); // another process was faster
         }
         let nothing = LowerStack::default();
-        let lower = if place.below.is_none() {
-            Some(&nothing)
-        } else {
-            None
-        };
+        let lower = if place.below.is_none() { Some(&nothing) } else { None };
         let (draft, unpacked) = self.unpack(place, place.diff_id, lower)?;
         if unpacked.needs_lower || (place.below.is_some() && !unpacked.self_contained) {
             return Ok(First::Leaning);
         }
-        self.store
-            .commit_layer(&draft, &lock, &unpacked)
-            .map(First::Ready)
+        self.store.commit_layer(&draft, &lock, &unpacked).map(First::Ready)
     }
 
     /// Unpacks a layer that leans on those below, from its blob, which the first pass has fetched.
@@ -180,12 +155,7 @@ impl Unpacking<'_> {
     }
 
     /// Reads the blob from wherever it is and unpacks it; tries once more from the registry when what was there is bad.
-    fn unpack(
-        &self,
-        place: &Place<'_>,
-        key: &Digest,
-        lower: Option<&LowerStack>,
-    ) -> Result<(Draft, Unpacked)> {
+    fn unpack(&self, place: &Place<'_>, key: &Digest, lower: Option<&LowerStack>) -> Result<(Draft, Unpacked)> {
         let descriptor = place.descriptor;
         let mut second_try = false;
         loop {
@@ -201,10 +171,7 @@ impl Unpacking<'_> {
             let (result, had_some) = match self.store.acquire(descriptor)? {
                 Acquired::Complete => {
                     let task = self.task(descriptor, 0);
-                    let blob = Counted {
-                        inner: self.store.open_blob(descriptor)?,
-                        task: &task,
-                    };
+                    let blob = Counted { inner: self.store.open_blob(descriptor)?, task: &task };
                     let result = layer::unpack(blob, job, None);
                     match &result {
                         Ok(_) => task.finish("unpacked"),
@@ -220,8 +187,7 @@ impl Unpacking<'_> {
                     let task = self.task(descriptor, partial.have());
                     let remote = self.remote(descriptor, partial.have(), &task)?;
                     let all = partial.existing()?.chain(remote);
-                    let blob = VerifiedReader::new(all, descriptor)
-                        .with_copy(partial.writer()?, partial.have());
+                    let blob = VerifiedReader::new(all, descriptor).with_copy(partial.writer()?, partial.have());
                     let result = layer::unpack(blob, job, None);
                     match &result {
                         Ok(_) => {
@@ -237,12 +203,7 @@ impl Unpacking<'_> {
                 }
             };
             match result {
-                Err(e)
-                    if e.kind() == Kind::Damaged
-                        && had_some
-                        && !second_try
-                        && self.registry.is_some() =>
-                {
+                Err(e) if e.kind() == Kind::Damaged && had_some && !second_try && self.registry.is_some() => {
                     second_try = true;
                 }
                 result => return result.map(|unpacked| (draft, unpacked)),
@@ -259,11 +220,8 @@ impl Unpacking<'_> {
             return Ok(());
         };
         let task = self.task(descriptor, partial.have());
-        let all = partial
-            .existing()?
-            .chain(self.remote(descriptor, partial.have(), &task)?);
-        let mut blob =
-            VerifiedReader::new(all, descriptor).with_copy(partial.writer()?, partial.have());
+        let all = partial.existing()?.chain(self.remote(descriptor, partial.have(), &task)?);
+        let mut blob = VerifiedReader::new(all, descriptor).with_copy(partial.writer()?, partial.have());
         match std::io::copy(&mut blob, &mut std::io::sink()).map_err(Error::from) {
             Ok(_) => {
                 partial.commit()?;
@@ -281,38 +239,20 @@ impl Unpacking<'_> {
         }
     }
 
-    fn remote<'b>(
-        &'b self,
-        descriptor: &'b Descriptor,
-        from: u64,
-        task: &'b Task<'b>,
-    ) -> Result<RemoteBlob<'b>> {
-        let missing =
-            || Error::damaged("its blob is not in the store (any more): pull the image again");
+    fn remote<'b>(&'b self, descriptor: &'b Descriptor, from: u64, task: &'b Task<'b>) -> Result<RemoteBlob<'b>> {
+        let missing = || Error::damaged("its blob is not in the store (any more): pull the image again");
         let registry = self.registry.ok_or_else(missing)?;
-        Ok(RemoteBlob::new(
-            registry,
-            descriptor,
-            from,
-            Box::new(|bytes| task.advance(bytes)),
-        ))
+        Ok(RemoteBlob::new(registry, descriptor, from, Box::new(|bytes| task.advance(bytes))))
     }
 
     fn task(&self, descriptor: &Descriptor, done: u64) -> Task<'_> {
-        self.progress.task(
-            &format!("layer {}", descriptor.digest.short()),
-            descriptor.size,
-            done,
-        )
+        self.progress.task(&format!("layer {}", descriptor.digest.short()), descriptor.size, done)
     }
 }
 
 /// The layers that show: those from the topmost one that hides all below.
 pub(crate) fn visible(layers: &[Layer]) -> &[Layer] {
-    let from = layers
-        .iter()
-        .rposition(|layer| layer.record.opaque_root)
-        .unwrap_or(0);
+    let from = layers.iter().rposition(|layer| layer.record.opaque_root).unwrap_or(0);
     &layers[from..]
 }
 

@@ -28,10 +28,7 @@ pub(crate) fn apply(config: &mut Execution, text: &str) -> Result<()> {
         "LABEL" => config.labels.get_or_insert_default().extend(pairs(rest)?),
         "EXPOSE" => {
             for port in words(rest)? {
-                config
-                    .exposed_ports
-                    .get_or_insert_default()
-                    .insert(expose(&port)?, json!({}));
+                config.exposed_ports.get_or_insert_default().insert(expose(&port)?, json!({}));
             }
         }
         "VOLUME" => {
@@ -44,25 +41,14 @@ pub(crate) fn apply(config: &mut Execution, text: &str) -> Result<()> {
         }
         "USER" => rest.clone_into(&mut config.user),
         "WORKDIR" => {
-            let from_root = if rest.starts_with('/') {
-                rest.to_owned()
-            } else {
-                format!("{}/{rest}", config.working_dir)
-            };
-            config.working_dir = if from_root.starts_with('/') {
-                from_root
-            } else {
-                format!("/{from_root}")
-            };
+            let from_root =
+                if rest.starts_with('/') { rest.to_owned() } else { format!("{}/{rest}", config.working_dir) };
+            config.working_dir = if from_root.starts_with('/') { from_root } else { format!("/{from_root}") };
         }
         "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
-        "ONBUILD" => config
-            .on_build
-            .get_or_insert_default()
-            .push(rest.to_owned()),
+        "ONBUILD" => config.on_build.get_or_insert_default().push(rest.to_owned()),
         other => {
-            let known =
-                "CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR";
+            let known = "CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR";
             return Err(Error::malformed(format!("{other} is not one of {known}")));
         }
     }
@@ -77,22 +63,15 @@ fn command(text: &str) -> Vec<String> {
 
 fn expose(port: &str) -> Result<String> {
     let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-    let good =
-        number.parse::<u16>().is_ok_and(|n| n > 0) && matches!(protocol, "tcp" | "udp" | "sctp");
-    if good {
-        Ok(format!("{number}/{protocol}"))
-    } else {
-        Err(Error::malformed(format!("port {port:?}")))
-    }
+    let good = number.parse::<u16>().is_ok_and(|n| n > 0) && matches!(protocol, "tcp" | "udp" | "sctp");
+    if good { Ok(format!("{number}/{protocol}")) } else { Err(Error::malformed(format!("port {port:?}"))) }
 }
 
 /// `A=b C="d e"`, or the old form `A everything else`.
 fn pairs(text: &str) -> Result<Vec<(String, String)>> {
     let first = text.split_whitespace().next().unwrap_or_default();
     if !first.contains('=') {
-        let (key, value) = text
-            .split_once(char::is_whitespace)
-            .ok_or_else(|| Error::malformed("want KEY=VALUE"))?;
+        let (key, value) = text.split_once(char::is_whitespace).ok_or_else(|| Error::malformed("want KEY=VALUE"))?;
         return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
     }
     let pair = |word: String| match word.split_once('=') {
@@ -117,9 +96,7 @@ fn words(text: &str) -> Result<Vec<String>> {
             }
             (Some(open), c) if c == open => quote = None,
             (None | Some('"'), '\\') => {
-                let next = chars
-                    .next()
-                    .ok_or_else(|| Error::malformed("ends in a backslash"))?;
+                let next = chars.next().ok_or_else(|| Error::malformed("ends in a backslash"))?;
                 word.get_or_insert_default().push(next);
             }
             (_, c) => word.get_or_insert_default().push(c),
@@ -163,18 +140,8 @@ mod tests {
         assert_eq!(config.cmd.unwrap(), ["sh", "-c", "echo hi"]);
         assert_eq!(config.entrypoint.unwrap(), ["/bin/sh", "-c", "exec top -b"]);
         assert_eq!(config.env.unwrap(), ["C=d e", "F=g h", "A=two words"]);
-        assert_eq!(
-            config
-                .exposed_ports
-                .unwrap()
-                .into_keys()
-                .collect::<Vec<_>>(),
-            ["53/udp", "80/tcp"]
-        );
-        assert_eq!(
-            config.volumes.unwrap().into_keys().collect::<Vec<_>>(),
-            ["/a", "/b", "/data"]
-        );
+        assert_eq!(config.exposed_ports.unwrap().into_keys().collect::<Vec<_>>(), ["53/udp", "80/tcp"]);
+        assert_eq!(config.volumes.unwrap().into_keys().collect::<Vec<_>>(), ["/a", "/b", "/data"]);
         assert_eq!(config.working_dir, "/srv/app");
         assert_eq!(config.user, "app:app");
         assert_eq!(config.stop_signal.unwrap(), "SIGINT");
@@ -183,18 +150,9 @@ mod tests {
 
     #[test]
     fn other_instructions_are_refused() {
-        for bad in [
-            "",
-            "CMD",
-            "RUN ls",
-            "ENV =x",
-            "ENV A",
-            "EXPOSE 0",
-            "EXPOSE 80/icmp",
-            "LABEL a=\"b",
-            "ENV A=b\\",
-            "FROM x",
-        ] {
+        for bad in
+            ["", "CMD", "RUN ls", "ENV =x", "ENV A", "EXPOSE 0", "EXPOSE 80/icmp", "LABEL a=\"b", "ENV A=b\\", "FROM x"]
+        {
             assert!(apply(&mut Execution::default(), bad).is_err(), "{bad}");
         }
     }

@@ -47,11 +47,7 @@ pub(crate) struct Import<'a> {
 }
 
 /// Imports a tar and gives the manifest's descriptor. The caller holds the store.
-pub(crate) fn import(
-    store: &Store,
-    import: &Import<'_>,
-    progress: &Progress,
-) -> Result<Descriptor> {
+pub(crate) fn import(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<Descriptor> {
     let mut execution = Execution::default();
     for change in import.changes {
         apply_change(&mut execution, change).with(|| format!("--change {change:?}"))?;
@@ -59,41 +55,24 @@ pub(crate) fn import(
     let name = input_name(import.input);
     let (layer, diff_id) = layer(store, import, progress).with(|| name.clone())?;
     let created = Some(time::now());
-    let Platform {
-        architecture,
-        os,
-        variant,
-        ..
-    } = import.platform.clone();
+    let Platform { architecture, os, variant, .. } = import.platform.clone();
     let config = ImageConfig {
         created: created.clone(),
         architecture,
         os,
         variant,
         config: execution,
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids: vec![diff_id],
-        },
+        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![diff_id] },
         history: vec![History {
             created,
             created_by: Some("imgtool import".to_owned()),
-            comment: Some(
-                import
-                    .message
-                    .map_or_else(|| format!("Imported from {name}"), str::to_owned),
-            ),
+            comment: Some(import.message.map_or_else(|| format!("Imported from {name}"), str::to_owned)),
             ..History::default()
         }],
         ..ImageConfig::default()
     };
     let manifest = put_image(store, &config, vec![layer])?;
-    store.tag(
-        &manifest,
-        config.platform(),
-        &import.reference.to_string(),
-        None,
-    )?;
+    store.tag(&manifest, config.platform(), &import.reference.to_string(), None)?;
     Ok(manifest)
 }
 
@@ -103,14 +82,7 @@ fn layer(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<(Des
     let task = progress.task("import", size, 0);
     let (path, file) = store.spool()?;
     let spool = Spool { path };
-    let mut blob = BlobSink::new(
-        Output {
-            file,
-            hasher: Hasher::new(Algorithm::Sha256),
-            size: 0,
-        },
-        import.compression,
-    )?;
+    let mut blob = BlobSink::new(Output { file, hasher: Hasher::new(Algorithm::Sha256), size: 0 }, import.compression)?;
     let (draft, root) = store.begin_layer(&format!("import-{}", random_hex(16)?))?;
     // At the bottom nothing can be missing below.
     let nothing = LowerStack::default();
@@ -122,18 +94,8 @@ fn layer(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<(Des
         compressed: None,
         lower: Some(&nothing),
     };
-    let unpacked = layer::unpack(
-        Watched {
-            inner: input,
-            task: &task,
-        },
-        job,
-        Some(&mut blob),
-    )?;
-    let diff_id = unpacked
-        .diff_id
-        .clone()
-        .ok_or_else(|| Error::other("no digest"))?;
+    let unpacked = layer::unpack(Watched { inner: input, task: &task }, job, Some(&mut blob))?;
+    let diff_id = unpacked.diff_id.clone().ok_or_else(|| Error::other("no digest"))?;
     if unpacked.entries == 0 {
         return Err(Error::malformed("no tar archive (it has no entries)"));
     }
@@ -206,12 +168,8 @@ impl BlobSink {
     fn new(output: Output, compression: LayerCompression) -> Result<Self> {
         Ok(match compression {
             LayerCompression::None => Self::Plain(output),
-            LayerCompression::Gzip => {
-                Self::Gzip(GzEncoder::new(output, flate2::Compression::new(GZIP_LEVEL)))
-            }
-            LayerCompression::Zstd => {
-                Self::Zstd(zstd::stream::write::Encoder::new(output, ZSTD_LEVEL)?)
-            }
+            LayerCompression::Gzip => Self::Gzip(GzEncoder::new(output, flate2::Compression::new(GZIP_LEVEL))),
+            LayerCompression::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(output, ZSTD_LEVEL)?),
         })
     }
 

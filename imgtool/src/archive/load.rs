@@ -78,32 +78,22 @@ fn load_from(
     progress: &Progress,
 ) -> Result<Vec<String>> {
     let archive = Archive::read(store, input, progress)?;
-    let mut entries =
-        if archive.find("index.json").is_some() && archive.find("oci-layout").is_some() {
-            oci_images(store, &archive, platform)?
-        } else if archive.find("manifest.json").is_some() {
-            docker_images(store, &archive)?
-        } else {
-            return Err(Error::malformed(
-                "neither an OCI archive (index.json) nor a Docker archive (manifest.json)",
-            ));
-        };
+    let mut entries = if archive.find("index.json").is_some() && archive.find("oci-layout").is_some() {
+        oci_images(store, &archive, platform)?
+    } else if archive.find("manifest.json").is_some() {
+        docker_images(store, &archive)?
+    } else {
+        return Err(Error::malformed("neither an OCI archive (index.json) nor a Docker archive (manifest.json)"));
+    };
     if let Some(name) = name {
         let [entry] = entries.as_mut_slice() else {
-            return Err(Error::other(format!(
-                "--name: the archive has {} images, not one",
-                entries.len()
-            )));
+            return Err(Error::other(format!("--name: the archive has {} images, not one", entries.len())));
         };
         entry.annotations = Some(annotations(&name.to_string(), None));
     }
     let mut loaded = Vec::new();
     for entry in entries {
-        loaded.push(
-            entry
-                .annotation(NAME)
-                .map_or_else(|| entry.digest.to_string(), str::to_owned),
-        );
+        loaded.push(entry.annotation(NAME).map_or_else(|| entry.digest.to_string(), str::to_owned));
         store.set_entry(entry)?;
     }
     Ok(loaded)
@@ -127,11 +117,7 @@ impl Archive {
                     let (path, mut file) = store.spool()?;
                     // Known from here on, so that it is removed whatever happens.
                     let mut hasher = Hasher::new(Algorithm::Sha256);
-                    let placeholder = Spooled {
-                        path,
-                        digest: Digest::of(b""),
-                        size: 0,
-                    };
+                    let placeholder = Spooled { path, digest: Digest::of(b""), size: 0 };
                     if let Some(old) = archive.files.insert(name.clone(), placeholder) {
                         let _ = fs::remove_file(&old.path);
                     }
@@ -179,17 +165,13 @@ impl Archive {
     }
 
     fn get(&self, name: &str) -> Result<&Spooled> {
-        self.find(name)
-            .ok_or_else(|| Error::malformed(format!("the archive has no {name}")))
+        self.find(name).ok_or_else(|| Error::malformed(format!("the archive has no {name}")))
     }
 
     fn text(&self, name: &str, most: u64) -> Result<Vec<u8>> {
         let file = self.get(name)?;
         if file.size > most {
-            return Err(Error::malformed(format!(
-                "{name} has {} bytes (at most {most} are read)",
-                file.size
-            )));
+            return Err(Error::malformed(format!("{name} has {} bytes (at most {most} are read)", file.size)));
         }
         fs::read(&file.path).with(|| name.to_owned())
     }
@@ -197,25 +179,16 @@ impl Archive {
     /// The blob of a descriptor, proved.
     fn blob(&self, descriptor: &Descriptor) -> Result<&Spooled> {
         let Descriptor { digest, size, .. } = descriptor;
-        let file = self.get(&format!(
-            "blobs/{}/{}",
-            digest.algorithm().name(),
-            digest.hex()
-        ))?;
+        let file = self.get(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()))?;
         let got = match digest.algorithm() {
             Algorithm::Sha256 => file.digest.clone(),
             Algorithm::Sha512 => hash_file(&file.path, Algorithm::Sha512)?,
         };
         if got != *digest {
-            return Err(Error::damaged(format!(
-                "blob {digest}: digest mismatch: got {got}"
-            )));
+            return Err(Error::damaged(format!("blob {digest}: digest mismatch: got {got}")));
         }
         if file.size != *size {
-            return Err(Error::damaged(format!(
-                "blob {digest}: size mismatch: got {} of {size} bytes",
-                file.size
-            )));
+            return Err(Error::damaged(format!("blob {digest}: size mismatch: got {} of {size} bytes", file.size)));
         }
         Ok(file)
     }
@@ -255,10 +228,7 @@ fn oci_images(store: &Store, archive: &Archive, platform: &Platform) -> Result<V
         let document = |descriptor: &Descriptor| -> Result<(Document, Vec<u8>)> {
             archive.blob(descriptor)?;
             let digest = &descriptor.digest;
-            let bytes = archive.text(
-                &format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()),
-                MANIFEST_MAX,
-            )?;
+            let bytes = archive.text(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()), MANIFEST_MAX)?;
             Ok((Document::parse(&bytes, &descriptor.media_type)?, bytes))
         };
         let (mut found, mut bytes) = document(top).with(step)?;
@@ -273,23 +243,18 @@ fn oci_images(store: &Store, archive: &Archive, platform: &Platform) -> Result<V
         let config = {
             archive.blob(&manifest.config).with(step)?;
             let digest = &manifest.config.digest;
-            archive.text(
-                &format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()),
-                CONFIG_MAX,
-            )?
+            archive.text(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()), CONFIG_MAX)?
         };
-        let parsed = ImageConfig::parse(&config, manifest.layers.len())
-            .with(|| format!("config {}", manifest.config.digest))?;
+        let parsed =
+            ImageConfig::parse(&config, manifest.layers.len()).with(|| format!("config {}", manifest.config.digest))?;
         for layer in &manifest.layers {
             let file = archive.blob(layer).with(step)?;
             adopt(store, layer, &file.path)?;
         }
         store.put_blob_as(manifest.config.clone(), &config)?;
         let media_type = manifest.media_type.clone().unwrap_or_default();
-        let plain = store.put_blob_as(
-            Descriptor::new(&media_type, descriptor.digest.clone(), descriptor.size),
-            &bytes,
-        )?;
+        let plain =
+            store.put_blob_as(Descriptor::new(&media_type, descriptor.digest.clone(), descriptor.size), &bytes)?;
         entries.push(named(plain, &parsed, name_of(top), Some(&top.digest)));
     }
     Ok(entries)
@@ -297,20 +262,11 @@ fn oci_images(store: &Store, archive: &Archive, platform: &Platform) -> Result<V
 
 /// The name in an OCI archive's index: containerd's annotation has it whole, where the other has only a tag.
 fn name_of(entry: &Descriptor) -> Option<String> {
-    let full = entry
-        .annotation("io.containerd.image.name")
-        .or_else(|| entry.annotation(NAME))?;
-    full.parse::<Reference>()
-        .ok()
-        .map(|reference| reference.to_string())
+    let full = entry.annotation("io.containerd.image.name").or_else(|| entry.annotation(NAME))?;
+    full.parse::<Reference>().ok().map(|reference| reference.to_string())
 }
 
-fn named(
-    mut entry: Descriptor,
-    config: &ImageConfig,
-    name: Option<String>,
-    source: Option<&Digest>,
-) -> Descriptor {
+fn named(mut entry: Descriptor, config: &ImageConfig, name: Option<String>, source: Option<&Digest>) -> Descriptor {
     entry.platform = Some(config.platform());
     entry.annotations = match name {
         Some(name) => Some(annotations(&name, source)),
@@ -323,16 +279,13 @@ fn adopt(store: &Store, descriptor: &Descriptor, path: &Path) -> Result<()> {
     if store.has_blob(descriptor) || !path.exists() {
         return Ok(()); // there, or taken for another image of this archive
     }
-    fs::File::open(path)
-        .and_then(|file| file.sync_data())
-        .with(|| format!("blob {}", descriptor.digest))?;
+    fs::File::open(path).and_then(|file| file.sync_data()).with(|| format!("blob {}", descriptor.digest))?;
     store.adopt_blob(&descriptor.digest, path)
 }
 
 /// The images of a Docker archive: its config is kept to the byte, so the image's ID stays; the manifest is made here.
 fn docker_images(store: &Store, archive: &Archive) -> Result<Vec<Descriptor>> {
-    let images: Vec<DockerImage> =
-        oci::json(&archive.text("manifest.json", MANIFEST_MAX)?).at("manifest.json")?;
+    let images: Vec<DockerImage> = oci::json(&archive.text("manifest.json", MANIFEST_MAX)?).at("manifest.json")?;
     let mut entries = Vec::new();
     for image in images {
         let bytes = archive.text(&image.config, CONFIG_MAX)?;
@@ -351,12 +304,7 @@ fn docker_images(store: &Store, archive: &Archive) -> Result<Vec<Descriptor>> {
         let tags = image.repo_tags.unwrap_or_default();
         for tag in &tags {
             let reference: Reference = tag.parse()?;
-            entries.push(named(
-                manifest.clone(),
-                &config,
-                Some(reference.to_string()),
-                None,
-            ));
+            entries.push(named(manifest.clone(), &config, Some(reference.to_string()), None));
         }
         if tags.is_empty() {
             entries.push(named(manifest, &config, None, None));
@@ -372,11 +320,7 @@ fn docker_images(store: &Store, archive: &Archive) -> Result<Vec<Descriptor>> {
 fn layer_type(store: &Store, file: &Spooled, diff_id: &Digest) -> Result<&'static str> {
     // A layer that two images of the archive share was moved into the store for the first.
     let descriptor = Descriptor::new("", file.digest.clone(), file.size);
-    let path = if file.path.exists() {
-        file.path.clone()
-    } else {
-        store.blob_path(&descriptor.digest)
-    };
+    let path = if file.path.exists() { file.path.clone() } else { store.blob_path(&descriptor.digest) };
     let mut inflated = Inflated::new(fs::File::open(&path)?)?;
     let media_type = match &inflated {
         Inflated::Plain(_) => oci::OCI_LAYER,
@@ -393,9 +337,7 @@ fn layer_type(store: &Store, file: &Spooled, diff_id: &Digest) -> Result<&'stati
     if got == *diff_id {
         Ok(media_type)
     } else {
-        Err(Error::damaged(format!(
-            "the uncompressed layer is {got}, the image config says {diff_id}"
-        )))
+        Err(Error::damaged(format!("the uncompressed layer is {got}, the image config says {diff_id}")))
     }
 }
 

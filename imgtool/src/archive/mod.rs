@@ -30,9 +30,5 @@ fn open_input(path: &Path) -> Result<Box<dyn Read + Send>> {
 
 /// What is said of an input in messages.
 fn input_name(path: &Path) -> String {
-    if path.as_os_str() == "-" {
-        "standard input".to_owned()
-    } else {
-        path.display().to_string()
-    }
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }

@@ -32,12 +32,7 @@ pub(crate) fn save(
     output: impl Write,
     progress: &Progress,
 ) -> Result<()> {
-    let mut archive = Archive {
-        tar: tar::Builder::new(output),
-        written: HashSet::new(),
-        store,
-        progress,
-    };
+    let mut archive = Archive { tar: tar::Builder::new(output), written: HashSet::new(), store, progress };
     match format {
         Format::OciArchive => archive.oci(images)?,
         Format::DockerArchive => archive.docker(images)?,
@@ -62,12 +57,7 @@ impl<W: Write> Archive<'_, W> {
             entry.platform = Some(image.config.platform());
             entry.annotations.clone_from(&image.entry.annotations);
             index.manifests.push(entry);
-            for blob in image
-                .manifest
-                .layers
-                .iter()
-                .chain([&image.manifest.config, &image.descriptor])
-            {
+            for blob in image.manifest.layers.iter().chain([&image.manifest.config, &image.descriptor]) {
                 self.blob(blob).with(|| image.display())?;
             }
         }
@@ -77,10 +67,7 @@ impl<W: Write> Archive<'_, W> {
     fn docker(&mut self, images: &[Image]) -> Result<()> {
         let mut list: Vec<(Digest, serde_json::Value)> = Vec::new();
         for image in images {
-            let tag = image
-                .entry
-                .annotation(NAME)
-                .filter(|name| !name.contains('@'));
+            let tag = image.entry.annotation(NAME).filter(|name| !name.contains('@'));
             if let Some((_, have)) = list.iter_mut().find(|(id, _)| id == image.id()) {
                 // One image by two names is one entry with two tags.
                 if let (Some(tags), Some(tag)) = (have["RepoTags"].as_array_mut(), tag) {
@@ -89,28 +76,16 @@ impl<W: Write> Archive<'_, W> {
                 continue;
             }
             let config = format!("{}.json", image.id().hex());
-            let bytes = self
-                .store
-                .read_blob(&image.manifest.config, oci::CONFIG_MAX)
-                .with(|| image.display())?;
+            let bytes = self.store.read_blob(&image.manifest.config, oci::CONFIG_MAX).with(|| image.display())?;
             self.file(&config, &bytes)?;
             let mut names = Vec::new();
-            for (layer, diff_id) in image
-                .manifest
-                .layers
-                .iter()
-                .zip(&image.config.rootfs.diff_ids)
-            {
+            for (layer, diff_id) in image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {
                 let name = format!("{}.tar", diff_id.hex());
-                self.uncompressed(layer, &name)
-                    .with(|| format!("{}: layer {}", image.display(), layer.digest))?;
+                self.uncompressed(layer, &name).with(|| format!("{}: layer {}", image.display(), layer.digest))?;
                 names.push(name);
             }
             let tags: Vec<&str> = tag.into_iter().collect();
-            list.push((
-                image.id().clone(),
-                json!({"Config": config, "RepoTags": tags, "Layers": names}),
-            ));
+            list.push((image.id().clone(), json!({"Config": config, "RepoTags": tags, "Layers": names})));
         }
         let list: Vec<serde_json::Value> = list.into_iter().map(|(_, entry)| entry).collect();
         self.file("manifest.json", &oci::to_json(&list)?)
@@ -126,12 +101,9 @@ impl<W: Write> Archive<'_, W> {
         if self.written.contains(&name) {
             return Ok(());
         }
-        let task = self
-            .progress
-            .task(&format!("blob {}", digest.short()), descriptor.size, 0);
+        let task = self.progress.task(&format!("blob {}", digest.short()), descriptor.size, 0);
         let reader = self.store.open_blob(descriptor)?;
-        self.stream(&name, descriptor.size, reader)
-            .with(|| format!("blob {digest}"))?;
+        self.stream(&name, descriptor.size, reader).with(|| format!("blob {digest}"))?;
         task.finish("saved");
         Ok(())
     }
@@ -141,13 +113,8 @@ impl<W: Write> Archive<'_, W> {
         if self.written.contains(name) {
             return Ok(());
         }
-        let task = self
-            .progress
-            .task(&format!("layer {}", layer.digest.short()), layer.size, 0);
-        let size = io::copy(
-            &mut Inflated::new(self.store.open_blob(layer)?)?,
-            &mut io::sink(),
-        )?;
+        let task = self.progress.task(&format!("layer {}", layer.digest.short()), layer.size, 0);
+        let size = io::copy(&mut Inflated::new(self.store.open_blob(layer)?)?, &mut io::sink())?;
         let inflated = Inflated::new(self.store.open_blob(layer)?)?;
         self.stream(name, size, inflated)?;
         task.finish("saved");
@@ -167,10 +134,7 @@ impl<W: Write> Archive<'_, W> {
         header.set_mtime(0); // the same images give the same archive
         header.set_path(name)?;
         header.set_cksum();
-        let mut counted = Exactly {
-            inner: reader,
-            left: size,
-        };
+        let mut counted = Exactly { inner: reader, left: size };
         self.tar.append(&header, &mut counted).map_err(Error::from)
     }
 }
@@ -188,9 +152,7 @@ impl<R: Read> Read for Exactly<R> {
         match self.left.checked_sub(len as u64) {
             Some(left) if len > 0 || left == 0 => self.left = left,
             _ => {
-                return Err(
-                    Error::damaged("the content changed its size while it was read").into(),
-                );
+                return Err(Error::damaged("the content changed its size while it was read").into());
             }
         }
         Ok(len)

@@ -72,11 +72,7 @@ pub(super) fn capabilities(add: &[String], drop: &[String]) -> Result<Vec<String
     let (drop_all, drop) = named("--cap-drop", drop)?;
     let starts = |name: &str| add_all || (!drop_all && DEFAULT.contains(&name));
     let keep = |name: &&&str| (starts(name) || add.contains(name)) && !drop.contains(name);
-    Ok(ALL
-        .iter()
-        .filter(keep)
-        .map(|name| format!("CAP_{name}"))
-        .collect())
+    Ok(ALL.iter().filter(keep).map(|name| format!("CAP_{name}")).collect())
 }
 
 fn named(flag: &str, names: &[String]) -> Result<(bool, Vec<&'static str>)> {
@@ -90,9 +86,7 @@ fn named(flag: &str, names: &[String]) -> Result<(bool, Vec<&'static str>)> {
         } else if let Some(known) = ALL.iter().find(|known| **known == plain) {
             found.push(*known);
         } else {
-            return Err(Error::malformed(format!(
-                "{flag} {name}: no such capability"
-            )));
+            return Err(Error::malformed(format!("{flag} {name}: no such capability")));
         }
     }
     Ok((all, found))

@@ -77,14 +77,7 @@ pub(crate) fn make(
     }
     let id = random_hex(12)?;
     let (directory, made) = claim(store, image, directory, &id)?;
-    let maker = Maker {
-        store,
-        image,
-        layers,
-        options,
-        directory: &directory,
-        progress,
-    };
+    let maker = Maker { store, image, layers, options, directory: &directory, progress };
     match maker.fill(&id, capabilities) {
         Ok(()) => Ok(directory),
         Err(e) => {
@@ -96,32 +89,17 @@ pub(crate) fn make(
 }
 
 /// A directory of our own: an absent or an empty one. Says whether it was made here.
-fn claim(
-    store: &Store,
-    image: &Image,
-    directory: Option<&Path>,
-    id: &str,
-) -> Result<(PathBuf, bool)> {
+fn claim(store: &Store, image: &Image, directory: Option<&Path>, id: &str) -> Result<(PathBuf, bool)> {
     let Some(directory) = directory else {
         let reference = image.reference();
-        let name = reference
-            .as_ref()
-            .map_or("image", |r| r.path().rsplit('/').next().unwrap_or("image"));
+        let name = reference.as_ref().map_or("image", |r| r.path().rsplit('/').next().unwrap_or("image"));
         let parent = store.path("bundles");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&parent)
-            .with(|| format!("mkdir {}", parent.display()))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&parent).with(|| format!("mkdir {}", parent.display()))?;
         let directory = parent.join(format!("{name}-{id}"));
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .with(|| format!("mkdir {}", directory.display()))?;
+        DirBuilder::new().mode(0o700).create(&directory).with(|| format!("mkdir {}", directory.display()))?;
         return Ok((directory, true));
     };
-    let directory =
-        std::path::absolute(directory).with(|| format!("bundle {}", directory.display()))?;
+    let directory = std::path::absolute(directory).with(|| format!("bundle {}", directory.display()))?;
     let step = || format!("bundle {}", directory.display());
     match DirBuilder::new().mode(0o700).create(&directory) {
         Ok(()) => Ok((directory, true)),
@@ -149,11 +127,7 @@ impl Maker<'_> {
         let name = self.image.display();
         let digest = self.image.descriptor.digest.clone();
         // From here on the layers are kept for us, and `unbundle` knows what to undo, whatever happens to this process.
-        let record = Record {
-            store: self.store.root().to_owned(),
-            image: name.clone(),
-            digest: digest.clone(),
-        };
+        let record = Record { store: self.store.root().to_owned(), image: name.clone(), digest: digest.clone() };
         self.write(RECORD, &oci::to_json(&record)?, 0o600)?;
         self.store.add_use(&Use {
             bundle: self.directory.to_owned(),
@@ -175,9 +149,8 @@ impl Maker<'_> {
         ]);
         let (annotations, left_out) = spec::annotations(&self.image.config, &ours);
         for label in left_out {
-            self.progress.say(&format!(
-                "label {label:?} of the image left out: runtimes act on annotations of that name"
-            ));
+            self.progress
+                .say(&format!("label {label:?} of the image left out: runtimes act on annotations of that name"));
         }
         let platform = self.image.config.platform();
         let host = crate::platform::Platform::host();
@@ -191,17 +164,11 @@ impl Maker<'_> {
             rootfs,
             annotations,
             capabilities,
-            architecture: if platform.architecture.is_empty() {
-                host.architecture
-            } else {
-                platform.architecture
-            },
+            architecture: if platform.architecture.is_empty() { host.architecture } else { platform.architecture },
             kernel: seccomp::kernel_version(),
         };
         let spec = spec::spec(&self.image.config, self.options, &context)?;
-        let mut text = serde_json::to_vec_pretty(&spec)
-            .map_err(|e| Error::other(e.to_string()))
-            .at("config.json")?;
+        let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
         text.push(b'\n');
         let temporary = self.directory.join(".config.json");
         self.write(".config.json", &text, 0o644)?;
@@ -247,10 +214,7 @@ impl Maker<'_> {
     fn hostname(&self, id: &str) -> String {
         match (&self.options.hostname, self.options.network) {
             (Some(name), _) => name.clone(),
-            (None, Network::Host) => rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
+            (None, Network::Host) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
             (None, Network::None) => id.to_owned(),
         }
     }
@@ -259,28 +223,14 @@ impl Maker<'_> {
     /// stays out of its root file system. The place is looked up inside the image (CVE-2022-23648).
     fn volumes(&self, root: &RootFs) -> Result<Vec<Bind>> {
         let mut binds = Vec::new();
-        let targets = self
-            .image
-            .config
-            .config
-            .volumes
-            .iter()
-            .flatten()
-            .map(|(path, _)| path);
+        let targets = self.image.config.config.volumes.iter().flatten().map(|(path, _)| path);
         for path in targets {
             let step = || format!("volume {path:?} of the image");
-            let target = clean_absolute(path)
-                .ok_or_else(|| Error::malformed("want an absolute path"))
-                .with(step)?;
+            let target = clean_absolute(path).ok_or_else(|| Error::malformed("want an absolute path")).with(step)?;
             if target == "/" {
                 return Err(Error::malformed("the root directory")).with(step);
             }
-            if self
-                .options
-                .volumes
-                .iter()
-                .any(|bind| bind.target == target)
-            {
+            if self.options.volumes.iter().any(|bind| bind.target == target) {
                 continue;
             }
             if binds.is_empty() {
@@ -290,11 +240,7 @@ impl Maker<'_> {
             if let Some(from) = root.directory(&target)? {
                 copy_tree(&from, &open_root(&source)?).with(step)?;
             }
-            binds.push(Bind {
-                source,
-                target,
-                options: vec!["rbind".into(), "rw".into(), "rprivate".into()],
-            });
+            binds.push(Bind { source, target, options: vec!["rbind".into(), "rw".into(), "rprivate".into()] });
         }
         Ok(binds)
     }
@@ -302,8 +248,7 @@ impl Maker<'_> {
     /// The files that name the container and its neighbours.
     fn files(&self, hostname: &str) -> Result<Vec<Bind>> {
         self.make_directory("etc", 0o755)?;
-        let mut hosts =
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
         if self.options.network == Network::Host {
             hosts = fs::read_to_string("/etc/hosts").unwrap_or(hosts);
         } else {
@@ -311,20 +256,13 @@ impl Maker<'_> {
         }
         let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts)];
         if self.options.network == Network::Host {
-            files.push((
-                "resolv.conf",
-                fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-            ));
+            files.push(("resolv.conf", fs::read_to_string("/etc/resolv.conf").unwrap_or_default()));
         }
         let mut binds = Vec::new();
         for (name, content) in files {
             let source = self.write(&format!("etc/{name}"), content.as_bytes(), 0o644)?;
             let options = vec!["rbind".into(), "rw".into(), "rprivate".into()];
-            binds.push(Bind {
-                source,
-                target: format!("/etc/{name}"),
-                options,
-            });
+            binds.push(Bind { source, target: format!("/etc/{name}"), options });
         }
         Ok(binds)
     }
@@ -333,46 +271,28 @@ impl Maker<'_> {
 /// The root directory of the whole is the upper layer's: it must look as the topmost layer that speaks of it says.
 fn dress(upper: &Path, shown: &[Layer]) -> Result<()> {
     let to = open_root(upper)?;
-    let times = |mtime| Timestamps {
-        last_access: mtime,
-        last_modification: mtime,
-    };
+    let times = |mtime| Timestamps { last_access: mtime, last_modification: mtime };
     let Some(layer) = shown.iter().rev().find(|layer| layer.record.has_root) else {
-        let epoch = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let epoch = Timespec { tv_sec: 0, tv_nsec: 0 };
         return futimens(&to, &times(epoch)).at("root directory");
     };
     let from = open_root(&layer.diff())?;
     let stat = rustix::fs::fstat(&from)?;
-    fchown(
-        &to,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )
-    .at("root directory")?;
+    fchown(&to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).at("root directory")?;
     fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777)).at("root directory")?;
     crate::layer::copy_xattrs(&from, &to).at("root directory")?;
-    let mtime = Timespec {
-        tv_sec: stat.st_mtime,
-        tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-    };
+    let mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
     futimens(&to, &times(mtime)).at("root directory")
 }
 
 fn check_hostname(name: &str) -> Result<()> {
     let good = !name.is_empty()
         && name.len() <= 64
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
         && !name.starts_with(['-', '.']);
     if good {
         Ok(())
     } else {
-        Err(Error::malformed(format!(
-            "--hostname {name:?}: want up to 64 letters, digits, - and ."
-        )))
+        Err(Error::malformed(format!("--hostname {name:?}: want up to 64 letters, digits, - and .")))
     }
 }

@@ -51,14 +51,9 @@ impl FromStr for Bind {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| {
-            Error::malformed(format!(
-                "{text:?}: {why} (want /HOST/PATH:/CONTAINER/PATH[:ro,...])"
-            ))
-        };
+        let bad = |why: &str| Error::malformed(format!("{text:?}: {why} (want /HOST/PATH:/CONTAINER/PATH[:ro,...])"));
         let mut parts = text.split(':');
-        let (Some(source), Some(target), options, None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(source), Some(target), options, None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(bad("not a bind mount"));
         };
@@ -84,11 +79,7 @@ impl FromStr for Bind {
             }
         }
         list.push(propagation.to_owned());
-        Ok(Self {
-            source: PathBuf::from(source),
-            target,
-            options: list,
-        })
+        Ok(Self { source: PathBuf::from(source), target, options: list })
     }
 }
 
@@ -110,21 +101,12 @@ pub(super) fn clean_absolute(path: &str) -> Option<String> {
 
 /// A size with Docker's units: `512m`, `1.5g`, `64MiB`; powers of 1024; bytes without a unit.
 pub(crate) fn parse_size(text: &str) -> Result<u64> {
-    let bad = || {
-        Error::malformed(format!(
-            "{text:?}: want a size such as 67108864, 64m or 1.5g"
-        ))
-    };
+    let bad = || Error::malformed(format!("{text:?}: want a size such as 67108864, 64m or 1.5g"));
     let lower = text.trim().to_ascii_lowercase();
-    let end = lower
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(lower.len());
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
     let (number, unit) = lower.split_at(end);
     let unit = unit.trim();
-    let unit = unit
-        .strip_suffix("ib")
-        .or(unit.strip_suffix('b'))
-        .unwrap_or(unit);
+    let unit = unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(unit);
     let shift = match unit {
         "" => 0,
         "k" => 10,
@@ -157,11 +139,8 @@ fn fixed(text: &str, unit: u64) -> Option<u64> {
         text if text.bytes().all(|b| b.is_ascii_digit()) => text.parse::<u64>().ok(),
         _ => None,
     };
-    let part = u128::from(digits(fraction)?) * u128::from(unit)
-        / 10u128.pow(u32::try_from(fraction.len()).ok()?);
-    digits(whole)?
-        .checked_mul(unit)?
-        .checked_add(u64::try_from(part).ok()?)
+    let part = u128::from(digits(fraction)?) * u128::from(unit) / 10u128.pow(u32::try_from(fraction.len()).ok()?);
+    digits(whole)?.checked_mul(unit)?.checked_add(u64::try_from(part).ok()?)
 }
 
 #[cfg(test)]
@@ -170,27 +149,12 @@ mod tests {
 
     #[test]
     fn sizes_and_cpus_are_read_as_docker_reads_them() {
-        for (text, want) in [
-            ("1", 1),
-            ("64m", 64 << 20),
-            ("64MiB", 64 << 20),
-            ("1.5g", 3 << 29),
-            ("10KB", 10 << 10),
-            ("2T", 2 << 40),
-        ] {
+        for (text, want) in
+            [("1", 1), ("64m", 64 << 20), ("64MiB", 64 << 20), ("1.5g", 3 << 29), ("10KB", 10 << 10), ("2T", 2 << 40)]
+        {
             assert_eq!(parse_size(text).unwrap(), want, "{text}");
         }
-        for bad in [
-            "",
-            "0",
-            "-1",
-            "m",
-            "1x",
-            "1.2.3",
-            "99999999999g",
-            "1e3",
-            "NaN",
-        ] {
+        for bad in ["", "0", "-1", "m", "1x", "1.2.3", "99999999999g", "1e3", "NaN"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_cpus("0.5").unwrap(), 500_000_000);
@@ -205,20 +169,8 @@ mod tests {
         let bind: Bind = "/data:/srv/../mnt/x/:ro".parse().unwrap();
         assert_eq!(bind.target, "/mnt/x");
         assert_eq!(bind.options, ["rbind", "ro", "rprivate"]);
-        assert_eq!(
-            "/a:/b:rw,rshared".parse::<Bind>().unwrap().options,
-            ["rbind", "rw", "rshared"]
-        );
-        for bad in [
-            "",
-            "/a",
-            "a:/b",
-            "/a:b",
-            "/a:/",
-            "/a:/..",
-            "/a:/b:xx",
-            "/a:/b:ro:x",
-        ] {
+        assert_eq!("/a:/b:rw,rshared".parse::<Bind>().unwrap().options, ["rbind", "rw", "rshared"]);
+        for bad in ["", "/a", "a:/b", "/a:b", "/a:/", "/a:/..", "/a:/b:xx", "/a:/b:ro:x"] {
             assert!(bad.parse::<Bind>().is_err(), "{bad}");
         }
     }

@@ -10,15 +10,7 @@ use crate::layout::Store;
 use crate::oci;
 
 /// All that `bundle` makes in a bundle's directory.
-const OURS: [&str; 7] = [
-    "config.json",
-    ".config.json",
-    "rootfs",
-    "overlay",
-    "volumes",
-    "etc",
-    RECORD,
-];
+const OURS: [&str; 7] = ["config.json", ".config.json", "rootfs", "overlay", "volumes", "etc", RECORD];
 
 /// Unmounts and removes the bundle at `directory`, unless a container still uses it. Gives the files that somebody else
 /// put there; they stay, and so does their directory.
@@ -26,16 +18,12 @@ pub(crate) fn remove(directory: &Path) -> Result<Vec<PathBuf>> {
     let directory = std::path::absolute(directory)?;
     let path = directory.join(RECORD);
     let bytes = fs::read(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::missing("not a bundle that imgtool made (it has no bundle.json)")
-        }
+        std::io::ErrorKind::NotFound => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
         _ => Error::from(e).at(format!("read {}", path.display())),
     })?;
     let record: Record = oci::json(&bytes).with(|| path.display().to_string())?;
     if let Some(user) = user_of(&directory)? {
-        return Err(Error::other(format!(
-            "{user} still uses it: stop and delete that first"
-        )));
+        return Err(Error::other(format!("{user} still uses it: stop and delete that first")));
     }
     let store = Store::at(&record.store)?;
     let left = undo(&store, &directory, true)?;
@@ -94,11 +82,7 @@ fn user_of(directory: &Path) -> Result<Option<String>> {
 fn process_in(device: u64) -> Result<Option<u32>> {
     for entry in fs::read_dir("/proc").at("read /proc")? {
         let Ok(entry) = entry else { continue };
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         // A process that ended meanwhile, or that we may not look at, does not count.
@@ -124,11 +108,7 @@ fn container_of(directory: &Path) -> Option<String> {
             let Ok(state) = oci::json::<serde_json::Value>(&bytes) else {
                 continue;
             };
-            if state
-                .get("bundle")
-                .and_then(|b| b.as_str())
-                .is_some_and(|bundle| same(Path::new(bundle), directory))
-            {
+            if state.get("bundle").and_then(|b| b.as_str()).is_some_and(|bundle| same(Path::new(bundle), directory)) {
                 return Some(format!("container {}", entry.file_name().to_string_lossy()));
             }
         }

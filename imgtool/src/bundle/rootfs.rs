@@ -19,8 +19,7 @@ pub(super) struct RootFs {
 impl RootFs {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd =
-            openat(CWD, path, flags, Mode::empty()).with(|| format!("open {}", path.display()))?;
+        let fd = openat(CWD, path, flags, Mode::empty()).with(|| format!("open {}", path.display()))?;
         Ok(Self { fd })
     }
 
@@ -30,13 +29,7 @@ impl RootFs {
         // EAGAIN: something was renamed while the kernel resolved "..".
         for _ in 0..32 {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            match openat2(
-                &self.fd,
-                path,
-                flags | OFlags::CLOEXEC,
-                Mode::empty(),
-                resolve,
-            ) {
+            match openat2(&self.fd, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return result,
             }
@@ -54,18 +47,12 @@ impl RootFs {
         };
         let file = File::from(fd);
         if !file.metadata()?.is_file() {
-            return Err(Error::malformed(format!(
-                "{path} in the image: not a regular file"
-            )));
+            return Err(Error::malformed(format!("{path} in the image: not a regular file")));
         }
         let mut bytes = Vec::new();
-        file.take(most + 1)
-            .read_to_end(&mut bytes)
-            .with(|| format!("{path} in the image"))?;
+        file.take(most + 1).read_to_end(&mut bytes).with(|| format!("{path} in the image"))?;
         if bytes.len() as u64 > most {
-            return Err(Error::malformed(format!(
-                "{path} in the image: larger than {most} bytes"
-            )));
+            return Err(Error::malformed(format!("{path} in the image: larger than {most} bytes")));
         }
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
@@ -129,10 +116,7 @@ mod tests {
         assert_eq!(fs.read("etc/big", 5).unwrap().unwrap(), "12345");
         assert!(fs.read("etc/big", 4).is_err());
         assert!(fs.read("etc", 4).is_err());
-        assert!(
-            fs.make_directory("out/made").is_err(),
-            "a dangling link is no directory to make things in"
-        );
+        assert!(fs.make_directory("out/made").is_err(), "a dangling link is no directory to make things in");
         assert!(fs.make_directory("/a/../../b").is_err());
         fs.make_directory("/var/lib/app").unwrap();
         assert!(root.join("var/lib/app").is_dir());
@@ -142,14 +126,7 @@ mod tests {
     #[test]
     fn a_fifo_in_place_of_a_file_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
-        rustix::fs::mknodat(
-            CWD,
-            dir.path().join("passwd"),
-            rustix::fs::FileType::Fifo,
-            Mode::RUSR,
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(CWD, dir.path().join("passwd"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert!(
             RootFs::open(dir.path())
                 .unwrap()

@@ -62,13 +62,9 @@ impl Rule {
 
 /// The `linux.seccomp` of config.json.
 pub(super) fn profile(facts: &Facts<'_>) -> Result<Value> {
-    let table: Table = serde_json::from_str(TABLE)
-        .map_err(|e| Error::other(format!("built-in seccomp table: {e}")))?;
+    let table: Table = serde_json::from_str(TABLE).map_err(|e| Error::other(format!("built-in seccomp table: {e}")))?;
     let Some(architectures) = table.architectures.get(facts.architecture) else {
-        return Err(Error::other(format!(
-            "no seccomp profile for {}",
-            facts.architecture
-        )));
+        return Err(Error::other(format!("no seccomp profile for {}", facts.architecture)));
     };
     let rules: Vec<Value> = table
         .rules
@@ -99,9 +95,7 @@ pub(super) fn profile(facts: &Facts<'_>) -> Result<Value> {
 pub(super) fn kernel_version() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|n| n.parse().unwrap_or(0));
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -111,24 +105,13 @@ mod tests {
 
     fn actions(caps: &[&str], architecture: &str, kernel: (u32, u32), name: &str) -> Vec<String> {
         let capabilities: Vec<String> = caps.iter().map(|c| format!("CAP_{c}")).collect();
-        let profile = profile(&Facts {
-            architecture,
-            kernel,
-            capabilities: &capabilities,
-        })
-        .unwrap();
+        let profile = profile(&Facts { architecture, kernel, capabilities: &capabilities }).unwrap();
         let rules = profile["syscalls"].as_array().unwrap().clone();
         let has = |rule: &Value| rule["names"].as_array().unwrap().iter().any(|n| n == name);
         rules
             .into_iter()
             .filter(has)
-            .map(|r| {
-                r["action"]
-                    .as_str()
-                    .unwrap()
-                    .trim_start_matches("SCMP_ACT_")
-                    .to_owned()
-            })
+            .map(|r| r["action"].as_str().unwrap().trim_start_matches("SCMP_ACT_").to_owned())
             .collect()
     }
 
@@ -137,27 +120,13 @@ mod tests {
         assert!(actions(&[], "amd64", (6, 1), "mount").is_empty());
         assert_eq!(actions(&["SYS_ADMIN"], "amd64", (6, 1), "mount"), ["ALLOW"]);
         assert_eq!(actions(&[], "amd64", (6, 1), "clone3"), ["ERRNO"]);
-        assert_eq!(
-            actions(&["SYS_ADMIN"], "amd64", (6, 1), "clone3"),
-            ["ALLOW"]
-        );
+        assert_eq!(actions(&["SYS_ADMIN"], "amd64", (6, 1), "clone3"), ["ALLOW"]);
         assert!(actions(&[], "amd64", (6, 1), "chroot").is_empty());
-        assert_eq!(
-            actions(&["SYS_CHROOT"], "amd64", (6, 1), "chroot"),
-            ["ALLOW"]
-        );
+        assert_eq!(actions(&["SYS_CHROOT"], "amd64", (6, 1), "chroot"), ["ALLOW"]);
         assert!(actions(&[], "amd64", (4, 4), "ptrace").is_empty());
         assert_eq!(actions(&[], "amd64", (4, 8), "ptrace"), ["ALLOW"]);
         assert_eq!(actions(&[], "amd64", (6, 1), "read"), ["ALLOW"]);
-        for never in [
-            "kexec_load",
-            "add_key",
-            "keyctl",
-            "userfaultfd",
-            "io_uring_setup",
-            "create_module",
-            "swapon",
-        ] {
+        for never in ["kexec_load", "add_key", "keyctl", "userfaultfd", "io_uring_setup", "create_module", "swapon"] {
             assert!(actions(&[], "amd64", (6, 1), never).is_empty(), "{never}");
         }
         assert_eq!(actions(&[], "amd64", (6, 1), "arch_prctl"), ["ALLOW"]);
@@ -166,37 +135,17 @@ mod tests {
 
     #[test]
     fn clone_is_allowed_without_namespaces_only() {
-        let profile = profile(&Facts {
-            architecture: "amd64",
-            kernel: (6, 1),
-            capabilities: &[],
-        })
-        .unwrap();
+        let profile = profile(&Facts { architecture: "amd64", kernel: (6, 1), capabilities: &[] }).unwrap();
         let rules = profile["syscalls"].as_array().unwrap();
-        let clone = rules
-            .iter()
-            .find(|r| r["names"] == json!(["clone"]))
-            .unwrap();
-        assert_eq!(
-            clone["args"],
-            json!([{"index": 0, "value": 0x7E02_0000, "op": "SCMP_CMP_MASKED_EQ"}])
-        );
+        let clone = rules.iter().find(|r| r["names"] == json!(["clone"])).unwrap();
+        assert_eq!(clone["args"], json!([{"index": 0, "value": 0x7E02_0000, "op": "SCMP_CMP_MASKED_EQ"}]));
     }
 
     #[test]
     fn every_architecture_has_the_common_calls() {
-        for architecture in [
-            "amd64", "arm64", "s390x", "riscv64", "loong64", "ppc64le", "arm", "386",
-        ] {
+        for architecture in ["amd64", "arm64", "s390x", "riscv64", "loong64", "ppc64le", "arm", "386"] {
             assert_eq!(actions(&[], architecture, (6, 1), "openat"), ["ALLOW"]);
         }
-        assert!(
-            super::profile(&Facts {
-                architecture: "vax",
-                kernel: (6, 1),
-                capabilities: &[]
-            })
-            .is_err()
-        );
+        assert!(super::profile(&Facts { architecture: "vax", kernel: (6, 1), capabilities: &[] }).is_err());
     }
 }

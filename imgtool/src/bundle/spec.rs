@@ -53,20 +53,11 @@ pub(super) fn arguments(image: &Execution, options: &Options) -> Result<Vec<Stri
         // An entrypoint of the user's makes the image's command meaningless.
         Some(entrypoint) if entrypoint.is_empty() => (Vec::new(), Vec::new()),
         Some(entrypoint) => (vec![entrypoint.clone()], Vec::new()),
-        None => (
-            image.entrypoint.clone().unwrap_or_default(),
-            image.cmd.clone().unwrap_or_default(),
-        ),
+        None => (image.entrypoint.clone().unwrap_or_default(), image.cmd.clone().unwrap_or_default()),
     };
-    args.extend(if options.command.is_empty() {
-        default
-    } else {
-        options.command.clone()
-    });
+    args.extend(if options.command.is_empty() { default } else { options.command.clone() });
     if args.is_empty() {
-        return Err(Error::other(
-            "the image has neither Entrypoint nor Cmd: give a command after --",
-        ));
+        return Err(Error::other("the image has neither Entrypoint nor Cmd: give a command after --"));
     }
     refuse_nul("argument", &args)?;
     Ok(args)
@@ -75,35 +66,25 @@ pub(super) fn arguments(image: &Execution, options: &Options) -> Result<Vec<Stri
 /// The directory the process starts in.
 pub(super) fn working_directory(image: &Execution, options: &Options) -> Result<String> {
     match &options.workdir {
-        Some(dir) => clean_absolute(dir)
-            .ok_or_else(|| Error::malformed(format!("--workdir {dir:?}: want an absolute path"))),
+        Some(dir) => {
+            clean_absolute(dir).ok_or_else(|| Error::malformed(format!("--workdir {dir:?}: want an absolute path")))
+        }
         // Docker reads a relative one from the root.
-        None => clean_absolute(&format!("/{}", image.working_dir)).ok_or_else(|| {
-            Error::malformed(format!("WorkingDir {:?} of the image", image.working_dir))
-        }),
+        None => clean_absolute(&format!("/{}", image.working_dir))
+            .ok_or_else(|| Error::malformed(format!("WorkingDir {:?} of the image", image.working_dir))),
     }
 }
 
 fn environment(image: &Execution, options: &Options, context: &Context) -> Result<Vec<String>> {
     let mut env: Vec<String> = Vec::new();
-    let key = |entry: &str| {
-        entry
-            .split_once('=')
-            .map_or(entry, |(key, _)| key)
-            .to_owned()
-    };
+    let key = |entry: &str| entry.split_once('=').map_or(entry, |(key, _)| key).to_owned();
     let mut set = |entry: String| match env.iter_mut().find(|have| key(have) == key(&entry)) {
         Some(have) => *have = entry,
         None => env.push(entry),
     };
     set(DEFAULT_PATH.to_owned());
     set(format!("HOSTNAME={}", context.hostname));
-    for entry in image
-        .env
-        .iter()
-        .flatten()
-        .filter(|entry| !entry.starts_with('=') && entry.contains('='))
-    {
+    for entry in image.env.iter().flatten().filter(|entry| !entry.starts_with('=') && entry.contains('=')) {
         set(entry.clone());
     }
     for entry in &options.env {
@@ -146,27 +127,14 @@ pub(super) fn annotations(
     set("architecture", Some(config.architecture.clone()));
     set("variant", config.variant.clone());
     set("os.version", config.os_version.clone());
-    set(
-        "os.features",
-        config.os_features.as_ref().map(|f| f.join(",")),
-    );
+    set("os.features", config.os_features.as_ref().map(|f| f.join(",")));
     set("author", config.author.clone());
     set("created", config.created.clone());
     set("stopSignal", config.config.stop_signal.clone());
-    set(
-        "exposedPorts",
-        config
-            .config
-            .exposed_ports
-            .as_ref()
-            .map(|p| p.keys().cloned().collect::<Vec<_>>().join(",")),
-    );
+    set("exposedPorts", config.config.exposed_ports.as_ref().map(|p| p.keys().cloned().collect::<Vec<_>>().join(",")));
     let mut left_out = Vec::new();
     for (key, value) in config.config.labels.iter().flatten() {
-        if RESERVED_LABELS
-            .iter()
-            .any(|reserved| key.starts_with(reserved))
-        {
+        if RESERVED_LABELS.iter().any(|reserved| key.starts_with(reserved)) {
             left_out.push(key.clone());
         } else if !key.is_empty() {
             all.insert(key.clone(), value.clone());
@@ -189,9 +157,7 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
     if !groups.is_empty() {
         user["additionalGids"] = json!(groups);
     }
-    let mut namespaces: Vec<Value> = ["pid", "ipc", "uts", "mount", "cgroup"]
-        .map(|kind| json!({"type": kind}))
-        .into();
+    let mut namespaces: Vec<Value> = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).into();
     let mut linux = json!({
         "resources": resources(options),
         "seccomp": seccomp::profile(&facts).at("seccomp")?,
@@ -201,7 +167,8 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
     if options.network == Network::None {
         namespaces.push(json!({"type": "network"}));
         // As Docker has it: in a network of its own, low ports and ping need no privilege.
-        linux["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"});
+        linux["sysctl"] =
+            json!({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"});
     }
     linux["namespaces"] = json!(namespaces);
     Ok(json!({
@@ -228,49 +195,17 @@ fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", "ro"],
-        ),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["ro", "nosuid", "noexec", "nodev"],
-        ),
-        mount(
-            "/dev/mqueue",
-            "mqueue",
-            "mqueue",
-            &["nosuid", "noexec", "nodev"],
-        ),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        ),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
     ];
     // The user's binds stand above the image's volumes and our files of the same place; a mount comes before those below it.
     let mut binds: Vec<&Bind> = options.volumes.iter().collect();
@@ -280,9 +215,9 @@ fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
         }
     }
     binds.sort_by_key(|bind| bind.target.matches('/').count());
-    mounts.extend(binds.iter().map(|bind| {
-        json!({"destination": bind.target, "type": "bind", "source": bind.source, "options": bind.options})
-    }));
+    mounts.extend(binds.iter().map(
+        |bind| json!({"destination": bind.target, "type": "bind", "source": bind.source, "options": bind.options}),
+    ));
     mounts
 }
 
@@ -314,8 +249,7 @@ fn resources(options: &Options) -> Value {
     if let Some(nano) = options.nano_cpus {
         let period = 100_000u64;
         let quota = u128::from(nano) * u128::from(period) / 1_000_000_000;
-        resources["cpu"] =
-            json!({"quota": u64::try_from(quota).unwrap_or(u64::MAX), "period": period});
+        resources["cpu"] = json!({"quota": u64::try_from(quota).unwrap_or(u64::MAX), "period": period});
     }
     if let Some(limit) = options.pids {
         resources["pids"] = json!({"limit": limit});
@@ -338,10 +272,4 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];

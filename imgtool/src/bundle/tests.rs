@@ -16,22 +16,13 @@ use crate::registry::Access;
 
 fn image(execution: Value) -> ImageConfig {
     let config = serde_json::from_value::<Execution>(execution).unwrap();
-    ImageConfig {
-        architecture: "amd64".into(),
-        os: "linux".into(),
-        config,
-        ..ImageConfig::default()
-    }
+    ImageConfig { architecture: "amd64".into(), os: "linux".into(), config, ..ImageConfig::default() }
 }
 
 fn context() -> Context {
     Context {
         hostname: "box".into(),
-        identity: user::Identity {
-            uid: 5,
-            gid: 6,
-            groups: vec![7],
-        },
+        identity: user::Identity { uid: 5, gid: 6, groups: vec![7] },
         inherited: [("HOSTVAR".to_owned(), "seen".to_owned())].into(),
         binds: Vec::new(),
         rootfs: "/b/rootfs".into(),
@@ -57,11 +48,8 @@ fn words(list: &[&str]) -> Vec<String> {
 fn entrypoint_and_command_are_joined_as_in_docker() {
     let both = json!({"Entrypoint": ["e", "1"], "Cmd": ["c"]});
     let args = |execution: &Value, entrypoint: Option<&str>, command: &[&str]| {
-        let options = Options {
-            entrypoint: entrypoint.map(str::to_owned),
-            command: words(command),
-            ..Options::default()
-        };
+        let options =
+            Options { entrypoint: entrypoint.map(str::to_owned), command: words(command), ..Options::default() };
         spec::arguments(&image(execution.clone()).config, &options).map(|args| args.join(" "))
     };
     assert_eq!(args(&both, None, &[]).unwrap(), "e 1 c");
@@ -70,101 +58,39 @@ fn entrypoint_and_command_are_joined_as_in_docker() {
     assert_eq!(args(&both, Some("o"), &["x"]).unwrap(), "o x");
     assert_eq!(args(&both, Some(""), &["x"]).unwrap(), "x");
     assert_eq!(args(&json!({"Cmd": ["c"]}), None, &[]).unwrap(), "c");
-    assert!(
-        args(&json!({}), None, &[])
-            .unwrap_err()
-            .to_string()
-            .contains("after --")
-    );
+    assert!(args(&json!({}), None, &[]).unwrap_err().to_string().contains("after --"));
     assert!(args(&both, Some(""), &[]).is_err());
-    assert!(
-        args(&json!({"Cmd": ["a\0b"]}), None, &[])
-            .unwrap_err()
-            .to_string()
-            .contains("NUL")
-    );
+    assert!(args(&json!({"Cmd": ["a\0b"]}), None, &[]).unwrap_err().to_string().contains("NUL"));
 }
 
 #[test]
 fn the_environment_has_a_path_and_the_users_word_counts_last() {
-    let options = Options {
-        env: words(&["A=user", "HOSTVAR", "ABSENT", "NEW=1=2"]),
-        ..Options::default()
-    };
-    let spec = spec_of(
-        json!({"Cmd": ["c"], "Env": ["A=image", "B=2", "broken", "=x"]}),
-        &options,
-    );
+    let options = Options { env: words(&["A=user", "HOSTVAR", "ABSENT", "NEW=1=2"]), ..Options::default() };
+    let spec = spec_of(json!({"Cmd": ["c"], "Env": ["A=image", "B=2", "broken", "=x"]}), &options);
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    assert_eq!(
-        spec["process"]["env"],
-        json!([
-            path,
-            "HOSTNAME=box",
-            "A=user",
-            "B=2",
-            "HOSTVAR=seen",
-            "NEW=1=2"
-        ])
-    );
-    let spec = spec_of(
-        json!({"Cmd": ["c"], "Env": ["PATH=/only"]}),
-        &Options::default(),
-    );
+    assert_eq!(spec["process"]["env"], json!([path, "HOSTNAME=box", "A=user", "B=2", "HOSTVAR=seen", "NEW=1=2"]));
+    let spec = spec_of(json!({"Cmd": ["c"], "Env": ["PATH=/only"]}), &Options::default());
     assert_eq!(spec["process"]["env"][0], "PATH=/only");
-    let bad = Options {
-        env: words(&["=x"]),
-        ..Options::default()
-    };
+    let bad = Options { env: words(&["=x"]), ..Options::default() };
     assert!(spec::spec(&image(json!({"Cmd": ["c"]})), &bad, &context()).is_err());
 }
 
 #[test]
 fn the_defaults_are_dockers() {
     let spec = spec_of(json!({"Cmd": ["c"]}), &Options::default());
-    assert_eq!(
-        spec["process"]["user"],
-        json!({"uid": 5, "gid": 6, "additionalGids": [7]})
-    );
+    assert_eq!(spec["process"]["user"], json!({"uid": 5, "gid": 6, "additionalGids": [7]}));
     assert_eq!(spec["process"]["cwd"], "/");
-    assert_eq!(
-        spec["process"]["capabilities"]["bounding"]
-            .as_array()
-            .unwrap()
-            .len(),
-        14
-    );
-    assert_eq!(
-        spec["process"]["capabilities"].get("inheritable"),
-        None,
-        "CVE-2022-24769"
-    );
+    assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
+    assert_eq!(spec["process"]["capabilities"].get("inheritable"), None, "CVE-2022-24769");
     assert_eq!(spec["process"]["capabilities"].get("ambient"), None);
-    let kinds: Vec<&str> = spec["linux"]["namespaces"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|n| n["type"].as_str().unwrap())
-        .collect();
+    let kinds: Vec<&str> =
+        spec["linux"]["namespaces"].as_array().unwrap().iter().map(|n| n["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["pid", "ipc", "uts", "mount", "cgroup", "network"]);
-    assert_eq!(
-        spec["linux"]["resources"]["devices"][0],
-        json!({"allow": false, "access": "rwm"})
-    );
-    let sys = spec["mounts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|m| m["destination"] == "/sys")
-        .unwrap();
+    assert_eq!(spec["linux"]["resources"]["devices"][0], json!({"allow": false, "access": "rwm"}));
+    let sys = spec["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/sys").unwrap();
     assert!(sys["options"].as_array().unwrap().contains(&json!("ro")));
     for masked in ["/proc/kcore", "/proc/keys", "/sys/firmware"] {
-        assert!(
-            spec["linux"]["maskedPaths"]
-                .as_array()
-                .unwrap()
-                .contains(&json!(masked))
-        );
+        assert!(spec["linux"]["maskedPaths"].as_array().unwrap().contains(&json!(masked)));
     }
     assert_eq!(spec["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
 }
@@ -178,47 +104,24 @@ fn options_find_their_places() {
         pids: Some(-1),
         read_only: true,
         workdir: Some("/a/../b".into()),
-        volumes: vec![
-            "/data/x:/srv/deep/er:ro".parse().unwrap(),
-            "/data:/srv".parse().unwrap(),
-        ],
+        volumes: vec!["/data/x:/srv/deep/er:ro".parse().unwrap(), "/data:/srv".parse().unwrap()],
         ..Options::default()
     };
     let spec = spec_of(json!({"Cmd": ["c"], "WorkingDir": "rel/dir"}), &options);
     assert_eq!(spec["linux"]["resources"]["memory"]["limit"], 64 << 20);
-    assert_eq!(
-        spec["linux"]["resources"]["cpu"],
-        json!({"quota": 150_000, "period": 100_000})
-    );
+    assert_eq!(spec["linux"]["resources"]["cpu"], json!({"quota": 150_000, "period": 100_000}));
     assert_eq!(spec["linux"]["resources"]["pids"]["limit"], -1);
     assert_eq!(spec["root"]["readonly"], true);
     assert_eq!(spec["process"]["cwd"], "/b");
     assert!(!spec["linux"]["namespaces"].to_string().contains("network"));
     assert_eq!(spec["linux"].get("sysctl"), None);
     let mounts = spec["mounts"].as_array().unwrap();
-    let at = |target: &str| {
-        mounts
-            .iter()
-            .position(|m| m["destination"] == target)
-            .unwrap()
-    };
-    assert!(
-        at("/srv") < at("/srv/deep/er"),
-        "a mount comes before those below it"
-    );
-    assert_eq!(
-        mounts[at("/srv/deep/er")]["options"],
-        json!(["rbind", "ro", "rprivate"])
-    );
+    let at = |target: &str| mounts.iter().position(|m| m["destination"] == target).unwrap();
+    assert!(at("/srv") < at("/srv/deep/er"), "a mount comes before those below it");
+    assert_eq!(mounts[at("/srv/deep/er")]["options"], json!(["rbind", "ro", "rprivate"]));
     let image_dir = image(json!({"Cmd": ["c"], "WorkingDir": "rel/../dir"}));
-    assert_eq!(
-        spec::working_directory(&image_dir.config, &Options::default()).unwrap(),
-        "/dir"
-    );
-    let relative = Options {
-        workdir: Some("rel".into()),
-        ..Options::default()
-    };
+    assert_eq!(spec::working_directory(&image_dir.config, &Options::default()).unwrap(), "/dir");
+    let relative = Options { workdir: Some("rel".into()), ..Options::default() };
     assert!(spec::working_directory(&image_dir.config, &relative).is_err());
 }
 
@@ -236,26 +139,15 @@ fn labels_become_annotations_but_command_no_runtime() {
     left_out.sort();
     assert_eq!(
         left_out,
-        [
-            "org.criu.config",
-            "org.systemd.property.ExecStart",
-            "org.tare.image.ref",
-            "run.oci.hooks.stdout"
-        ]
+        ["org.criu.config", "org.systemd.property.ExecStart", "org.tare.image.ref", "run.oci.hooks.stdout"]
     );
     assert_eq!(all["org.tare.image.ref"], "real");
     assert_eq!(all["team"], "a");
     assert_eq!(all["org.opencontainers.image.author"], "label");
     assert_eq!(all["org.opencontainers.image.stopSignal"], "SIGINT");
-    assert_eq!(
-        all["org.opencontainers.image.exposedPorts"],
-        "53/udp,80/tcp"
-    );
+    assert_eq!(all["org.opencontainers.image.exposedPorts"], "53/udp,80/tcp");
     assert_eq!(all["org.opencontainers.image.os"], "linux");
-    assert!(
-        !all.keys()
-            .any(|key| key.starts_with("run.oci") || key.starts_with("org.systemd"))
-    );
+    assert!(!all.keys().any(|key| key.starts_with("run.oci") || key.starts_with("org.systemd")));
 }
 
 /// A store with one imported image, `app`.
@@ -269,11 +161,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("image");
         fs::create_dir_all(root.join("etc")).unwrap();
-        fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n",
-        )
-        .unwrap();
+        fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n").unwrap();
         fill(&root);
         let mut tar = tar::Builder::new(Vec::new());
         tar.follow_symlinks(false);
@@ -307,23 +195,12 @@ impl Place {
             progress: &Progress::Quiet,
         };
         let layers = pull.layers(&image)?;
-        make(
-            &self.store,
-            &image,
-            &layers,
-            Some(&self.dir.path().join(name)),
-            options,
-            &Progress::Quiet,
-        )
+        make(&self.store, &image, &layers, Some(&self.dir.path().join(name)), options, &Progress::Quiet)
     }
 
     fn mounts(&self) -> usize {
         let here = self.dir.path().to_str().unwrap();
-        fs::read_to_string("/proc/self/mountinfo")
-            .unwrap()
-            .lines()
-            .filter(|line| line.contains(here))
-            .count()
+        fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(here)).count()
     }
 }
 
@@ -333,12 +210,7 @@ fn config(bundle: &Path) -> Value {
 
 #[test]
 fn a_bundle_is_mounted_writable_and_leaves_nothing_when_it_goes() {
-    let changes = [
-        r#"CMD ["sh"]"#,
-        "USER app",
-        "WORKDIR /made/for/it",
-        "VOLUME /data",
-    ];
+    let changes = [r#"CMD ["sh"]"#, "USER app", "WORKDIR /made/for/it", "VOLUME /data"];
     let place = Place::new(&changes, |root| {
         fs::create_dir(root.join("data")).unwrap();
         fs::write(root.join("data/seed"), "seed").unwrap();
@@ -346,36 +218,16 @@ fn a_bundle_is_mounted_writable_and_leaves_nothing_when_it_goes() {
     let bundle = place.bundle("b", &Options::default()).unwrap();
     let config = config(&bundle);
     assert_eq!(config["process"]["user"]["uid"], 1000);
-    assert_eq!(
-        config["root"]["path"],
-        bundle.join("rootfs").to_str().unwrap()
-    );
+    assert_eq!(config["root"]["path"], bundle.join("rootfs").to_str().unwrap());
     assert!(bundle.join("rootfs/made/for/it").is_dir());
     fs::write(bundle.join("rootfs/etc/new"), "x").unwrap();
-    assert!(
-        bundle.join("overlay/upper/etc/new").exists(),
-        "the image's layers stay as they are"
-    );
-    assert_eq!(
-        fs::read_to_string(bundle.join("volumes/0/seed")).unwrap(),
-        "seed"
-    );
-    let volume = config["mounts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|m| m["destination"] == "/data")
-        .unwrap();
+    assert!(bundle.join("overlay/upper/etc/new").exists(), "the image's layers stay as they are");
+    assert_eq!(fs::read_to_string(bundle.join("volumes/0/seed")).unwrap(), "seed");
+    let volume = config["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/data").unwrap();
     assert_eq!(volume["source"], bundle.join("volumes/0").to_str().unwrap());
     assert_eq!(place.store.uses().unwrap().len(), 1);
     assert_eq!(place.mounts(), 1);
-    assert!(
-        place
-            .bundle("b", &Options::default())
-            .unwrap_err()
-            .to_string()
-            .contains("not empty")
-    );
+    assert!(place.bundle("b", &Options::default()).unwrap_err().to_string().contains("not empty"));
     assert_eq!(remove(&bundle).unwrap(), Vec::<PathBuf>::new());
     assert!(!bundle.exists());
     assert_eq!((place.mounts(), place.store.uses().unwrap().len()), (0, 0));
@@ -394,34 +246,17 @@ fn layers_of_a_bundle_outlive_the_images_name() {
         .unwrap();
     place.store.collect().unwrap();
     assert!(bundle.join("rootfs/etc/passwd").exists());
-    assert_eq!(
-        fs::read_dir(place.store.path("blobs/sha256"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(fs::read_dir(place.store.path("blobs/sha256")).unwrap().count(), 0);
     remove(&bundle).unwrap();
     place.store.collect().unwrap();
-    assert_eq!(
-        fs::read_dir(place.store.path("layers/sha256"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(fs::read_dir(place.store.path("layers/sha256")).unwrap().count(), 0);
 }
 
 #[test]
 fn a_layer_of_an_earlier_boot_counts_only_if_it_was_synced() {
     let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
-    let layer = fs::read_dir(place.store.path("layers/sha256"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    let record = || -> Value {
-        serde_json::from_slice(&fs::read(layer.join("layer.json")).unwrap()).unwrap()
-    };
+    let layer = fs::read_dir(place.store.path("layers/sha256")).unwrap().next().unwrap().unwrap().path();
+    let record = || -> Value { serde_json::from_slice(&fs::read(layer.join("layer.json")).unwrap()).unwrap() };
     let change = |key: &str, value: Value| {
         let mut changed = record();
         changed[key] = value;
@@ -431,20 +266,11 @@ fn a_layer_of_an_earlier_boot_counts_only_if_it_was_synced() {
     fs::write(layer.join("diff/etc/passwd"), "torn").unwrap();
     change("boot", json!("another"));
     let bundle = place.bundle("b", &Options::default()).unwrap();
-    assert!(
-        fs::read_to_string(bundle.join("rootfs/etc/passwd"))
-            .unwrap()
-            .starts_with("root:")
-    );
+    assert!(fs::read_to_string(bundle.join("rootfs/etc/passwd")).unwrap().starts_with("root:"));
     assert_ne!(record()["boot"], "another");
     // Old enough to be on disk: removing the bundle syncs what is left and notes it.
     let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
-    fs::File::options()
-        .write(true)
-        .open(layer.join("layer.json"))
-        .unwrap()
-        .set_modified(long_ago)
-        .unwrap();
+    fs::File::options().write(true).open(layer.join("layer.json")).unwrap().set_modified(long_ago).unwrap();
     remove(&bundle).unwrap();
     assert_eq!(record()["synced"], true);
     change("boot", json!("another"));
@@ -457,62 +283,30 @@ fn a_layer_of_an_earlier_boot_counts_only_if_it_was_synced() {
 #[test]
 fn what_fails_leaves_nothing_behind() {
     let place = Place::new(&[r#"CMD ["sh"]"#, "USER nobody-of-this-name"], |_| {});
-    let error = place
-        .bundle("b", &Options::default())
-        .unwrap_err()
-        .to_string();
+    let error = place.bundle("b", &Options::default()).unwrap_err().to_string();
     assert!(error.contains("no such user"), "{error}");
     assert!(!place.dir.path().join("b").exists());
     assert_eq!((place.mounts(), place.store.uses().unwrap().len()), (0, 0));
     // A directory that was there stays, empty.
     fs::create_dir(place.dir.path().join("there")).unwrap();
     place.bundle("there", &Options::default()).unwrap_err();
-    assert_eq!(
-        fs::read_dir(place.dir.path().join("there"))
-            .unwrap()
-            .count(),
-        0
-    );
-    let overflow = Options {
-        user: Some("4294967296".into()),
-        ..Options::default()
-    };
-    assert!(
-        place
-            .bundle("c", &overflow)
-            .unwrap_err()
-            .to_string()
-            .contains("4294967296")
-    );
-    let absent = Options {
-        volumes: vec!["/no/such/place:/x".parse().unwrap()],
-        ..Options::default()
-    };
-    assert!(
-        place
-            .bundle("c", &absent)
-            .unwrap_err()
-            .to_string()
-            .contains("/no/such/place")
-    );
+    assert_eq!(fs::read_dir(place.dir.path().join("there")).unwrap().count(), 0);
+    let overflow = Options { user: Some("4294967296".into()), ..Options::default() };
+    assert!(place.bundle("c", &overflow).unwrap_err().to_string().contains("4294967296"));
+    let absent = Options { volumes: vec!["/no/such/place:/x".parse().unwrap()], ..Options::default() };
+    assert!(place.bundle("c", &absent).unwrap_err().to_string().contains("/no/such/place"));
     assert!(!place.dir.path().join("c").exists());
 }
 
 #[test]
 fn volumes_and_working_directories_stay_in_the_image() {
     // CVE-2022-23648: a volume path that leads out copied the host's files into the container.
-    let place = Place::new(
-        &[
-            r#"CMD ["sh"]"#,
-            "VOLUME /v/../../../../../outside /link",
-            "WORKDIR /link2/made",
-        ],
-        |root| {
+    let place =
+        Place::new(&[r#"CMD ["sh"]"#, "VOLUME /v/../../../../../outside /link", "WORKDIR /link2/made"], |root| {
             symlink("../../outside", root.join("link")).unwrap();
             symlink("/../../../outside2", root.join("link2")).unwrap();
             fs::create_dir(root.join("outside2")).unwrap();
-        },
-    );
+        });
     for outside in ["outside", "outside2"] {
         fs::create_dir(place.dir.path().join(outside)).unwrap();
         fs::write(place.dir.path().join(outside).join("secret"), "host").unwrap();
@@ -543,28 +337,15 @@ fn a_bundle_in_use_is_not_removed() {
         .unwrap();
     // An echo shows that it has changed its root.
     inside.stdin.as_mut().unwrap().write_all(b"x").unwrap();
-    inside
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut [0])
-        .unwrap();
+    inside.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     let error = remove(&bundle).unwrap_err().to_string();
-    assert!(
-        error.contains(&format!("process {} still uses it", inside.id())),
-        "{error}"
-    );
+    assert!(error.contains(&format!("process {} still uses it", inside.id())), "{error}");
     drop(inside.stdin.take());
     inside.wait().unwrap();
     fs::write(bundle.join("mine"), "kept").unwrap();
     assert_eq!(remove(&bundle).unwrap(), [bundle.join("mine")]);
     assert_eq!(place.mounts(), 0);
-    assert!(
-        remove(&bundle)
-            .unwrap_err()
-            .to_string()
-            .contains("not a bundle")
-    );
+    assert!(remove(&bundle).unwrap_err().to_string().contains("not a bundle"));
 }
 
 #[test]
@@ -575,9 +356,6 @@ fn the_root_directory_looks_as_the_image_says() {
     });
     let bundle = place.bundle("b", &Options::default()).unwrap();
     let meta = fs::metadata(bundle.join("rootfs")).unwrap();
-    assert_eq!(
-        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
-        (0o1711, 3, 4)
-    );
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o1711, 3, 4));
     remove(&bundle).unwrap();
 }

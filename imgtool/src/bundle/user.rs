@@ -20,8 +20,7 @@ pub(super) struct Identity {
 
 /// Looks `text` up in the image.
 pub(super) fn resolve(root: &RootFs, text: &str) -> Result<Identity> {
-    let read =
-        |path: &str| -> Result<String> { Ok(root.read(path, DATABASE_MAX)?.unwrap_or_default()) };
+    let read = |path: &str| -> Result<String> { Ok(root.read(path, DATABASE_MAX)?.unwrap_or_default()) };
     lookup(text, &read("etc/passwd")?, &read("etc/group")?).with(|| format!("user {text:?}"))
 }
 
@@ -39,21 +38,13 @@ fn lookup(text: &str, passwd: &str, group: &str) -> Result<Identity> {
     let by_name = |line: &&[&str]| line[0] == user;
     let lines: Vec<Vec<&str>> = entries(passwd, 4);
     let lines: Vec<&[&str]> = lines.iter().map(Vec::as_slice).collect();
-    let entry = lines.iter().find(|line| by_name(line)).or_else(|| {
-        lines
-            .iter()
-            .find(|line| number.is_some() && line[2].parse().ok() == number)
-    });
+    let entry = lines
+        .iter()
+        .find(|line| by_name(line))
+        .or_else(|| lines.iter().find(|line| number.is_some() && line[2].parse().ok() == number));
     let mut identity = match (entry, number) {
-        (Some(line), _) => Identity {
-            uid: id(line[2], "uid")?,
-            gid: id(line[3], "gid")?,
-            groups: Vec::new(),
-        },
-        (None, Some(uid)) => Identity {
-            uid,
-            ..Identity::default()
-        },
+        (Some(line), _) => Identity { uid: id(line[2], "uid")?, gid: id(line[3], "gid")?, groups: Vec::new() },
+        (None, Some(uid)) => Identity { uid, ..Identity::default() },
         (None, None) => return Err(Error::missing("no such user in the image's /etc/passwd")),
     };
     let groups: Vec<Vec<&str>> = entries(group, 3);
@@ -64,18 +55,14 @@ fn lookup(text: &str, passwd: &str, group: &str) -> Result<Identity> {
                 (Some(line), _) => id(line[2], "gid")?,
                 (None, Some(gid)) => gid,
                 (None, None) => {
-                    return Err(Error::missing(format!(
-                        "no group {wanted:?} in the image's /etc/group"
-                    )));
+                    return Err(Error::missing(format!("no group {wanted:?} in the image's /etc/group")));
                 }
             };
         }
         None => {
             if let Some(name) = entry.map(|line| line[0]) {
-                let member = |line: &&Vec<&str>| {
-                    line.get(3)
-                        .is_some_and(|list| list.split(',').any(|m| m.trim() == name))
-                };
+                let member =
+                    |line: &&Vec<&str>| line.get(3).is_some_and(|list| list.split(',').any(|m| m.trim() == name));
                 for line in groups.iter().filter(member) {
                     let gid = id(line[2], "gid")?;
                     if gid != identity.gid && !identity.groups.contains(&gid) {
@@ -90,10 +77,7 @@ fn lookup(text: &str, passwd: &str, group: &str) -> Result<Identity> {
 
 /// The lines of a database that have at least `fields` fields and a name.
 fn entries(text: &str, fields: usize) -> Vec<Vec<&str>> {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with('#'));
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
     lines
         .map(|line| line.split(':').collect::<Vec<_>>())
         .filter(|line| line.len() >= fields && !line[0].is_empty())
@@ -110,10 +94,7 @@ fn number(text: &str) -> Result<Option<u32>> {
 }
 
 fn id(text: &str, what: &str) -> Result<u32> {
-    let value = text
-        .parse::<u32>()
-        .ok()
-        .filter(|&id| id <= ID_MAX && !text.starts_with('+'));
+    let value = text.parse::<u32>().ok().filter(|&id| id <= ID_MAX && !text.starts_with('+'));
     value.ok_or_else(|| Error::malformed(format!("{what} {text}: not a number from 0 to {ID_MAX}")))
 }
 
@@ -122,12 +103,10 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\n\nbroken\napp:x:1000:1001:App:/home/app:/bin/sh\n7:x:42:43::/:\nbad:x:-1:0::/:\n";
-    const GROUP: &str =
-        "root:x:0:\napp:x:1001:app\nwheel:x:10:root,app\nvideo:x:44:app, other\n9:x:99:\n";
+    const GROUP: &str = "root:x:0:\napp:x:1001:app\nwheel:x:10:root,app\nvideo:x:44:app, other\n9:x:99:\n";
 
     fn ids(text: &str) -> (u32, u32, Vec<u32>) {
-        let Identity { uid, gid, groups } =
-            lookup(text, PASSWD, GROUP).unwrap_or_else(|e| panic!("{text}: {e}"));
+        let Identity { uid, gid, groups } = lookup(text, PASSWD, GROUP).unwrap_or_else(|e| panic!("{text}: {e}"));
         (uid, gid, groups)
     }
 
@@ -161,18 +140,8 @@ mod tests {
         ] {
             assert!(lookup(bad, PASSWD, GROUP).is_err(), "{bad}");
         }
-        assert!(
-            lookup("nobody", PASSWD, GROUP)
-                .unwrap_err()
-                .to_string()
-                .contains("/etc/passwd")
-        );
-        assert!(
-            lookup("app:nogroup", PASSWD, GROUP)
-                .unwrap_err()
-                .to_string()
-                .contains("/etc/group")
-        );
+        assert!(lookup("nobody", PASSWD, GROUP).unwrap_err().to_string().contains("/etc/passwd"));
+        assert!(lookup("app:nogroup", PASSWD, GROUP).unwrap_err().to_string().contains("/etc/group"));
         assert_eq!(lookup("0", "", "").unwrap(), Identity::default());
     }
 }

@@ -13,8 +13,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fchmod, fchown, fstat, ftruncate,
-    futimens, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fchmod, fchown, fstat, ftruncate, futimens, linkat,
+    makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite, write};
 
@@ -48,12 +48,7 @@ pub(crate) struct Unpacker<'a> {
 impl<'a> Unpacker<'a> {
     /// Unpacks into the empty directory `root`. With `lower`, what the layer does not have itself is looked up there; an
     /// empty stack is right for the lowest layer.
-    pub(crate) fn new(
-        root: OwnedFd,
-        form: OverlayForm,
-        limits: Limits,
-        lower: Option<&'a LowerStack>,
-    ) -> Result<Self> {
+    pub(crate) fn new(root: OwnedFd, form: OverlayForm, limits: Limits, lower: Option<&'a LowerStack>) -> Result<Self> {
         let stat = fstat(&root).at("unpack")?;
         Ok(Self {
             dirs: Dirs::new(root),
@@ -63,10 +58,7 @@ impl<'a> Unpacker<'a> {
             owner: (stat.st_uid, stat.st_gid),
             metas: BTreeMap::new(),
             opaque: BTreeSet::new(),
-            done: Unpacked {
-                self_contained: true,
-                ..Unpacked::default()
-            },
+            done: Unpacked { self_contained: true, ..Unpacked::default() },
         })
     }
 
@@ -83,8 +75,7 @@ impl<'a> Unpacker<'a> {
                 "unpacks to more than {bytes} bytes (--max-layer-size raises the limit)"
             )));
         }
-        self.make(entry, tar)
-            .with(|| String::from_utf8_lossy(&entry.path).into_owned())
+        self.make(entry, tar).with(|| String::from_utf8_lossy(&entry.path).into_owned())
     }
 
     fn make<R: BufRead>(&mut self, entry: &Entry, tar: &mut Tarball<R>) -> Result<()> {
@@ -99,17 +90,10 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         let (parent, name) = split(&path);
-        if path
-            .split(|&b| b == b'/')
-            .any(|component| component.starts_with(WHITEOUT_META))
-            && name != OPAQUE
-        {
+        if path.split(|&b| b == b'/').any(|component| component.starts_with(WHITEOUT_META)) && name != OPAQUE {
             return Ok(());
         }
-        if parent
-            .split(|&b| b == b'/')
-            .any(|component| component.starts_with(WHITEOUT))
-        {
+        if parent.split(|&b| b == b'/').any(|component| component.starts_with(WHITEOUT)) {
             return Err(Error::malformed("a whiteout is not a directory"));
         }
         let (dir, mut at) = self.directory(parent, meta.mtime)?;
@@ -132,14 +116,10 @@ impl<'a> Unpacker<'a> {
                 if entry.link.is_empty() || entry.link.contains(&0) {
                     return Err(Error::malformed("symlink without a target"));
                 }
-                self.create(&dir, name, &at, || {
-                    symlinkat(entry.link.as_slice(), &dir, name)
-                })?;
+                self.create(&dir, name, &at, || symlinkat(entry.link.as_slice(), &dir, name))?;
                 self.finish_special(&dir, name, FileType::Symlink, &meta)
             }
-            Kind::CharDevice => {
-                self.device(&dir, name, &at, FileType::CharacterDevice, entry, &meta)
-            }
+            Kind::CharDevice => self.device(&dir, name, &at, FileType::CharacterDevice, entry, &meta),
             Kind::BlockDevice => self.device(&dir, name, &at, FileType::BlockDevice, entry, &meta),
             Kind::Fifo => self.device(&dir, name, &at, FileType::Fifo, entry, &meta),
         }
@@ -155,11 +135,8 @@ impl<'a> Unpacker<'a> {
         tar: &mut Tarball<R>,
     ) -> Result<()> {
         // Never open what is there: it may have other names, which would change with it.
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = self.create(dir, name, at, || {
-            openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
-        })?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.create(dir, name, at, || openat(dir, name, flags, Mode::RUSR | Mode::WUSR))?;
         match &entry.sparse {
             None => loop {
                 let mut chunk = tar.chunk()?;
@@ -178,12 +155,7 @@ impl<'a> Unpacker<'a> {
         }
         // Owner before mode and attributes: chown clears set-user-ID bits and file capabilities.
         if (meta.uid, meta.gid) != self.owner {
-            fchown(
-                &fd,
-                Some(Uid::from_raw(meta.uid)),
-                Some(Gid::from_raw(meta.gid)),
-            )
-            .at("chown")?;
+            fchown(&fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))).at("chown")?;
         }
         fchmod(&fd, Mode::from_raw_mode(meta.mode)).at("chmod")?;
         xattr::set_all(&fd, &meta.xattrs)?;
@@ -199,24 +171,12 @@ impl<'a> Unpacker<'a> {
         entry: &Entry,
         meta: &Meta,
     ) -> Result<()> {
-        let device = if kind == FileType::Fifo {
-            0
-        } else {
-            makedev(entry.device.0, entry.device.1)
-        };
-        self.create(dir, name, at, || {
-            mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device)
-        })?;
+        let device = if kind == FileType::Fifo { 0 } else { makedev(entry.device.0, entry.device.1) };
+        self.create(dir, name, at, || mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device))?;
         self.finish_special(dir, name, kind, meta)
     }
 
-    fn finish_special(
-        &self,
-        dir: &OwnedFd,
-        name: &[u8],
-        kind: FileType,
-        meta: &Meta,
-    ) -> Result<()> {
+    fn finish_special(&self, dir: &OwnedFd, name: &[u8], kind: FileType, meta: &Meta) -> Result<()> {
         if (meta.uid, meta.gid) != self.owner {
             let (uid, gid) = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
             chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).at("chown")?;
@@ -234,9 +194,7 @@ impl<'a> Unpacker<'a> {
         if target.is_empty() {
             return Err(Error::malformed("hardlink to the root directory"));
         }
-        let (target_dir, mut target_at) = self
-            .directory(target_parent, (0, 0))
-            .at("hardlink's target")?;
+        let (target_dir, mut target_at) = self.directory(target_parent, (0, 0)).at("hardlink's target")?;
         super::dirs::push(&mut target_at, target_name);
         if target_at == at {
             return Err(Error::malformed("hardlink to itself"));
@@ -248,9 +206,7 @@ impl<'a> Unpacker<'a> {
             }
             // Flags 0: a symlink is linked itself, never followed.
             Ok(_) => {
-                return self.create(dir, name, at, || {
-                    linkat(&target_dir, target_name, dir, name, AtFlags::empty())
-                });
+                return self.create(dir, name, at, || linkat(&target_dir, target_name, dir, name, AtFlags::empty()));
             }
             Err(Errno::NOENT) if !self.is_hidden(&target_at) => match self.lower {
                 None => {
@@ -261,8 +217,7 @@ impl<'a> Unpacker<'a> {
                     self.done.self_contained = false;
                     if let Found::Other(from) = lower.lookup(&target_at)? {
                         self.make_way_if_needed(dir, name, at)?;
-                        return copy_file(&from, target_name, dir, name)
-                            .at("copy from the layer below");
+                        return copy_file(&from, target_name, dir, name).at("copy from the layer below");
                     }
                 }
             },
@@ -270,9 +225,7 @@ impl<'a> Unpacker<'a> {
             Err(e) => return Err(e).at("hardlink's target"),
         }
         let target = String::from_utf8_lossy(&target).into_owned();
-        Err(Error::malformed(format!(
-            "hardlink to {target}, which does not exist"
-        )))
+        Err(Error::malformed(format!("hardlink to {target}, which does not exist")))
     }
 
     fn whiteout(&mut self, dir: &OwnedFd, parent: &[u8], hidden: &[u8]) -> Result<()> {
@@ -306,9 +259,7 @@ impl<'a> Unpacker<'a> {
 
     /// Whether this layer hides what the layers below have at `path`.
     pub(super) fn is_hidden(&self, path: &[u8]) -> bool {
-        self.opaque
-            .iter()
-            .any(|opaque| is_at_or_below(path, opaque))
+        self.opaque.iter().any(|opaque| is_at_or_below(path, opaque))
     }
 
     /// Makes a directory, or finds that it is there already: directories merge.
@@ -384,8 +335,7 @@ impl<'a> Unpacker<'a> {
         // Backwards: what is below a directory comes before it, and needs it open to be reached.
         for (path, meta) in metas.iter().rev() {
             let fd: Rc<OwnedFd> = self.dirs.reopen(path)?;
-            meta.apply(&*fd, self.owner)
-                .with(|| String::from_utf8_lossy(path).into_owned())?;
+            meta.apply(&*fd, self.owner).with(|| String::from_utf8_lossy(path).into_owned())?;
         }
         Ok(self.done)
     }
@@ -401,13 +351,9 @@ fn write_sparse<R: BufRead>(fd: &OwnedFd, map: &[(u64, u64)], tar: &mut Tarball<
         }
         while !chunk.is_empty() {
             if piece.1 == 0 {
-                piece = pieces
-                    .next()
-                    .ok_or_else(|| Error::malformed("more data than the sparse map has"))?;
+                piece = pieces.next().ok_or_else(|| Error::malformed("more data than the sparse map has"))?;
             }
-            let len = chunk
-                .len()
-                .min(usize::try_from(piece.1).unwrap_or(usize::MAX));
+            let len = chunk.len().min(usize::try_from(piece.1).unwrap_or(usize::MAX));
             let len = pwrite(fd, &chunk[..len], piece.0).at("write")?;
             piece = (piece.0 + len as u64, piece.1 - len as u64);
             chunk = &chunk[len..];

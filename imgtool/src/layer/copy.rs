@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat,
-    fchmod, fchown, futimens, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fchmod, fchown,
+    futimens, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 
 use super::dirs::open_dir;
@@ -16,34 +16,19 @@ use crate::error::{Error, Result, Step};
 const DEPTH_MAX: usize = 512;
 
 /// Copies the file `from_name`, which is no directory, to `to_name`, which must not exist.
-pub(super) fn copy_file(
-    from: impl AsFd,
-    from_name: &[u8],
-    to: impl AsFd,
-    to_name: &[u8],
-) -> Result<()> {
+pub(super) fn copy_file(from: impl AsFd, from_name: &[u8], to: impl AsFd, to_name: &[u8]) -> Result<()> {
     let stat = statat(&from, from_name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
     match kind {
         FileType::RegularFile => {
-            let source = openat(
-                &from,
-                from_name,
-                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            let flags =
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let source = openat(&from, from_name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let target = openat(&to, to_name, flags, Mode::RUSR | Mode::WUSR)?;
             let (mut source, mut target) = (File::from(source), File::from(target));
             std::io::copy(&mut source, &mut target)?;
             // Owner before mode and attributes: chown clears setuid and file capabilities.
-            fchown(
-                &target,
-                Some(Uid::from_raw(stat.st_uid)),
-                Some(Gid::from_raw(stat.st_gid)),
-            )?;
+            fchown(&target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
             fchmod(&target, mode)?;
             xattr::set_all(&target, &xattr::read_all(&source)?)?;
             futimens(&target, &times_of(&stat))?;
@@ -77,9 +62,7 @@ pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
 
 fn copy_level(from: &OwnedFd, to: &OwnedFd, device: u64, depth: usize) -> Result<()> {
     if depth > DEPTH_MAX {
-        return Err(Error::malformed(format!(
-            "more than {DEPTH_MAX} directories deep"
-        )));
+        return Err(Error::malformed(format!("more than {DEPTH_MAX} directories deep")));
     }
     for entry in Dir::read_from(from)? {
         let entry = entry?;
@@ -94,20 +77,13 @@ fn copy_level(from: &OwnedFd, to: &OwnedFd, device: u64, depth: usize) -> Result
             continue;
         }
         mkdirat(to, name, Mode::RWXU).with(step)?;
-        let (below, target) = (
-            open_dir(from, name).with(step)?,
-            open_dir(to, name).with(step)?,
-        );
+        let (below, target) = (open_dir(from, name).with(step)?, open_dir(to, name).with(step)?);
         if stat.st_dev == device {
             copy_level(&below, &target, device, depth + 1).with(step)?;
         }
     }
     let stat = rustix::fs::fstat(from)?;
-    fchown(
-        to,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
+    fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     xattr::set_all(to, &xattr::read_all(from)?)?;
     futimens(to, &times_of(&stat))?;
@@ -115,14 +91,8 @@ fn copy_level(from: &OwnedFd, to: &OwnedFd, device: u64, depth: usize) -> Result
 }
 
 fn times_of(stat: &Stat) -> Timestamps {
-    let mtime = Timespec {
-        tv_sec: stat.st_mtime,
-        tv_nsec: stat.st_mtime_nsec.cast_signed(),
-    };
-    Timestamps {
-        last_access: mtime,
-        last_modification: mtime,
-    }
+    let mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
+    Timestamps { last_access: mtime, last_modification: mtime }
 }
 
 /// Copies the extended attributes that a layer may set.

@@ -72,9 +72,7 @@ impl<R: Read> Read for Inflated<R> {
 
 fn detect(start: &[u8]) -> Result<Compression> {
     let foreign = |name| {
-        Err(Error::malformed(format!(
-            "{name} compression: only gzip, zstd and uncompressed tars are supported"
-        )))
+        Err(Error::malformed(format!("{name} compression: only gzip, zstd and uncompressed tars are supported")))
     };
     match start {
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
@@ -111,21 +109,10 @@ mod tests {
         };
         let members = [gz(&text[..100]), gz(&text[100..])].concat();
         assert_eq!(inflate(&members).unwrap(), text);
-        assert_eq!(
-            inflate(&zstd::encode_all(&text[..], 3).unwrap()).unwrap(),
-            text
-        );
+        assert_eq!(inflate(&zstd::encode_all(&text[..], 3).unwrap()).unwrap(), text);
         assert_eq!(inflate(&text).unwrap(), text);
         assert_eq!(inflate(b"").unwrap(), b"");
-        assert!(
-            inflate(&gz(&text)[..60]).is_err(),
-            "a cut stream must not pass"
-        );
-        assert!(
-            inflate(b"\xfd7zXZ\0....")
-                .unwrap_err()
-                .to_string()
-                .contains("xz")
-        );
+        assert!(inflate(&gz(&text)[..60]).is_err(), "a cut stream must not pass");
+        assert!(inflate(b"\xfd7zXZ\0....").unwrap_err().to_string().contains("xz"));
     }
 }

@@ -25,18 +25,11 @@ pub(super) struct Dirs {
 
 impl Dirs {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self {
-            root: Rc::new(root),
-            open: HashMap::new(),
-        }
+        Self { root: Rc::new(root), open: HashMap::new() }
     }
 
     pub(super) fn get(&self, path: &[u8]) -> Option<Rc<OwnedFd>> {
-        if path.is_empty() {
-            Some(Rc::clone(&self.root))
-        } else {
-            self.open.get(path).cloned()
-        }
+        if path.is_empty() { Some(Rc::clone(&self.root)) } else { self.open.get(path).cloned() }
     }
 
     pub(super) fn insert(&mut self, path: &[u8], fd: OwnedFd) -> Rc<OwnedFd> {
@@ -56,15 +49,10 @@ impl Dirs {
     /// Opens a directory by a path that is known to have no symlinks.
     pub(super) fn reopen(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>> {
         let mut at = cached_prefix(self, path);
-        let mut fd = self
-            .get(&path[..at])
-            .unwrap_or_else(|| Rc::clone(&self.root));
+        let mut fd = self.get(&path[..at]).unwrap_or_else(|| Rc::clone(&self.root));
         while at < path.len() {
             let start = if at == 0 { 0 } else { at + 1 };
-            let end = path[start..]
-                .iter()
-                .position(|&b| b == b'/')
-                .map_or(path.len(), |len| start + len);
+            let end = path[start..].iter().position(|&b| b == b'/').map_or(path.len(), |len| start + len);
             let next = open_dir(&fd, &path[start..end])?;
             fd = self.insert(&path[..end], next);
             at = end;
@@ -88,18 +76,14 @@ pub(super) fn open_dir(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<Own
 }
 
 pub(super) fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
-    path.strip_prefix(top)
-        .is_some_and(|rest| top.is_empty() || rest.is_empty() || rest.starts_with(b"/"))
+    path.strip_prefix(top).is_some_and(|rest| top.is_empty() || rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// A path of an archive as a path below the root: no leading slash, no `.` and no `..`. A path that climbs above the
 /// root is refused.
 pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>> {
     if path.len() > PATH_MAX {
-        return Err(Error::malformed(format!(
-            "path of {} bytes (at most {PATH_MAX})",
-            path.len()
-        )));
+        return Err(Error::malformed(format!("path of {} bytes (at most {PATH_MAX})", path.len())));
     }
     if path.contains(&0) {
         return Err(Error::malformed("path with a NUL byte"));
@@ -109,10 +93,7 @@ pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>> {
         match component {
             b"" | b"." => {}
             b".." if clean.is_empty() => {
-                return Err(Error::malformed(format!(
-                    "{}: leaves the layer's root",
-                    String::from_utf8_lossy(path)
-                )));
+                return Err(Error::malformed(format!("{}: leaves the layer's root", String::from_utf8_lossy(path))));
             }
             b".." => clean.truncate(clean.iter().rposition(|&b| b == b'/').unwrap_or(0)),
             component => push(&mut clean, component),
@@ -168,12 +149,7 @@ pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
 
 /// Opens the directory that a layer is unpacked into.
 pub(crate) fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
-    Ok(openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 #[cfg(test)]

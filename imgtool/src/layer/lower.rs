@@ -46,9 +46,7 @@ impl LowerStack {
     /// Looks up a path that has no symlinks in its parents.
     pub(super) fn lookup(&self, path: &[u8]) -> Result<Found> {
         for layer in &self.layers {
-            match look_in(layer, path)
-                .with(|| format!("look up {} in a lower layer", String::from_utf8_lossy(path)))?
-            {
+            match look_in(layer, path).with(|| format!("look up {} in a lower layer", String::from_utf8_lossy(path)))? {
                 Verdict::Found(found) => return Ok(found),
                 Verdict::Hidden => break,
                 Verdict::Silent => {}
@@ -66,11 +64,7 @@ fn look_in(layer: &OwnedFd, path: &[u8]) -> Result<Verdict> {
         let stat = match statat(&at, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
-                return Ok(if opaque {
-                    Verdict::Hidden
-                } else {
-                    Verdict::Silent
-                });
+                return Ok(if opaque { Verdict::Hidden } else { Verdict::Silent });
             }
             Err(e) => return Err(e.into()),
         };
@@ -92,9 +86,7 @@ fn look_in(layer: &OwnedFd, path: &[u8]) -> Result<Verdict> {
             // A file in the way hides the directories of that name below it.
             _ if !last => return Ok(Verdict::Hidden),
             FileType::Symlink => {
-                return Ok(Verdict::Found(Found::Symlink(
-                    readlinkat(&at, name, Vec::new())?.into_bytes(),
-                )));
+                return Ok(Verdict::Found(Found::Symlink(readlinkat(&at, name, Vec::new())?.into_bytes())));
             }
             _ => return Ok(Verdict::Found(Found::Other(at))),
         }

@@ -30,24 +30,13 @@ impl Meta {
     }
 
     pub(super) fn times(&self) -> Timestamps {
-        let mtime = Timespec {
-            tv_sec: self.mtime.0,
-            tv_nsec: self.mtime.1.into(),
-        };
-        Timestamps {
-            last_access: mtime,
-            last_modification: mtime,
-        }
+        let mtime = Timespec { tv_sec: self.mtime.0, tv_nsec: self.mtime.1.into() };
+        Timestamps { last_access: mtime, last_modification: mtime }
     }
 
     pub(super) fn apply(&self, dir: impl AsFd, owner: (u32, u32)) -> Result<()> {
         if (self.uid, self.gid) != owner {
-            fchown(
-                &dir,
-                Some(Uid::from_raw(self.uid)),
-                Some(Gid::from_raw(self.gid)),
-            )
-            .at("chown")?;
+            fchown(&dir, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid))).at("chown")?;
         }
         fchmod(&dir, Mode::from_raw_mode(self.mode)).at("chmod")?;
         xattr::set_all(&dir, &self.xattrs)?;

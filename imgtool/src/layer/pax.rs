@@ -32,15 +32,9 @@ pub(super) fn parse(mut block: &[u8]) -> Result<Records> {
     let mut records = Records::default();
     let mut sparse = SparseKeys::default();
     while !block.is_empty() {
-        let (key, value, rest) =
-            record(block).ok_or_else(|| Error::malformed("tar: malformed PAX header"))?;
+        let (key, value, rest) = record(block).ok_or_else(|| Error::malformed("tar: malformed PAX header"))?;
         block = rest;
-        let bad = || {
-            Error::malformed(format!(
-                "tar: PAX {}: invalid value",
-                String::from_utf8_lossy(key)
-            ))
-        };
+        let bad = || Error::malformed(format!("tar: PAX {}: invalid value", String::from_utf8_lossy(key)));
         if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
             // An empty value takes the record back: the header's own field counts.
             continue;
@@ -58,15 +52,8 @@ pub(super) fn parse(mut block: &[u8]) -> Result<Records> {
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     // libarchive writes both forms; the raw one counts where both are there.
                     if !records.xattrs.iter().any(|(have, _)| have == name) {
-                        let end = value
-                            .iter()
-                            .rposition(|&b| b != b'=')
-                            .map_or(0, |at| at + 1);
-                        set(
-                            &mut records.xattrs,
-                            name,
-                            STANDARD_NO_PAD.decode(&value[..end]).map_err(|_| bad())?,
-                        );
+                        let end = value.iter().rposition(|&b| b != b'=').map_or(0, |at| at + 1);
+                        set(&mut records.xattrs, name, STANDARD_NO_PAD.decode(&value[..end]).map_err(|_| bad())?);
                     }
                 } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
                     sparse.take(name, value).ok_or_else(bad)?;
@@ -121,9 +108,7 @@ fn time(text: &[u8]) -> Option<(i64, u32)> {
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let nanos = (0..9).fold(0, |n, at| {
-        n * 10 + u32::from(fraction.get(at).map_or(0, |d| d - b'0'))
-    });
+    let nanos = (0..9).fold(0, |n, at| n * 10 + u32::from(fraction.get(at).map_or(0, |d| d - b'0')));
     Some(match (negative, nanos) {
         (false, _) => (seconds, nanos),
         (true, 0) => (-seconds, 0),
@@ -154,10 +139,7 @@ impl SparseKeys {
             b"numbytes" if self.pieces.len() % 2 == 1 => self.pieces.push(decimal(value)?),
             b"numblocks" => drop(decimal(value)?),
             b"map" => {
-                self.pieces = value
-                    .split(|&b| b == b',')
-                    .map(decimal)
-                    .collect::<Option<_>>()?;
+                self.pieces = value.split(|&b| b == b',').map(decimal).collect::<Option<_>>()?;
             }
             _ => return None,
         }
@@ -168,24 +150,15 @@ impl SparseKeys {
         if !self.seen {
             return Ok(None);
         }
-        let real_size = self
-            .size
-            .ok_or_else(|| Error::malformed("tar: sparse file without its size"))?;
+        let real_size = self.size.ok_or_else(|| Error::malformed("tar: sparse file without its size"))?;
         let map = match (self.major, self.minor) {
             (Some(1), Some(0)) => None,
-            (None | Some(0), _) if self.pieces.len().is_multiple_of(2) => Some(
-                self.pieces
-                    .chunks_exact(2)
-                    .map(|pair| (pair[0], pair[1]))
-                    .collect(),
-            ),
+            (None | Some(0), _) if self.pieces.len().is_multiple_of(2) => {
+                Some(self.pieces.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+            }
             _ => return Err(Error::malformed("tar: unknown form of sparse file")),
         };
-        Ok(Some(Sparse {
-            name: self.name,
-            real_size,
-            map,
-        }))
+        Ok(Some(Sparse { name: self.name, real_size, map }))
     }
 }
 
@@ -211,16 +184,9 @@ mod tests {
     #[test]
     fn values_may_contain_newlines_and_equals_signs() {
         let caps = b"\x01\x00\n5 a=b\n";
-        let parsed = parse(&block(&[
-            ("SCHILY.xattr.security.capability", caps),
-            ("path", b"a\nb=c"),
-            ("size", b"7"),
-        ]))
-        .unwrap();
-        assert_eq!(
-            parsed.xattrs,
-            [(b"security.capability".to_vec(), caps.to_vec())]
-        );
+        let parsed =
+            parse(&block(&[("SCHILY.xattr.security.capability", caps), ("path", b"a\nb=c"), ("size", b"7")])).unwrap();
+        assert_eq!(parsed.xattrs, [(b"security.capability".to_vec(), caps.to_vec())]);
         assert_eq!(parsed.path.unwrap(), b"a\nb=c");
         assert_eq!(parsed.size, Some(7));
     }
@@ -239,28 +205,14 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
-        for (key, value) in [
-            ("size", "-1"),
-            ("size", "1e9"),
-            ("uid", " 1"),
-            ("mtime", "1.2.3"),
-            ("path", "a\0b"),
-        ] {
-            assert!(
-                parse(&block(&[(key, value.as_bytes())])).is_err(),
-                "{key}={value:?}"
-            );
+        for (key, value) in [("size", "-1"), ("size", "1e9"), ("uid", " 1"), ("mtime", "1.2.3"), ("path", "a\0b")] {
+            assert!(parse(&block(&[(key, value.as_bytes())])).is_err(), "{key}={value:?}");
         }
     }
 
     #[test]
     fn times_have_fractions_and_signs() {
-        let time_of = |text: &str| {
-            parse(&block(&[("mtime", text.as_bytes())]))
-                .unwrap()
-                .mtime
-                .unwrap()
-        };
+        let time_of = |text: &str| parse(&block(&[("mtime", text.as_bytes())])).unwrap().mtime.unwrap();
         assert_eq!(time_of("12"), (12, 0));
         assert_eq!(time_of("12.5"), (12, 500_000_000));
         assert_eq!(time_of("12.1234567891"), (12, 123_456_789));

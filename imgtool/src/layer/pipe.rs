@@ -47,11 +47,7 @@ pub(crate) struct Job<'a> {
 }
 
 /// Unpacks the layer that `blob` reads as. `blob` proves its own digest and size, and fails at its end if they are wrong.
-pub(crate) fn unpack<R: Read + Send>(
-    blob: R,
-    job: Job<'_>,
-    sink: Option<&mut dyn TarSink>,
-) -> Result<Unpacked> {
+pub(crate) fn unpack<R: Read + Send>(blob: R, job: Job<'_>, sink: Option<&mut dyn TarSink>) -> Result<Unpacked> {
     let (full, filled) = sync_channel::<Result<Vec<u8>>>(DEPTH);
     let (give_back, empties) = channel::<Vec<u8>>();
     std::thread::scope(|scope| {
@@ -60,9 +56,7 @@ pub(crate) fn unpack<R: Read + Send>(
             .spawn_scoped(scope, move || read_blob(blob, &full, &empties, sink))
             .map_err(Error::from)?;
         let unpacked = unpack_tar(filled, give_back, job);
-        let read = reader
-            .join()
-            .unwrap_or_else(|_| Err(Error::other("the reading thread panicked")));
+        let read = reader.join().unwrap_or_else(|_| Err(Error::other("the reading thread panicked")));
         match (unpacked, read) {
             // A blob that is not what it should be explains whatever was wrong with the tar in it.
             (_, Err(e)) if e.kind() == Kind::Damaged => Err(e),
@@ -135,19 +129,8 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// The unpacking side.
-fn unpack_tar(
-    filled: Receiver<Result<Vec<u8>>>,
-    give_back: Sender<Vec<u8>>,
-    job: Job<'_>,
-) -> Result<Unpacked> {
-    let Job {
-        diff_id,
-        root,
-        form,
-        limits,
-        compressed,
-        lower,
-    } = job;
+fn unpack_tar(filled: Receiver<Result<Vec<u8>>>, give_back: Sender<Vec<u8>>, job: Job<'_>) -> Result<Unpacked> {
+    let Job { diff_id, root, form, limits, compressed, lower } = job;
     let algorithm = diff_id.map_or(crate::digest::Algorithm::Sha256, Digest::algorithm);
     let limits = limits.for_blob(compressed);
     let mut buffers = Buffers {
@@ -166,17 +149,11 @@ fn unpack_tar(
     }
     tar.drain()?;
     let mut unpacked = unpacker.finish()?;
-    let got = buffers
-        .hasher
-        .take()
-        .map(Hasher::finish)
-        .ok_or_else(|| Error::other("the tar was hashed twice"))?;
+    let got = buffers.hasher.take().map(Hasher::finish).ok_or_else(|| Error::other("the tar was hashed twice"))?;
     if let Some(want) = diff_id
         && got != *want
     {
-        return Err(Error::malformed(format!(
-            "the uncompressed layer is {got}, the image config says {want}"
-        )));
+        return Err(Error::malformed(format!("the uncompressed layer is {got}, the image config says {want}")));
     }
     unpacked.diff_id = Some(got);
     unpacked.tar_size = buffers.size;

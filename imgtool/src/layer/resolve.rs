@@ -25,22 +25,14 @@ impl Unpacker<'_> {
     /// Opens the directory at `path` (cleaned), and says where it really is. Symlinks on the way are resolved as they
     /// would be with the layer's root as the root directory; `..` in them stops there. Directories that the archive has
     /// no entry for are made with `mtime`, or as the layers below have them.
-    pub(super) fn directory(
-        &mut self,
-        path: &[u8],
-        mtime: (i64, u32),
-    ) -> Result<(Rc<OwnedFd>, Vec<u8>)> {
+    pub(super) fn directory(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<(Rc<OwnedFd>, Vec<u8>)> {
         if let Some(fd) = self.dirs.get(path) {
             return Ok((fd, path.to_vec()));
         }
         let known = cached_prefix(&self.dirs, path);
         let mut at = path[..known].to_vec();
         let mut fd = self.dirs.reopen(&at)?;
-        let mut pending: Vec<Vec<u8>> = path[known..]
-            .split(|&b| b == b'/')
-            .rev()
-            .map(<[u8]>::to_vec)
-            .collect();
+        let mut pending: Vec<Vec<u8>> = path[known..].split(|&b| b == b'/').rev().map(<[u8]>::to_vec).collect();
         let mut links = 0;
         while let Some(name) = pending.pop() {
             match name.as_slice() {
@@ -58,10 +50,7 @@ impl Unpacker<'_> {
                 (fd, at) = (open, next);
                 continue;
             }
-            match self
-                .step(&fd, &name, &next, mtime)
-                .with(|| format!("parent {}", String::from_utf8_lossy(&next)))?
-            {
+            match self.step(&fd, &name, &next, mtime).with(|| format!("parent {}", String::from_utf8_lossy(&next)))? {
                 Component::Directory(open) => {
                     fd = self.dirs.insert(&next, open);
                     at = next;
@@ -82,13 +71,7 @@ impl Unpacker<'_> {
         Ok((fd, at))
     }
 
-    fn step(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        at: &[u8],
-        mtime: (i64, u32),
-    ) -> Result<Component> {
+    fn step(&mut self, dir: &OwnedFd, name: &[u8], at: &[u8], mtime: (i64, u32)) -> Result<Component> {
         match open_dir(dir, name) {
             Ok(fd) => return Ok(Component::Directory(fd)),
             Err(Errno::NOENT) => return self.imply(dir, name, at, mtime),
@@ -97,9 +80,7 @@ impl Unpacker<'_> {
         }
         let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            return Ok(Component::Symlink(
-                readlinkat(dir, name, Vec::new())?.into_bytes(),
-            ));
+            return Ok(Component::Symlink(readlinkat(dir, name, Vec::new())?.into_bytes()));
         }
         if is_whiteout(&stat) {
             return self.plain(dir, name, at, mtime);
@@ -108,13 +89,7 @@ impl Unpacker<'_> {
     }
 
     /// The archive has files in a directory that it has no entry for.
-    fn imply(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        at: &[u8],
-        mtime: (i64, u32),
-    ) -> Result<Component> {
+    fn imply(&mut self, dir: &OwnedFd, name: &[u8], at: &[u8], mtime: (i64, u32)) -> Result<Component> {
         if self.is_hidden(at) {
             return self.plain(dir, name, at, mtime);
         }
@@ -130,10 +105,7 @@ impl Unpacker<'_> {
                     mode: stat.st_mode & 0o7777,
                     uid: stat.st_uid,
                     gid: stat.st_gid,
-                    mtime: (
-                        stat.st_mtime,
-                        u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-                    ),
+                    mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
                     xattrs,
                 };
                 self.implied(dir, name, at, meta)
@@ -142,25 +114,8 @@ impl Unpacker<'_> {
         }
     }
 
-    fn plain(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        at: &[u8],
-        mtime: (i64, u32),
-    ) -> Result<Component> {
-        self.implied(
-            dir,
-            name,
-            at,
-            Meta {
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-                mtime,
-                xattrs: Vec::new(),
-            },
-        )
+    fn plain(&mut self, dir: &OwnedFd, name: &[u8], at: &[u8], mtime: (i64, u32)) -> Result<Component> {
+        self.implied(dir, name, at, Meta { mode: 0o755, uid: 0, gid: 0, mtime, xattrs: Vec::new() })
     }
 
     fn implied(&mut self, dir: &OwnedFd, name: &[u8], at: &[u8], meta: Meta) -> Result<Component> {

@@ -14,23 +14,14 @@ const SPARSE_MAX: usize = 1 << 18;
 impl<R: BufRead> Tarball<R> {
     /// The old GNU form: four pieces in the header, more in extension blocks behind it.
     pub(super) fn gnu_sparse(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64)> {
-        let gnu = header
-            .as_gnu()
-            .ok_or_else(|| Error::malformed("tar: sparse entry without a GNU header"))?;
+        let gnu = header.as_gnu().ok_or_else(|| Error::malformed("tar: sparse entry without a GNU header"))?;
         let real = gnu.real_size().at("tar: real size of a sparse file")?;
         let mut map = Vec::new();
         let mut add = |pieces: &[tar::GnuSparseHeader]| -> Result<()> {
             for piece in pieces.iter().filter(|p| !p.is_empty()) {
-                map.push((
-                    piece.offset().at("tar: sparse map")?,
-                    piece.length().at("tar: sparse map")?,
-                ));
+                map.push((piece.offset().at("tar: sparse map")?, piece.length().at("tar: sparse map")?));
             }
-            if map.len() > SPARSE_MAX {
-                Err(too_many_pieces())
-            } else {
-                Ok(())
-            }
+            if map.len() > SPARSE_MAX { Err(too_many_pieces()) } else { Ok(()) }
         };
         add(&gnu.sparse)?;
         let mut more = gnu.is_extended();
@@ -62,8 +53,8 @@ impl<R: BufRead> Tarball<R> {
             while numbers.len() < wanted
                 && let Some(end) = text.iter().position(|&b| b == b'\n')
             {
-                let number = pax::decimal(&text[..end])
-                    .ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
+                let number =
+                    pax::decimal(&text[..end]).ok_or_else(|| Error::malformed("tar: sparse map: not a number"))?;
                 text.drain(..=end);
                 if numbers.is_empty() {
                     let pieces = usize::try_from(number).ok().filter(|&n| n <= SPARSE_MAX);
@@ -75,10 +66,7 @@ impl<R: BufRead> Tarball<R> {
                 return Err(Error::malformed("tar: sparse map: not a number"));
             }
         }
-        Ok(numbers[1..]
-            .chunks_exact(2)
-            .map(|pair| (pair[0], pair[1]))
-            .collect())
+        Ok(numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
     }
 }
 
@@ -87,19 +75,14 @@ pub(super) fn check_sparse(map: &[(u64, u64)], real: u64, stored: u64) -> Result
     let mut end = 0;
     let mut sum = 0u64;
     for &(offset, len) in map {
-        let stop = offset
-            .checked_add(len)
-            .filter(|&stop| offset >= end && stop <= real);
-        end = stop
-            .ok_or_else(|| Error::malformed("tar: sparse map: pieces overlap or leave the file"))?;
+        let stop = offset.checked_add(len).filter(|&stop| offset >= end && stop <= real);
+        end = stop.ok_or_else(|| Error::malformed("tar: sparse map: pieces overlap or leave the file"))?;
         sum = sum.saturating_add(len);
     }
     if sum == stored {
         Ok(())
     } else {
-        Err(Error::malformed(format!(
-            "tar: sparse map has {sum} bytes, the entry {stored}"
-        )))
+        Err(Error::malformed(format!("tar: sparse map has {sum} bytes, the entry {stored}")))
     }
 }
 

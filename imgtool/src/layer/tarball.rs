@@ -78,12 +78,7 @@ struct Extensions {
 
 impl<R: BufRead> Tarball<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self {
-            input,
-            left: 0,
-            padding: 0,
-            lent: 0,
-        }
+        Self { input, left: 0, padding: 0, lent: 0 }
     }
 
     /// The next entry, or `None` at the end of the archive.
@@ -95,9 +90,7 @@ impl<R: BufRead> Tarball<R> {
             let mut block = [0; BLOCK];
             if !self.read_header(&mut block)? {
                 if pending {
-                    return Err(Error::malformed(
-                        "tar: the archive ends after an extension header",
-                    ));
+                    return Err(Error::malformed("tar: the archive ends after an extension header"));
                 }
                 return Ok(None);
             }
@@ -128,9 +121,7 @@ impl<R: BufRead> Tarball<R> {
         if available.is_empty() {
             return Err(truncated());
         }
-        let len = available
-            .len()
-            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let len = available.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.lent = len;
         self.left -= len as u64;
         Ok(&available[..len])
@@ -191,11 +182,7 @@ impl<R: BufRead> Tarball<R> {
         while have < BLOCK {
             let available = self.input.fill_buf()?;
             if available.is_empty() {
-                return if have == 0 {
-                    Ok(false)
-                } else {
-                    Err(truncated())
-                };
+                return if have == 0 { Ok(false) } else { Err(truncated()) };
             }
             let len = available.len().min(BLOCK - have);
             block[have..have + len].copy_from_slice(&available[..len]);
@@ -208,9 +195,7 @@ impl<R: BufRead> Tarball<R> {
     fn read_extension(&mut self, header: &Header) -> Result<Vec<u8>> {
         let size = stored_size(header)?;
         if size > EXTENSION_MAX {
-            return Err(Error::malformed(format!(
-                "tar: extension header of {size} bytes (at most {EXTENSION_MAX})"
-            )));
+            return Err(Error::malformed(format!("tar: extension header of {size} bytes (at most {EXTENSION_MAX})")));
         }
         let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         self.left = size;
@@ -229,14 +214,8 @@ impl<R: BufRead> Tarball<R> {
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry> {
         let Extensions { pax, path, link } = extensions;
         // POSIX: what PAX says stands above the header; GNU's long names come without PAX.
-        let mut path = pax
-            .path
-            .or(path)
-            .unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = pax
-            .linkpath
-            .or(link)
-            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let mut path = pax.path.or(path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = pax.linkpath.or(link).or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         let kind = kind_of(header, &path)?;
         let mut stored = match pax.size {
             Some(size) => size,
@@ -272,11 +251,7 @@ impl<R: BufRead> Tarball<R> {
             path,
             link: link.unwrap_or_default(),
             size,
-            mode: if is_blank(header, MODE) {
-                0
-            } else {
-                header.mode().at("tar: mode")?
-            },
+            mode: if is_blank(header, MODE) { 0 } else { header.mode().at("tar: mode")? },
             uid: match pax.uid {
                 Some(uid) => uid,
                 None if is_blank(header, UID) => 0,
@@ -305,9 +280,7 @@ impl<R: BufRead> Tarball<R> {
 fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
     Ok(match header.entry_type() {
         // Before ustar a directory was a file whose name ends in a slash.
-        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => {
-            Kind::Directory
-        }
+        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => Kind::Directory,
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
         EntryType::Link => Kind::Hardlink,
         EntryType::Symlink => Kind::Symlink,
@@ -327,30 +300,18 @@ fn kind_of(header: &Header, path: &[u8]) -> Result<Kind> {
 
 /// A numeric field without a number counts as zero, as in Go: some programs leave out what they do not know.
 fn is_blank(header: &Header, field: Range<usize>) -> bool {
-    header.as_bytes()[field]
-        .iter()
-        .all(|&b| b == 0 || b == b' ')
+    header.as_bytes()[field].iter().all(|&b| b == 0 || b == b' ')
 }
 
 fn stored_size(header: &Header) -> Result<u64> {
-    if is_blank(header, SIZE) {
-        Ok(0)
-    } else {
-        header.entry_size().at("tar: size")
-    }
+    if is_blank(header, SIZE) { Ok(0) } else { header.entry_size().at("tar: size") }
 }
 
 fn check_sum(block: &[u8; BLOCK]) -> Result<()> {
-    let wanted = Header::from_byte_slice(block)
-        .cksum()
-        .map_err(|_| Error::malformed("tar: not a header (no checksum)"))?;
+    let wanted =
+        Header::from_byte_slice(block).cksum().map_err(|_| Error::malformed("tar: not a header (no checksum)"))?;
     let field = 148..156;
-    let bytes = || {
-        block
-            .iter()
-            .enumerate()
-            .map(|(at, &b)| if field.contains(&at) { b' ' } else { b })
-    };
+    let bytes = || block.iter().enumerate().map(|(at, &b)| if field.contains(&at) { b' ' } else { b });
     let unsigned: u32 = bytes().map(u32::from).sum();
     // Some old programs summed signed bytes.
     let signed: i32 = bytes().map(|b| i32::from(b.cast_signed())).sum();
@@ -373,9 +334,5 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 pub(super) fn truncated() -> Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "tar: the archive ends in the middle of an entry",
-    )
-    .into()
+    io::Error::new(io::ErrorKind::InvalidData, "tar: the archive ends in the middle of an entry").into()
 }

@@ -6,10 +6,7 @@ use crate::digest::Digest;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OverlayForm {
     Trusted,
-    #[allow(
-        dead_code,
-        reason = "the unpacker and its tests know both forms; only root unpacks so far"
-    )]
+    #[allow(dead_code, reason = "the unpacker and its tests know both forms; only root unpacks so far")]
     User,
 }
 
@@ -30,18 +27,12 @@ impl Limits {
 
     /// Limits for a layer that may unpack to `bytes`, at whatever ratio.
     pub(crate) fn of_size(bytes: u64) -> Self {
-        Self {
-            bytes,
-            ratio: None,
-            ..Self::default()
-        }
+        Self { bytes, ratio: None, ..Self::default() }
     }
 
     pub(super) fn for_blob(mut self, compressed: Option<u64>) -> Self {
         if let (Some(ratio), Some(compressed)) = (self.ratio, compressed) {
-            self.bytes = self
-                .bytes
-                .min(compressed.saturating_mul(ratio).max(Self::RATIO_FREE));
+            self.bytes = self.bytes.min(compressed.saturating_mul(ratio).max(Self::RATIO_FREE));
         }
         self
     }
@@ -49,11 +40,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            bytes: 128 << 30,
-            entries: 4_000_000,
-            ratio: Some(200),
-        }
+        Self { bytes: 128 << 30, entries: 4_000_000, ratio: Some(200) }
     }
 }
 

@@ -15,50 +15,32 @@ const VALUE_MAX: usize = 64 << 10;
 /// `trusted.overlay.redirect` in a layer, a directory would show another place of the lower layers. Labels of security
 /// modules (`security.selinux` and the like) belong to the host.
 pub(super) fn is_allowed(name: &[u8]) -> bool {
-    let overlay = [
-        &b"trusted.overlay."[..],
-        b"user.overlay.",
-        b"user.fuseoverlayfs.",
-        b"user.containers.",
-    ];
+    let overlay = [&b"trusted.overlay."[..], b"user.overlay.", b"user.fuseoverlayfs.", b"user.containers."];
     if overlay.iter().any(|prefix| name.starts_with(prefix)) {
         return false;
     }
     name.starts_with(b"user.")
         || name.starts_with(b"trusted.")
-        || matches!(
-            name,
-            b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default"
-        )
+        || matches!(name, b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default")
 }
 
 /// Sets the allowed ones of `xattrs` on an open file or directory.
 pub(super) fn set_all(fd: impl AsFd, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
     for (name, value) in xattrs.iter().filter(|(name, _)| is_allowed(name)) {
         check(name, value)?;
-        tolerate(
-            name,
-            fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()),
-        )?;
+        tolerate(name, fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()))?;
     }
     Ok(())
 }
 
 /// Sets the allowed ones of `xattrs` on what `name` in `parent` is, without following it: symlinks and special files
 /// cannot be opened.
-pub(super) fn set_all_at(
-    parent: impl AsFd,
-    name: &[u8],
-    xattrs: &[(Vec<u8>, Vec<u8>)],
-) -> Result<()> {
+pub(super) fn set_all_at(parent: impl AsFd, name: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
     let mut path = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
     for (name, value) in xattrs.iter().filter(|(name, _)| is_allowed(name)) {
         check(name, value)?;
-        tolerate(
-            name,
-            lsetxattr(path.as_slice(), name.as_slice(), value, XattrFlags::empty()),
-        )?;
+        tolerate(name, lsetxattr(path.as_slice(), name.as_slice(), value, XattrFlags::empty()))?;
     }
     Ok(())
 }
@@ -88,10 +70,7 @@ pub(super) fn is_opaque(directory: impl AsFd) -> Result<bool> {
 fn check(name: &[u8], value: &[u8]) -> Result<()> {
     if name.contains(&0) || value.len() > VALUE_MAX {
         let name = String::from_utf8_lossy(name);
-        return Err(Error::malformed(format!(
-            "xattr {name}: {} bytes (at most {VALUE_MAX})",
-            value.len()
-        )));
+        return Err(Error::malformed(format!("xattr {name}: {} bytes (at most {VALUE_MAX})", value.len())));
     }
     Ok(())
 }
@@ -107,10 +86,7 @@ fn tolerate(name: &[u8], result: rustix::io::Result<()>) -> Result<()> {
 
 /// The attributes of an open file that a layer might have set.
 pub(super) fn read_all(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    read(
-        |list| rustix::fs::flistxattr(&fd, list),
-        |name, value| rustix::fs::fgetxattr(&fd, name, value),
-    )
+    read(|list| rustix::fs::flistxattr(&fd, list), |name, value| rustix::fs::fgetxattr(&fd, name, value))
 }
 
 /// The same of what `name` in `parent` is, without following it.
@@ -135,12 +111,8 @@ fn read(
     };
     let mut found = Vec::new();
     let mut value = vec![0; VALUE_MAX];
-    for name in names[..len]
-        .split(|&b| b == 0)
-        .filter(|name| is_allowed(name))
-    {
-        let len = get(name, &mut value)
-            .with(|| format!("get xattr {}", String::from_utf8_lossy(name)))?;
+    for name in names[..len].split(|&b| b == 0).filter(|name| is_allowed(name)) {
+        let len = get(name, &mut value).with(|| format!("get xattr {}", String::from_utf8_lossy(name)))?;
         found.push((name.to_vec(), value[..len].to_vec()));
     }
     Ok(found)

@@ -28,9 +28,7 @@ pub(crate) struct Partial {
 
 impl Store {
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.path("blobs")
-            .join(digest.algorithm().name())
-            .join(digest.hex())
+        self.path("blobs").join(digest.algorithm().name()).join(digest.hex())
     }
 
     /// Whether a blob of the right size is there. Its content is proved when it is read.
@@ -50,18 +48,13 @@ impl Store {
     pub(crate) fn read_blob(&self, descriptor: &Descriptor, most: u64) -> Result<Vec<u8>> {
         check_size(descriptor, most)?;
         let mut bytes = Vec::new();
-        self.open_blob(descriptor)?
-            .read_to_end(&mut bytes)
-            .with(|| format!("blob {}", descriptor.digest))?;
+        self.open_blob(descriptor)?.read_to_end(&mut bytes).with(|| format!("blob {}", descriptor.digest))?;
         Ok(bytes)
     }
 
     /// Writes a small blob, unless it is there.
     pub(crate) fn put_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {
-        self.put_blob_as(
-            Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64),
-            bytes,
-        )
+        self.put_blob_as(Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64), bytes)
     }
 
     /// Writes a small blob whose digest was proved already.
@@ -69,9 +62,7 @@ impl Store {
         if !self.has_blob(&descriptor) {
             self.make_blob_directory(&descriptor.digest)?;
             let target = self.blob_path(&descriptor.digest);
-            let below = target
-                .strip_prefix(self.root())
-                .map_err(|e| Error::other(e.to_string()))?;
+            let below = target.strip_prefix(self.root()).map_err(|e| Error::other(e.to_string()))?;
             self.write_file(below, bytes)?;
         }
         Ok(descriptor)
@@ -87,32 +78,19 @@ impl Store {
 
     fn make_blob_directory(&self, digest: &Digest) -> Result<()> {
         let dir = self.path("blobs").join(digest.algorithm().name());
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .with(|| format!("mkdir {}", dir.display()))
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).with(|| format!("mkdir {}", dir.display()))
     }
 
     /// Begins to write a blob, or waits for whoever does.
     pub(crate) fn acquire(&self, descriptor: &Descriptor) -> Result<Acquired> {
-        let path = self
-            .path("ingest")
-            .join(format!("{}.partial", descriptor.digest.file_name()));
+        let path = self.path("ingest").join(format!("{}.partial", descriptor.digest.file_name()));
         loop {
             if self.has_blob(descriptor) {
                 return Ok(Acquired::Complete);
             }
             let mut options = OpenOptions::new();
-            options
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644);
-            let file = options
-                .open(&path)
-                .with(|| format!("open {}", path.display()))?;
+            options.read(true).write(true).create(true).truncate(false).mode(0o644);
+            let file = options.open(&path).with(|| format!("open {}", path.display()))?;
             file.lock().with(|| format!("lock {}", path.display()))?;
             // The one before us may have finished it, or thrown it away: then this is a file without a name.
             let meta = file.metadata()?;
@@ -120,34 +98,17 @@ impl Store {
                 continue;
             }
             self.make_blob_directory(&descriptor.digest)?;
-            let have = if meta.len() > descriptor.size {
-                0
-            } else {
-                meta.len()
-            };
+            let have = if meta.len() > descriptor.size { 0 } else { meta.len() };
             let target = self.blob_path(&descriptor.digest);
-            return Ok(Acquired::Partial(Partial {
-                file,
-                path,
-                target,
-                have,
-            }));
+            return Ok(Acquired::Partial(Partial { file, path, target, have }));
         }
     }
 
     /// A file in `tmp/` for a blob whose digest is not known yet.
     pub(crate) fn spool(&self) -> Result<(PathBuf, File)> {
         let path = self.path("tmp").join(format!("spool.{}", random_hex(16)?));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&path);
-        Ok((
-            path.clone(),
-            file.with(|| format!("create {}", path.display()))?,
-        ))
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
+        Ok((path.clone(), file.with(|| format!("create {}", path.display()))?))
     }
 }
 
@@ -159,10 +120,8 @@ impl Partial {
 
     /// What is there, as a reader from the start.
     pub(crate) fn existing(&self) -> Result<impl Read + Send + use<>> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .open(&self.path)
-            .with(|| format!("open {}", self.path.display()))?;
+        let mut file =
+            OpenOptions::new().read(true).open(&self.path).with(|| format!("open {}", self.path.display()))?;
         file.seek(SeekFrom::Start(0))?;
         Ok(file.take(self.have))
     }
@@ -177,11 +136,8 @@ impl Partial {
 
     /// Gives the finished blob its name.
     pub(crate) fn commit(self) -> Result<()> {
-        self.file
-            .sync_data()
-            .with(|| format!("sync {}", self.path.display()))?;
-        fs::rename(&self.path, &self.target)
-            .with(|| format!("rename to {}", self.target.display()))?;
+        self.file.sync_data().with(|| format!("sync {}", self.path.display()))?;
+        fs::rename(&self.path, &self.target).with(|| format!("rename to {}", self.target.display()))?;
         sync_parent(&self.target)
     }
 
@@ -202,9 +158,7 @@ impl Partial {
 pub(crate) fn check_size(descriptor: &Descriptor, most: u64) -> Result<()> {
     if descriptor.size > most {
         let Descriptor { digest, size, .. } = descriptor;
-        return Err(Error::malformed(format!(
-            "{digest} has {size} bytes (at most {most} are read)"
-        )));
+        return Err(Error::malformed(format!("{digest} has {size} bytes (at most {most} are read)")));
     }
     Ok(())
 }
@@ -244,18 +198,13 @@ impl<R: Read> VerifiedReader<R> {
         let before = self.seen;
         self.seen += bytes.len() as u64;
         if self.seen > self.size {
-            return Err(Error::damaged(format!(
-                "size mismatch: more than the {} bytes that were promised",
-                self.size
-            )));
+            return Err(Error::damaged(format!("size mismatch: more than the {} bytes that were promised", self.size)));
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }
         if let Some(copy) = &mut self.copy {
-            let skip = usize::try_from(self.copied.saturating_sub(before))
-                .unwrap_or(usize::MAX)
-                .min(bytes.len());
+            let skip = usize::try_from(self.copied.saturating_sub(before)).unwrap_or(usize::MAX).min(bytes.len());
             copy.write_all(&bytes[skip..]).at("write blob")?;
         }
         Ok(())
@@ -266,10 +215,7 @@ impl<R: Read> VerifiedReader<R> {
             return Ok(());
         };
         if self.seen < self.size {
-            return Err(Error::damaged(format!(
-                "size mismatch: got {} of {} bytes",
-                self.seen, self.size
-            )));
+            return Err(Error::damaged(format!("size mismatch: got {} of {} bytes", self.seen, self.size)));
         }
         let got = hasher.finish();
         if got != self.want {

@@ -45,16 +45,9 @@ impl Store {
         for used in self.uses()? {
             reachable.layers.extend(used.layers);
         }
-        let mut removed = self.sweep(
-            "blobs",
-            |digest| reachable.blobs.contains(digest),
-            |path| Ok(fs::remove_file(path)?),
-        )?;
-        removed += self.sweep(
-            "layers",
-            |digest| reachable.layers.contains(digest),
-            remove_all,
-        )?;
+        let mut removed =
+            self.sweep("blobs", |digest| reachable.blobs.contains(digest), |path| Ok(fs::remove_file(path)?))?;
+        removed += self.sweep("layers", |digest| reachable.layers.contains(digest), remove_all)?;
         self.sweep_leavings()?;
         Ok(Collected::Removed(removed))
     }
@@ -70,13 +63,9 @@ impl Store {
             }
             Ok(Document::Manifest(manifest)) => {
                 reachable.blobs.insert(manifest.config.digest.clone());
-                reachable
-                    .blobs
-                    .extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
+                reachable.blobs.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
                 let config = self.read_blob(&manifest.config, CONFIG_MAX);
-                let Ok(config) =
-                    config.and_then(|bytes| ImageConfig::parse(&bytes, manifest.layers.len()))
-                else {
+                let Ok(config) = config.and_then(|bytes| ImageConfig::parse(&bytes, manifest.layers.len())) else {
                     return;
                 };
                 let mut below = None;
@@ -99,9 +88,7 @@ impl Store {
         let mut removed = 0;
         for algorithm in crate::digest::Algorithm::ALL {
             let directory = self.path(below).join(algorithm.name());
-            let Some(list) = if_there(
-                fs::read_dir(&directory).with(|| format!("read {}", directory.display())),
-            )?
+            let Some(list) = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))?
             else {
                 continue;
             };
@@ -109,9 +96,7 @@ impl Store {
                 let entry = entry?;
                 let name = entry.file_name();
                 // Only what has the form of our own names is ours to remove.
-                let Some(Ok(digest)) = name
-                    .to_str()
-                    .map(|hex| format!("{}:{hex}", algorithm.name()).parse::<Digest>())
+                let Some(Ok(digest)) = name.to_str().map(|hex| format!("{}:{hex}", algorithm.name()).parse::<Digest>())
                 else {
                     continue;
                 };
@@ -129,13 +114,8 @@ impl Store {
     fn sweep_leavings(&self) -> Result<()> {
         let files = |below: &str| -> Result<Vec<std::path::PathBuf>> {
             let directory = self.path(below);
-            let list = if_there(
-                fs::read_dir(&directory).with(|| format!("read {}", directory.display())),
-            )?;
-            list.into_iter()
-                .flatten()
-                .map(|entry| Ok(entry?.path()))
-                .collect()
+            let list = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))?;
+            list.into_iter().flatten().map(|entry| Ok(entry?.path())).collect()
         };
         for path in files("tmp")? {
             if path.is_dir() {
@@ -145,18 +125,12 @@ impl Store {
             }
         }
         for path in files("locks")? {
-            if path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("layer-"))
-            {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("layer-")) {
                 fs::remove_file(&path)?;
             }
         }
         for path in files("ingest")? {
-            let age = fs::metadata(&path)?
-                .modified()?
-                .elapsed()
-                .unwrap_or_default();
+            let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
             if age > PARTIAL_KEPT {
                 fs::remove_file(&path)?;
             }

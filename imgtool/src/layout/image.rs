@@ -37,11 +37,7 @@ impl Image {
 
     /// The name split into repository and tag, as far as it is a reference.
     pub(crate) fn reference(&self) -> Option<Reference> {
-        self.entry
-            .annotation(CONTAINERD_NAME)
-            .or(self.name())?
-            .parse()
-            .ok()
+        self.entry.annotation(CONTAINERD_NAME).or(self.name())?.parse().ok()
     }
 
     /// The image's ID: its config's digest.
@@ -51,28 +47,21 @@ impl Image {
 
     /// What people call it, for messages.
     pub(crate) fn display(&self) -> String {
-        self.name()
-            .map_or_else(|| self.descriptor.digest.to_string(), str::to_owned)
+        self.name().map_or_else(|| self.descriptor.digest.to_string(), str::to_owned)
     }
 
     /// Bytes of the blobs.
     pub(crate) fn size(&self) -> u64 {
-        let blobs = self
-            .manifest
-            .layers
-            .iter()
-            .map(|l| l.size)
-            .chain([self.manifest.config.size, self.descriptor.size]);
+        let blobs =
+            self.manifest.layers.iter().map(|l| l.size).chain([self.manifest.config.size, self.descriptor.size]);
         blobs.fold(0, u64::saturating_add)
     }
 }
 
 /// The annotations of an entry for `name`.
 pub(crate) fn annotations(name: &str, source: Option<&Digest>) -> BTreeMap<String, String> {
-    let mut annotations = BTreeMap::from([
-        (NAME.to_owned(), name.to_owned()),
-        (CONTAINERD_NAME.to_owned(), name.to_owned()),
-    ]);
+    let mut annotations =
+        BTreeMap::from([(NAME.to_owned(), name.to_owned()), (CONTAINERD_NAME.to_owned(), name.to_owned())]);
     if let Some(source) = source {
         annotations.insert(SOURCE.to_owned(), source.to_string());
     }
@@ -103,60 +92,38 @@ impl Store {
             document = self.document(&descriptor)?;
         }
         let Document::Manifest(manifest) = document else {
-            return Err(Error::malformed(format!(
-                "{}: an index inside an index",
-                descriptor.digest
-            )));
+            return Err(Error::malformed(format!("{}: an index inside an index", descriptor.digest)));
         };
         let bytes = self.read_blob(&manifest.config, CONFIG_MAX).at("config")?;
-        let config = ImageConfig::parse(&bytes, manifest.layers.len())
-            .with(|| format!("config {}", manifest.config.digest))?;
-        Ok(Image {
-            entry: entry.clone(),
-            descriptor,
-            manifest,
-            config,
-        })
+        let config =
+            ImageConfig::parse(&bytes, manifest.layers.len()).with(|| format!("config {}", manifest.config.digest))?;
+        Ok(Image { entry: entry.clone(), descriptor, manifest, config })
     }
 
     pub(crate) fn document(&self, descriptor: &Descriptor) -> Result<Document> {
         let bytes = self.read_blob(descriptor, MANIFEST_MAX).at("manifest")?;
-        Document::parse(&bytes, &descriptor.media_type)
-            .with(|| format!("manifest {}", descriptor.digest))
+        Document::parse(&bytes, &descriptor.media_type).with(|| format!("manifest {}", descriptor.digest))
     }
 
     /// All images of the store, each with its entry; what cannot be read is given as an error.
     pub(crate) fn images(&self, platform: &Platform) -> Result<Vec<(Descriptor, Result<Image>)>> {
         let index = self.index()?;
-        Ok(index
-            .manifests
-            .into_iter()
-            .map(|entry| (entry.clone(), self.load(&entry, platform)))
-            .collect())
+        Ok(index.manifests.into_iter().map(|entry| (entry.clone(), self.load(&entry, platform))).collect())
     }
 
     /// Finds an image by its name; `None` if there is none.
     pub(crate) fn find_name(&self, text: &str) -> Result<Option<Descriptor>> {
         let index = self.index()?;
-        let exact = |name: &str| {
-            index
-                .manifests
-                .iter()
-                .find(|entry| entry.annotation(NAME) == Some(name))
-                .cloned()
-        };
+        let exact = |name: &str| index.manifests.iter().find(|entry| entry.annotation(NAME) == Some(name)).cloned();
         if let Ok(reference) = text.parse::<Reference>() {
             if let Some(entry) = exact(&reference.to_string()) {
                 return Ok(Some(entry));
             }
             if let Some(digest) = reference.digest() {
                 let of_repository = |entry: &&Descriptor| {
-                    let name = entry
-                        .annotation(NAME)
-                        .and_then(|name| name.parse::<Reference>().ok());
+                    let name = entry.annotation(NAME).and_then(|name| name.parse::<Reference>().ok());
                     name.is_some_and(|name| name.name() == reference.name())
-                        && (entry.digest == *digest
-                            || entry.annotation(SOURCE) == Some(&digest.to_string()))
+                        && (entry.digest == *digest || entry.annotation(SOURCE) == Some(&digest.to_string()))
                 };
                 return Ok(index.manifests.iter().find(of_repository).cloned());
             }
@@ -176,9 +143,7 @@ impl Store {
             let matches = |digest: &Digest| digest.hex().starts_with(hex);
             for (_, image) in self.images(platform)? {
                 if let Ok(image) = image
-                    && (matches(image.id())
-                        || matches(&image.descriptor.digest)
-                        || matches(&image.entry.digest))
+                    && (matches(image.id()) || matches(&image.descriptor.digest) || matches(&image.entry.digest))
                     && !found.iter().any(|have| have.id() == image.id())
                 {
                     found.push(image);
@@ -187,38 +152,24 @@ impl Store {
         }
         match found.len() {
             0 => {
-                let full = text
-                    .parse::<Reference>()
-                    .map_or_else(|_| text.to_owned(), |reference| reference.to_string());
-                Err(Error::new(
-                    Kind::Missing,
-                    format!("{full}: no such image in {}", self.root().display()),
-                ))
+                let full =
+                    text.parse::<Reference>().map_or_else(|_| text.to_owned(), |reference| reference.to_string());
+                Err(Error::new(Kind::Missing, format!("{full}: no such image in {}", self.root().display())))
             }
             1 => Ok(found.remove(0)),
-            n => Err(Error::other(format!(
-                "{text}: {n} images have an ID that begins so: give more digits"
-            ))),
+            n => Err(Error::other(format!("{text}: {n} images have an ID that begins so: give more digits"))),
         }
     }
 }
 
 /// Writes an image's config and manifest, as OCI documents, and names it.
-pub(crate) fn put_image(
-    store: &Store,
-    config: &ImageConfig,
-    layers: Vec<Descriptor>,
-) -> Result<Descriptor> {
+pub(crate) fn put_image(store: &Store, config: &ImageConfig, layers: Vec<Descriptor>) -> Result<Descriptor> {
     let config_descriptor = store.put_blob(oci::OCI_CONFIG, &oci::to_json(config)?)?;
     put_manifest(store, config_descriptor, layers)
 }
 
 /// Writes an OCI manifest for a config that is in the store already.
-pub(crate) fn put_manifest(
-    store: &Store,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-) -> Result<Descriptor> {
+pub(crate) fn put_manifest(store: &Store, config: Descriptor, layers: Vec<Descriptor>) -> Result<Descriptor> {
     let manifest = Manifest {
         schema_version: 2,
         media_type: Some(oci::OCI_MANIFEST.to_owned()),

@@ -22,21 +22,14 @@ impl Store {
             return Ok(Index::empty());
         };
         if meta.len() > INDEX_MAX {
-            return Err(crate::error::Error::malformed(format!(
-                "{}: {} bytes",
-                path.display(),
-                meta.len()
-            )));
+            return Err(crate::error::Error::malformed(format!("{}: {} bytes", path.display(), meta.len())));
         }
         let bytes = fs::read(&path).with(step)?;
         oci::json(&bytes).with(|| path.display().to_string())
     }
 
     /// Changes the index, under its lock, by one rename.
-    pub(crate) fn update_index<T>(
-        &self,
-        change: impl FnOnce(&mut Index) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn update_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
         let lock = self.lock_file("index")?;
         lock.lock().at("lock index.json")?;
         let mut index = self.index()?;

@@ -82,9 +82,7 @@ impl Layer {
 
 impl Store {
     fn layer_path(&self, key: &Digest) -> PathBuf {
-        self.path("layers")
-            .join(key.algorithm().name())
-            .join(key.hex())
+        self.path("layers").join(key.algorithm().name()).join(key.hex())
     }
 
     /// The unpacked layer `diff_id` that stands on `below` (`None`: at the bottom), if the store has it.
@@ -104,8 +102,7 @@ impl Store {
     fn layer_by_key(&self, key: &Digest) -> Result<Option<Layer>> {
         let directory = self.layer_path(key);
         let path = directory.join("layer.json");
-        let Some(bytes) = if_there(fs::read(&path).with(|| format!("read {}", path.display())))?
-        else {
+        let Some(bytes) = if_there(fs::read(&path).with(|| format!("read {}", path.display())))? else {
             return Ok(None);
         };
         // A record that cannot be read was cut short by a crash: the layer is unpacked again.
@@ -115,28 +112,19 @@ impl Store {
         if !record.synced && record.boot != boot_id()? {
             return Ok(None);
         }
-        Ok(Some(Layer {
-            key: key.clone(),
-            record,
-            directory,
-        }))
+        Ok(Some(Layer { key: key.clone(), record, directory }))
     }
 
     /// Waits until no other process unpacks the layer `key`.
     pub(crate) fn lock_layer(&self, key: &Digest) -> Result<LayerLock> {
         let lock = self.lock_file(&format!("layer-{}", key.file_name()))?;
         lock.lock().with(|| format!("lock layer {key}"))?;
-        Ok(LayerLock {
-            key: key.clone(),
-            _lock: lock,
-        })
+        Ok(LayerLock { key: key.clone(), _lock: lock })
     }
 
     /// An empty directory to unpack into. `name` is the layer's key, whose lock the caller has, or something unique.
     pub(crate) fn begin_layer(&self, name: &str) -> Result<(Draft, OwnedFd)> {
-        let draft = Draft {
-            path: self.path("tmp").join(format!("layer-{name}")),
-        };
+        let draft = Draft { path: self.path("tmp").join(format!("layer-{name}")) };
         remove_all(&draft.path)?;
         let diff = draft.path.join("diff");
         let make = || -> Result<OwnedFd> {
@@ -149,16 +137,8 @@ impl Store {
     }
 
     /// Gives the unpacked layer its name, the lock's key.
-    pub(crate) fn commit_layer(
-        &self,
-        draft: &Draft,
-        lock: &LayerLock,
-        unpacked: &Unpacked,
-    ) -> Result<Layer> {
-        let diff_id = unpacked
-            .diff_id
-            .clone()
-            .ok_or_else(|| Error::other("a layer without a digest"))?;
+    pub(crate) fn commit_layer(&self, draft: &Draft, lock: &LayerLock, unpacked: &Unpacked) -> Result<Layer> {
+        let diff_id = unpacked.diff_id.clone().ok_or_else(|| Error::other("a layer without a digest"))?;
         let record = LayerRecord {
             diff_id,
             tar_size: unpacked.tar_size,
@@ -174,27 +154,18 @@ impl Store {
         let commit = || -> Result<()> {
             fs::write(draft.path.join("layer.json"), oci::to_json(&record)?)?;
             if let Some(parent) = directory.parent() {
-                fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(parent)?;
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
             }
             if directory.exists() {
                 // Of an earlier boot, or damaged, and ours alone by the lock.
-                let old = Draft {
-                    path: draft.path.with_extension("old"),
-                };
+                let old = Draft { path: draft.path.with_extension("old") };
                 remove_all(&old.path)?;
                 fs::rename(&directory, &old.path)?;
             }
             Ok(fs::rename(&draft.path, &directory)?)
         };
         commit().with(|| format!("keep layer {}", lock.key))?;
-        Ok(Layer {
-            key: lock.key.clone(),
-            record,
-            directory,
-        })
+        Ok(Layer { key: lock.key.clone(), record, directory })
     }
 
     /// Marks the layers that have been there for a while as durable. Called where nobody waits for the answer: syncing
@@ -219,8 +190,7 @@ impl Store {
                 let Some(layer) = self.layer_by_key(&key)? else {
                     continue;
                 };
-                let written =
-                    fs::metadata(layer.directory.join("layer.json")).and_then(|m| m.modified());
+                let written = fs::metadata(layer.directory.join("layer.json")).and_then(|m| m.modified());
                 let age = written.ok().and_then(|time| time.elapsed().ok());
                 if !layer.record.synced && age.is_some_and(|age| age > SETTLED) {
                     unsynced.push(layer);
@@ -233,14 +203,9 @@ impl Store {
         let root = File::open(self.root())?;
         rustix::fs::syncfs(&root).at("sync the store's file system")?;
         for layer in unsynced {
-            let record = LayerRecord {
-                synced: true,
-                ..layer.record.clone()
-            };
+            let record = LayerRecord { synced: true, ..layer.record.clone() };
             let path = layer.directory.join("layer.json");
-            let below = path
-                .strip_prefix(self.root())
-                .map_err(|e| Error::other(e.to_string()))?;
+            let below = path.strip_prefix(self.root()).map_err(|e| Error::other(e.to_string()))?;
             self.write_file(below, &oci::to_json(&record)?)?;
         }
         Ok(())
@@ -250,17 +215,12 @@ impl Store {
 /// Removes a directory tree, or nothing. Symlinks in it are not followed.
 pub(crate) fn remove_all(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with(|| format!("remove {}", path.display()))
-        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with(|| format!("remove {}", path.display())),
         _ => Ok(()),
     }
 }
 
 fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(path)
-        .with(|| format!("read {path}"))?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string(path).with(|| format!("read {path}"))?.trim().to_owned())
 }

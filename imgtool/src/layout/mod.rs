@@ -51,17 +51,11 @@ impl Store {
         if rustix::process::geteuid().is_root() {
             return Ok(PathBuf::from("/var/lib/tare/images"));
         }
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|p| p.is_absolute())
-        };
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         absolute("XDG_DATA_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
             .map(|data| data.join("tare/images"))
-            .ok_or_else(|| {
-                Error::other("neither XDG_DATA_HOME nor HOME is set: name the store with --root")
-            })
+            .ok_or_else(|| Error::other("neither XDG_DATA_HOME nor HOME is set: name the store with --root"))
     }
 
     /// The store at `root`, which need not exist yet: it then reads as empty.
@@ -72,31 +66,16 @@ impl Store {
 
     /// Makes what is missing of the store. An index.json of another tool is kept.
     pub(crate) fn create(&self) -> Result<()> {
-        self.make()
-            .with(|| format!("store {}", self.root.display()))
+        self.make().with(|| format!("store {}", self.root.display()))
     }
 
     fn make(&self) -> Result<()> {
-        for dir in [
-            "",
-            "blobs/sha256",
-            "layers",
-            "uses",
-            "ingest",
-            "tmp",
-            "locks",
-        ] {
+        for dir in ["", "blobs/sha256", "layers", "uses", "ingest", "tmp", "locks"] {
             // Images hold set-user-ID programs: other users of the machine must not reach them (CVE-2021-41091).
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(self.root.join(dir))?;
+            DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))?;
         }
         if !self.root.join("oci-layout").exists() {
-            self.write_file(
-                Path::new("oci-layout"),
-                br#"{"imageLayoutVersion":"1.0.0"}"#,
-            )?;
+            self.write_file(Path::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         if !self.root.join("index.json").exists() {
             self.update_index(|_| Ok(()))?;
@@ -123,15 +102,8 @@ impl Store {
     fn lock_file(&self, name: &str) -> Result<File> {
         let path = self.path("locks").join(name);
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        options
-            .open(&path)
-            .with(|| format!("open {}", path.display()))
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(&path).with(|| format!("open {}", path.display()))
     }
 
     /// Writes a small file so that after a crash there is the old one or the new one.
@@ -141,11 +113,7 @@ impl Store {
         let temporary = self.path("tmp").join(format!("{name}.{}", random_hex(8)?));
         let write = || -> Result<()> {
             let mut options = OpenOptions::new();
-            let mut file = options
-                .write(true)
-                .create_new(true)
-                .mode(0o644)
-                .open(&temporary)?;
+            let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary)?;
             file.write_all(content)?;
             file.sync_data()?;
             fs::rename(&temporary, &target)?;
@@ -175,10 +143,7 @@ impl Store {
             Ok(())
         } else {
             let version = layout.image_layout_version;
-            Err(Error::malformed(format!(
-                "{}: layout version {version:?} is not known",
-                path.display()
-            )))
+            Err(Error::malformed(format!("{}: layout version {version:?} is not known", path.display())))
         }
     }
 }
@@ -186,9 +151,7 @@ impl Store {
 /// Makes a rename or a new name in a directory durable.
 pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .with(|| format!("sync {}", parent.display()))
+    File::open(parent).and_then(|dir| dir.sync_all()).with(|| format!("sync {}", parent.display()))
 }
 
 /// `len` random hex digits.
@@ -196,14 +159,10 @@ pub(crate) fn random_hex(len: usize) -> Result<String> {
     let mut bytes = vec![0u8; len.div_ceil(2)];
     let mut have = 0;
     while have < bytes.len() {
-        have += rustix::rand::getrandom(&mut bytes[have..], rustix::rand::GetRandomFlags::empty())
-            .at("getrandom")?;
+        have += rustix::rand::getrandom(&mut bytes[have..], rustix::rand::GetRandomFlags::empty()).at("getrandom")?;
     }
-    let mut hex: String = bytes
-        .iter()
-        .flat_map(|b| [b >> 4, b & 15])
-        .filter_map(|n| char::from_digit(n.into(), 16))
-        .collect();
+    let mut hex: String =
+        bytes.iter().flat_map(|b| [b >> 4, b & 15]).filter_map(|n| char::from_digit(n.into(), 16)).collect();
     hex.truncate(len);
     Ok(hex)
 }

@@ -27,10 +27,7 @@ pub(crate) struct Use {
 impl Store {
     fn use_path(bundle: &Path) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
-        Path::new("uses").join(format!(
-            "{}.json",
-            &Digest::of(bundle.as_os_str().as_bytes()).hex()[..32]
-        ))
+        Path::new("uses").join(format!("{}.json", &Digest::of(bundle.as_os_str().as_bytes()).hex()[..32]))
     }
 
     pub(crate) fn add_use(&self, used: &Use) -> Result<()> {
@@ -45,19 +42,13 @@ impl Store {
     /// The bundles that still exist. Records of those whose directory somebody removed by hand are dropped.
     pub(crate) fn uses(&self) -> Result<Vec<Use>> {
         let directory = self.path("uses");
-        let Some(list) =
-            if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))?
-        else {
+        let Some(list) = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))? else {
             return Ok(Vec::new());
         };
         let mut uses = Vec::new();
         for entry in list {
-            let path = entry
-                .with(|| format!("read {}", directory.display()))?
-                .path();
-            let Some(bytes) =
-                if_there(fs::read(&path).with(|| format!("read {}", path.display())))?
-            else {
+            let path = entry.with(|| format!("read {}", directory.display()))?.path();
+            let Some(bytes) = if_there(fs::read(&path).with(|| format!("read {}", path.display())))? else {
                 continue;
             };
             let used: Use = oci::json(&bytes).with(|| path.display().to_string())?;

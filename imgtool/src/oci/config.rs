@@ -23,26 +23,14 @@ pub(crate) struct ImageConfig {
     pub(crate) variant: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) os: String,
-    #[serde(
-        default,
-        rename = "os.version",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub(crate) os_version: Option<String>,
-    #[serde(
-        default,
-        rename = "os.features",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "os.features", skip_serializing_if = "Option::is_none")]
     pub(crate) os_features: Option<Vec<String>>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) config: Execution,
     pub(crate) rootfs: RootFs,
-    #[serde(
-        default,
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub(crate) history: Vec<History>,
 }
 
@@ -51,10 +39,7 @@ impl ImageConfig {
     pub(crate) fn parse(bytes: &[u8], layers: usize) -> Result<Self> {
         let config: Self = json(bytes)?;
         if config.rootfs.kind != "layers" {
-            return Err(Error::malformed(format!(
-                "rootfs.type {:?}: want \"layers\"",
-                config.rootfs.kind
-            )));
+            return Err(Error::malformed(format!("rootfs.type {:?}: want \"layers\"", config.rootfs.kind)));
         }
         let ids = config.rootfs.diff_ids.len();
         if ids != layers {
@@ -77,11 +62,7 @@ impl ImageConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Execution {
-    #[serde(
-        default,
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub(crate) user: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exposed_ports: Option<BTreeMap<String, Value>>,
@@ -95,11 +76,7 @@ pub(crate) struct Execution {
     pub(crate) healthcheck: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) volumes: Option<BTreeMap<String, Value>>,
-    #[serde(
-        default,
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub(crate) working_dir: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) labels: Option<BTreeMap<String, String>>,

@@ -24,8 +24,7 @@ pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.ma
 pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// Every form of manifest that we read, as an Accept header.
-pub(crate) const ACCEPT_MANIFESTS: [&str; 4] =
-    [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+pub(crate) const ACCEPT_MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 
 /// Largest manifest that is read: registries accept no more than 4 MiB.
 pub(crate) const MANIFEST_MAX: u64 = 4 << 20;
@@ -51,14 +50,7 @@ pub(crate) struct Descriptor {
 
 impl Descriptor {
     pub(crate) fn new(media_type: &str, digest: Digest, size: u64) -> Self {
-        Self {
-            media_type: media_type.to_owned(),
-            digest,
-            size,
-            platform: None,
-            annotations: None,
-            rest: Map::new(),
-        }
+        Self { media_type: media_type.to_owned(), digest, size, platform: None, annotations: None, rest: Map::new() }
     }
 
     pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
@@ -85,12 +77,7 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn empty() -> Self {
-        Self {
-            schema_version: 2,
-            media_type: Some(OCI_INDEX.to_owned()),
-            manifests: Vec::new(),
-            rest: Map::new(),
-        }
+        Self { schema_version: 2, media_type: Some(OCI_INDEX.to_owned()), manifests: Vec::new(), rest: Map::new() }
     }
 
     /// The manifest that suits `wanted` best; image indexes inside the index are not searched.
@@ -111,22 +98,12 @@ impl Index {
         {
             return Ok(only);
         }
-        let mut have: Vec<String> = self
-            .manifests
-            .iter()
-            .filter_map(|m| m.platform.as_ref())
-            .map(Platform::to_string)
-            .collect();
+        let mut have: Vec<String> =
+            self.manifests.iter().filter_map(|m| m.platform.as_ref()).map(Platform::to_string).collect();
         have.retain(|p| !p.starts_with("unknown/"));
         have.dedup();
-        let have = if have.is_empty() {
-            "none".to_owned()
-        } else {
-            have.join(", ")
-        };
-        Err(Error::missing(format!(
-            "no image for platform {wanted}; the index has {have}"
-        )))
+        let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+        Err(Error::missing(format!("no image for platform {wanted}; the index has {have}")))
     }
 }
 
@@ -176,23 +153,17 @@ impl Document {
             return Err(Error::malformed("schemaVersion: want 2"));
         }
         if probe.manifests.is_some() && (probe.layers.is_some() || probe.config.is_some()) {
-            return Err(Error::malformed(
-                "the document is both an index (manifests) and a manifest (config, layers)",
-            ));
+            return Err(Error::malformed("the document is both an index (manifests) and a manifest (config, layers)"));
         }
         let inner = probe.media_type.as_deref().filter(|t| !t.is_empty());
         let known = |t: &str| matches!(t, OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST);
         let media_type = match inner {
             Some(inner) if known(media_type) && inner != media_type => {
-                return Err(Error::malformed(format!(
-                    "mediaType is {inner}, but it was delivered as {media_type}"
-                )));
+                return Err(Error::malformed(format!("mediaType is {inner}, but it was delivered as {media_type}")));
             }
             Some(inner) if known(inner) => inner,
             Some(inner) => {
-                return Err(Error::malformed(format!(
-                    "mediaType {inner}: not an image manifest or index"
-                )));
+                return Err(Error::malformed(format!("mediaType {inner}: not an image manifest or index")));
             }
             None if known(media_type) => media_type,
             // A file server knows no better than application/json or text/plain: the fields tell.
@@ -200,11 +171,8 @@ impl Document {
             None => OCI_MANIFEST,
         };
         let is_index = matches!(media_type, OCI_INDEX | DOCKER_LIST);
-        let (lacks, field) = if is_index {
-            (probe.manifests.is_none(), "manifests")
-        } else {
-            (probe.config.is_none(), "config")
-        };
+        let (lacks, field) =
+            if is_index { (probe.manifests.is_none(), "manifests") } else { (probe.config.is_none(), "config") };
         if lacks {
             return Err(Error::malformed(format!("{media_type} without {field}")));
         }
@@ -215,10 +183,7 @@ impl Document {
         } else {
             let mut manifest: Manifest = json(bytes)?;
             manifest.media_type = Some(media_type.to_owned());
-            if !matches!(
-                manifest.config.media_type.as_str(),
-                OCI_CONFIG | DOCKER_CONFIG
-            ) {
+            if !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
                 return Err(Error::malformed(format!(
                     "config of type {:?}: this is an artifact, not a container image",
                     manifest.config.media_type
@@ -234,11 +199,7 @@ pub(crate) fn layer_is_known(media_type: &str) -> bool {
     let Some(kind) = media_type.strip_prefix("application/") else {
         return false;
     };
-    let kind = kind
-        .strip_suffix("+gzip")
-        .or(kind.strip_suffix("+zstd"))
-        .or(kind.strip_suffix(".gzip"))
-        .unwrap_or(kind);
+    let kind = kind.strip_suffix("+gzip").or(kind.strip_suffix("+zstd")).or(kind.strip_suffix(".gzip")).unwrap_or(kind);
     let kind = kind.strip_suffix(".zstd").unwrap_or(kind);
     matches!(
         kind,
@@ -265,9 +226,7 @@ pub(crate) fn json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
 
 /// Writes JSON in one line.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(value)
-        .map_err(|e| Error::other(e.to_string()))
-        .at("write JSON")
+    serde_json::to_vec(value).map_err(|e| Error::other(e.to_string())).at("write JSON")
 }
 
 #[cfg(test)]
@@ -275,16 +234,11 @@ mod tests {
     use super::*;
 
     fn descriptor(media_type: &str) -> String {
-        format!(
-            r#"{{"mediaType":"{media_type}","digest":"{}","size":2}}"#,
-            Digest::of(b"{}")
-        )
+        format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":2}}"#, Digest::of(b"{}"))
     }
 
     fn refused(text: &str, media_type: &str) -> String {
-        Document::parse(text.as_bytes(), media_type)
-            .expect_err(text)
-            .to_string()
+        Document::parse(text.as_bytes(), media_type).expect_err(text).to_string()
     }
 
     #[test]
@@ -293,9 +247,7 @@ mod tests {
         let text = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"manifests":[]}}"#);
         assert!(refused(&text, OCI_MANIFEST).contains("both"));
         assert!(refused(&text, OCI_INDEX).contains("both"));
-        let text = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[]}}"#
-        );
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[]}}"#);
         assert!(refused(&text, OCI_INDEX).contains("delivered as"));
         assert!(refused(&text, DOCKER_MANIFEST).contains("delivered as"));
         assert!(Document::parse(text.as_bytes(), OCI_MANIFEST).is_ok());
@@ -309,19 +261,12 @@ mod tests {
         assert!(refused(r#"{"schemaVersion":2}"#, OCI_MANIFEST).contains("without config"));
         let helm = descriptor("application/vnd.cncf.helm.config.v1+json");
         assert!(
-            refused(
-                &format!(r#"{{"schemaVersion":2,"config":{helm},"layers":[]}}"#),
-                OCI_MANIFEST
-            )
-            .contains("artifact")
+            refused(&format!(r#"{{"schemaVersion":2,"config":{helm},"layers":[]}}"#), OCI_MANIFEST)
+                .contains("artifact")
         );
         let path = r#"{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:../../x","size":2}"#;
         assert!(
-            refused(
-                &format!(r#"{{"schemaVersion":2,"config":{path},"layers":[]}}"#),
-                OCI_MANIFEST
-            )
-            .contains("digest")
+            refused(&format!(r#"{{"schemaVersion":2,"config":{path},"layers":[]}}"#), OCI_MANIFEST).contains("digest")
         );
         assert!(refused("[]", OCI_MANIFEST).contains("JSON"));
     }
@@ -337,19 +282,10 @@ mod tests {
 
     #[test]
     fn layer_types() {
-        for good in [
-            OCI_LAYER,
-            OCI_LAYER_GZIP,
-            OCI_LAYER_ZSTD,
-            "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        ] {
+        for good in [OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, "application/vnd.docker.image.rootfs.diff.tar.gzip"] {
             assert!(layer_is_known(good), "{good}");
         }
-        for bad in [
-            "",
-            "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
-            "application/vnd.in-toto+json",
-        ] {
+        for bad in ["", "application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "application/vnd.in-toto+json"] {
             assert!(!layer_is_known(bad), "{bad}");
         }
     }

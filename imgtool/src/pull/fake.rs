@@ -36,10 +36,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn status(status: u16) -> Self {
-        Self {
-            status,
-            ..Self::default()
-        }
+        Self { status, ..Self::default() }
     }
 
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
@@ -76,10 +73,7 @@ impl Fake {
     pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        let fake = Self {
-            host,
-            state: Arc::default(),
-        };
+        let fake = Self { host, state: Arc::default() };
         let server = fake.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -94,26 +88,14 @@ impl Fake {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader) {
             let reply = self.answer(&request);
-            let mut head = format!(
-                "HTTP/1.1 {} X\r\nContent-Length: {}\r\n",
-                reply.status,
-                reply.body.len()
-            );
+            let mut head = format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
             for (name, value) in &reply.headers {
                 head.extend([name, ": ", value, "\r\n"]);
             }
             head.push_str("\r\n");
-            let body = if request.method == "HEAD" {
-                &[][..]
-            } else {
-                &reply.body
-            };
+            let body = if request.method == "HEAD" { &[][..] } else { &reply.body };
             let end = reply.cut.unwrap_or(body.len()).min(body.len());
-            if stream
-                .write_all(head.as_bytes())
-                .and_then(|()| stream.write_all(&body[..end]))
-                .is_err()
-            {
+            if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..end])).is_err() {
                 return;
             }
             if reply.cut.is_some() {
@@ -128,11 +110,7 @@ impl Fake {
         let same = |have: &&Request| have.method == request.method && have.path == request.path;
         let before = state.log.iter().filter(same).count();
         state.log.push(request.clone());
-        if let Some(reply) = state
-            .fault
-            .as_ref()
-            .and_then(|fault| fault(request, before))
-        {
+        if let Some(reply) = state.fault.as_ref().and_then(|fault| fault(request, before)) {
             return reply;
         }
         Self::honest(&state, request)
@@ -148,12 +126,8 @@ impl Fake {
         let reply = Reply::status(200)
             .with("Content-Type", media_type)
             .with("Docker-Content-Digest", &Digest::of(body).to_string());
-        let from = request.header("range").and_then(|r| {
-            r.strip_prefix("bytes=")?
-                .strip_suffix('-')?
-                .parse::<usize>()
-                .ok()
-        });
+        let from =
+            request.header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
         match from {
             Some(from) if !state.no_ranges => {
                 let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
@@ -161,18 +135,13 @@ impl Fake {
                 (reply.status, reply.body) = (206, body[from..].to_vec());
                 reply
             }
-            _ => Reply {
-                body: body.clone(),
-                ..reply
-            },
+            _ => Reply { body: body.clone(), ..reply },
         }
     }
 
     /// The honest answer, for faults that only break it.
     pub(super) fn blob(&self, digest: &Digest) -> Vec<u8> {
-        self.state.lock().unwrap().content[&format!("blobs/{digest}")]
-            .1
-            .clone()
+        self.state.lock().unwrap().content[&format!("blobs/{digest}")].1.clone()
     }
 
     pub(super) fn fault(&self, fault: impl Fn(&Request, usize) -> Option<Reply> + Send + 'static) {
@@ -189,22 +158,11 @@ impl Fake {
 
     /// The requests so far whose path has `part` in it.
     pub(super) fn requests(&self, part: &str) -> Vec<Request> {
-        self.state
-            .lock()
-            .unwrap()
-            .log
-            .iter()
-            .filter(|r| r.path.contains(part))
-            .cloned()
-            .collect()
+        self.state.lock().unwrap().log.iter().filter(|r| r.path.contains(part)).cloned().collect()
     }
 
     pub(super) fn put(&self, name: &str, media_type: &str, body: &[u8]) {
-        self.state
-            .lock()
-            .unwrap()
-            .content
-            .insert(name.to_owned(), (media_type.to_owned(), body.to_vec()));
+        self.state.lock().unwrap().content.insert(name.to_owned(), (media_type.to_owned(), body.to_vec()));
     }
 
     pub(super) fn put_blob(&self, media_type: &str, body: &[u8]) -> Value {
@@ -222,10 +180,7 @@ impl Fake {
             "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|l| l.2.to_string()).collect::<Vec<_>>()},
         });
         let config = self.put_blob(oci::OCI_CONFIG, config.to_string().as_bytes());
-        let layers: Vec<Value> = layers
-            .iter()
-            .map(|(kind, blob, _)| self.put_blob(kind, blob))
-            .collect();
+        let layers: Vec<Value> = layers.iter().map(|(kind, blob, _)| self.put_blob(kind, blob)).collect();
         let manifest = json!({"schemaVersion": 2, "mediaType": oci::OCI_MANIFEST, "config": config, "layers": layers});
         self.put_manifest(tag, oci::OCI_MANIFEST, &manifest)
     }
@@ -255,14 +210,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
         let (name, value) = line.split_once(':')?;
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers
-        .get("content-length")
-        .and_then(|l| l.parse::<u64>().ok())
-        .unwrap_or(0);
+    let length = headers.get("content-length").and_then(|l| l.parse::<u64>().ok()).unwrap_or(0);
     std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
-    Some(Request {
-        method,
-        path,
-        headers,
-    })
+    Some(Request { method, path, headers })
 }

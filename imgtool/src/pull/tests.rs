@@ -25,16 +25,8 @@ impl Place {
         // An empty file keeps the credentials of whoever runs the test out of it.
         let authfile = dir.path().join("auth.json");
         fs::write(&authfile, "{}").unwrap();
-        let access = Access {
-            authfile: Some(authfile),
-            ..Access::default()
-        };
-        Self {
-            dir,
-            store,
-            access,
-            progress: Progress::Quiet,
-        }
+        let access = Access { authfile: Some(authfile), ..Access::default() };
+        Self { dir, store, access, progress: Progress::Quiet }
     }
 
     fn login(&mut self, credential: &str) {
@@ -55,28 +47,20 @@ impl Place {
     }
 
     fn error(&self, reference: &str) -> String {
-        self.pull(reference)
-            .map(|(image, _)| image.display())
-            .expect_err("must fail")
-            .to_string()
+        self.pull(reference).map(|(image, _)| image.display()).expect_err("must fail").to_string()
     }
 
     fn list(&self, below: &str) -> Vec<String> {
         let Ok(list) = fs::read_dir(self.store.path(below)) else {
             return Vec::new();
         };
-        list.map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect()
+        list.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     /// After a failure there is no name, no layer, and nothing half-made.
     fn check_clean(&self) {
         assert!(self.store.index().unwrap().manifests.is_empty());
-        assert!(
-            self.list("layers/sha256").is_empty(),
-            "{:?}",
-            self.list("layers/sha256")
-        );
+        assert!(self.list("layers/sha256").is_empty(), "{:?}", self.list("layers/sha256"));
         assert!(self.list("tmp").is_empty(), "{:?}", self.list("tmp"));
     }
 }
@@ -98,9 +82,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     std::iter::repeat_with(|| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (state >> 56) as u8
     })
     .take(len)
@@ -134,22 +116,14 @@ fn is_blob(path: &str, digest: &Digest) -> bool {
 #[test]
 fn layers_of_every_compression_are_unpacked_and_a_second_pull_asks_only_for_the_digest() {
     let fake = Fake::start();
-    let tars = [
-        tar(&[("a", b"1")]),
-        tar(&[("b", b"2")]),
-        tar(&[("c", b"3")]),
-    ];
+    let tars = [tar(&[("a", b"1")]), tar(&[("b", b"2")]), tar(&[("c", b"3")])];
     let zstd = zstd::encode_all(&tars[1][..], 3).unwrap();
     fake.put_image(
         "1",
         &[
             gzip_layer(&tars[0]),
             (oci::OCI_LAYER_ZSTD, zstd, Digest::of(&tars[1])),
-            (
-                "application/vnd.docker.image.rootfs.diff.tar",
-                tars[2].clone(),
-                Digest::of(&tars[2]),
-            ),
+            ("application/vnd.docker.image.rootfs.diff.tar", tars[2].clone(), Digest::of(&tars[2])),
         ],
     );
     let place = Place::new();
@@ -158,21 +132,12 @@ fn layers_of_every_compression_are_unpacked_and_a_second_pull_asks_only_for_the_
     for (layer, (name, text)) in layers.iter().zip([("a", "1"), ("b", "2"), ("c", "3")]) {
         assert_eq!(fs::read_to_string(layer.diff().join(name)).unwrap(), text);
     }
-    assert!(
-        image
-            .manifest
-            .layers
-            .iter()
-            .all(|layer| place.store.has_blob(layer))
-    );
+    assert!(image.manifest.layers.iter().all(|layer| place.store.has_blob(layer)));
     assert!(place.list("tmp").is_empty() && place.list("ingest").is_empty());
     let before = fake.requests("").len();
     place.pull(&reference).unwrap();
     let asked = fake.requests("").split_off(before);
-    assert_eq!(
-        asked.iter().map(|r| r.method.as_str()).collect::<Vec<_>>(),
-        ["HEAD"]
-    );
+    assert_eq!(asked.iter().map(|r| r.method.as_str()).collect::<Vec<_>>(), ["HEAD"]);
 }
 
 #[test]
@@ -180,10 +145,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
     let (fake, reference, digest) = simple();
     let (broken, blob) = (digest.clone(), fake.blob(&digest));
     fake.fault(move |request, before| {
-        let whole = Reply {
-            body: blob.clone(),
-            ..Reply::status(200)
-        };
+        let whole = Reply { body: blob.clone(), ..Reply::status(200) };
         (before == 0 && is_blob(&request.path, &broken)).then(|| whole.cut_after(100_000))
     });
     let place = Place::new();
@@ -199,10 +161,7 @@ fn a_server_without_ranges_is_read_again_from_the_start() {
     fake.without_ranges();
     let (broken, blob) = (digest.clone(), fake.blob(&digest));
     fake.fault(move |request, before| {
-        let whole = Reply {
-            body: blob.clone(),
-            ..Reply::status(200)
-        };
+        let whole = Reply { body: blob.clone(), ..Reply::status(200) };
         (before == 0 && is_blob(&request.path, &broken)).then(|| whole.cut_after(100_000))
     });
     Place::new().pull(&reference).unwrap();
@@ -215,29 +174,16 @@ fn a_pull_that_failed_is_taken_up_by_the_next() {
     // Breaks off at 100,000 bytes, and then gives nothing more.
     fake.fault(move |request, before| {
         let range = request.header("range").is_some();
-        let whole = Reply {
-            body: blob.clone(),
-            ..Reply::status(200)
-        };
+        let whole = Reply { body: blob.clone(), ..Reply::status(200) };
         is_blob(&request.path, &broken).then(|| {
-            if before == 0 && !range {
-                whole.cut_after(100_000)
-            } else {
-                Reply::status(503).with("Retry-After", "0")
-            }
+            if before == 0 && !range { whole.cut_after(100_000) } else { Reply::status(503).with("Retry-After", "0") }
         })
     });
     let place = Place::new();
     let error = place.error(&reference);
-    assert!(
-        error.starts_with(&format!("layer {digest}: download: ")),
-        "{error}"
-    );
+    assert!(error.starts_with(&format!("layer {digest}: download: ")), "{error}");
     place.check_clean();
-    assert_eq!(
-        place.list("ingest"),
-        [format!("sha256-{}.partial", digest.hex())]
-    );
+    assert_eq!(place.list("ingest"), [format!("sha256-{}.partial", digest.hex())]);
     fake.honest_again();
     let before = fake.requests(digest.hex()).len();
     place.pull(&reference).unwrap();
@@ -254,21 +200,14 @@ fn a_truncated_blob_is_named_as_such() {
     fake.fault(move |request, _| {
         // A server that believes the blob is shorter than the manifest says.
         let short = Reply {
-            body: if request.header("range").is_some() {
-                Vec::new()
-            } else {
-                blob[..1000].to_vec()
-            },
+            body: if request.header("range").is_some() { Vec::new() } else { blob[..1000].to_vec() },
             ..Reply::status(200)
         };
         is_blob(&request.path, &broken).then_some(short)
     });
     let place = Place::new();
     let error = place.error(&reference);
-    assert!(
-        error.contains(&digest.to_string()) && error.contains("the registry has 1000 bytes"),
-        "{error}"
-    );
+    assert!(error.contains(&digest.to_string()) && error.contains("the registry has 1000 bytes"), "{error}");
     place.check_clean();
 }
 
@@ -279,17 +218,11 @@ fn an_altered_blob_is_refused_and_not_kept() {
         let (broken, mut blob) = (digest.clone(), fake.blob(&digest));
         blob[at] ^= 0x40;
         fake.fault(move |request, _| {
-            is_blob(&request.path, &broken).then(|| Reply {
-                body: blob.clone(),
-                ..Reply::status(200)
-            })
+            is_blob(&request.path, &broken).then(|| Reply { body: blob.clone(), ..Reply::status(200) })
         });
         let place = Place::new();
         let error = place.error(&reference);
-        assert!(
-            error.starts_with(&format!("layer {digest}: digest mismatch: got sha256:")),
-            "{at}: {error}"
-        );
+        assert!(error.starts_with(&format!("layer {digest}: digest mismatch: got sha256:")), "{at}: {error}");
         place.check_clean();
         assert!(place.list("ingest").is_empty());
     }
@@ -299,19 +232,9 @@ fn an_altered_blob_is_refused_and_not_kept() {
 fn a_damaged_beginning_from_an_earlier_pull_is_fetched_again() {
     let (fake, reference, digest) = simple();
     let place = Place::new();
-    fs::write(
-        place
-            .store
-            .path(format!("ingest/sha256-{}.partial", digest.hex())),
-        noise(5000),
-    )
-    .unwrap();
+    fs::write(place.store.path(format!("ingest/sha256-{}.partial", digest.hex())), noise(5000)).unwrap();
     place.pull(&reference).unwrap();
-    assert_eq!(
-        fake.requests(digest.hex()).len(),
-        2,
-        "once from 5000 on, once from the start"
-    );
+    assert_eq!(fake.requests(digest.hex()).len(), 2, "once from 5000 on, once from the start");
 }
 
 #[test]
@@ -320,10 +243,7 @@ fn a_blob_that_does_not_end_is_refused() {
     let (broken, mut blob) = (digest.clone(), fake.blob(&digest));
     blob.extend(noise(100_000));
     fake.fault(move |request, _| {
-        is_blob(&request.path, &broken).then(|| Reply {
-            body: blob.clone(),
-            ..Reply::status(200)
-        })
+        is_blob(&request.path, &broken).then(|| Reply { body: blob.clone(), ..Reply::status(200) })
     });
     let place = Place::new();
     let error = place.error(&reference);
@@ -338,22 +258,13 @@ fn a_manifest_must_be_the_one_that_was_asked_for() {
     let manifest = fake.requests("").len();
     assert_eq!(manifest, 0);
     let image = Place::new().pull(&reference).unwrap().0;
-    let bytes = format!(
-        "{{\"schemaVersion\":2,\"was\":\"{}\"}}",
-        image.descriptor.digest
-    );
-    fake.put(
-        &format!("manifests/{wrong}"),
-        oci::OCI_MANIFEST,
-        bytes.as_bytes(),
-    );
+    let bytes = format!("{{\"schemaVersion\":2,\"was\":\"{}\"}}", image.descriptor.digest);
+    fake.put(&format!("manifests/{wrong}"), oci::OCI_MANIFEST, bytes.as_bytes());
     let place = Place::new();
     let error = place.error(&format!("{}/app@{wrong}", fake.host));
     assert!(error.contains("digest mismatch"), "{error}");
     place.check_clean();
-    place
-        .pull(&format!("{}/app@{}", fake.host, image.descriptor.digest))
-        .unwrap();
+    place.pull(&format!("{}/app@{}", fake.host, image.descriptor.digest)).unwrap();
 }
 
 #[test]
@@ -369,11 +280,7 @@ fn documents_that_can_be_read_in_two_ways_are_refused() {
     fake.put_manifest("traversal", oci::OCI_MANIFEST, &traversal);
     let huge = json!({"schemaVersion": 2, "config": {"mediaType": oci::OCI_CONFIG, "digest": config["digest"], "size": 1u64 << 40}, "layers": []});
     fake.put_manifest("huge", oci::OCI_MANIFEST, &huge);
-    fake.put(
-        "manifests/big",
-        oci::OCI_MANIFEST,
-        &vec![b' '; (oci::MANIFEST_MAX + 1) as usize],
-    );
+    fake.put("manifests/big", oci::OCI_MANIFEST, &vec![b' '; (oci::MANIFEST_MAX + 1) as usize]);
     let place = Place::new();
     for (tag, want) in [
         ("both", "both an index"),
@@ -392,17 +299,8 @@ fn documents_that_can_be_read_in_two_ways_are_refused() {
 fn credentials_do_not_follow_a_redirect() {
     let (fake, reference, digest) = simple();
     let elsewhere = Fake::start();
-    let (broken, blob, target) = (
-        digest.clone(),
-        fake.blob(&digest),
-        format!("http://{}/away?sig=1", elsewhere.host),
-    );
-    elsewhere.fault(move |_, _| {
-        Some(Reply {
-            body: blob.clone(),
-            ..Reply::status(200)
-        })
-    });
+    let (broken, blob, target) = (digest.clone(), fake.blob(&digest), format!("http://{}/away?sig=1", elsewhere.host));
+    elsewhere.fault(move |_, _| Some(Reply { body: blob.clone(), ..Reply::status(200) }));
     fake.fault(move |request, _| {
         if request.header("authorization") != Some("Basic dXNlcjpwYXNz") {
             return Some(Reply::status(401).with("WWW-Authenticate", "Basic realm=\"r\""));
@@ -415,11 +313,7 @@ fn credentials_do_not_follow_a_redirect() {
     let seen = elsewhere.requests("/away");
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].header("authorization"), None, "CVE-2020-15157");
-    assert!(
-        fake.requests("/blobs/")
-            .iter()
-            .all(|r| r.header("authorization").is_some())
-    );
+    assert!(fake.requests("/blobs/").iter().all(|r| r.header("authorization").is_some()));
 }
 
 #[test]
@@ -428,11 +322,7 @@ fn redirects_in_a_circle_end() {
     fake.fault(move |request, _| {
         is_blob(&request.path, &digest).then(|| Reply::status(302).with("Location", &request.path))
     });
-    assert!(
-        Place::new()
-            .error(&reference)
-            .contains("more than 5 redirects")
-    );
+    assert!(Place::new().error(&reference).contains("more than 5 redirects"));
 }
 
 #[test]
@@ -454,18 +344,13 @@ fn a_token_is_fetched_where_the_registry_says_and_used_there_only() {
         let good = request.path == "/token?scope=repository:app:pull&service=the%20registry"
             && request.header("authorization") == Some("Basic dXNlcjpwYXNz");
         Some(if good {
-            Reply {
-                body: br#"{"token":"t0ken"}"#.to_vec(),
-                ..Reply::status(200)
-            }
+            Reply { body: br#"{"token":"t0ken"}"#.to_vec(), ..Reply::status(200) }
         } else {
             Reply::status(403)
         })
     });
-    let realm = format!(
-        "Bearer realm=\"http://{}/token\",service=\"the registry\",scope=\"repository:app:pull\"",
-        issuer.host
-    );
+    let realm =
+        format!("Bearer realm=\"http://{}/token\",service=\"the registry\",scope=\"repository:app:pull\"", issuer.host);
     fake.fault(move |request, _| {
         (request.header("authorization") != Some("Bearer t0ken"))
             .then(|| Reply::status(401).with("WWW-Authenticate", &realm))
@@ -473,11 +358,7 @@ fn a_token_is_fetched_where_the_registry_says_and_used_there_only() {
     let mut place = Place::new();
     place.login("user:pass");
     place.pull(&reference).unwrap();
-    assert_eq!(
-        issuer.requests("").len(),
-        1,
-        "one token serves the whole pull"
-    );
+    assert_eq!(issuer.requests("").len(), 1, "one token serves the whole pull");
     let mut other = Place::new();
     other.login("user:wrong");
     let error = other.error(&reference);
@@ -499,17 +380,9 @@ fn a_busy_registry_is_asked_again() {
 fn the_registrys_own_words_are_in_the_error() {
     let (fake, reference, _) = simple();
     let body = br#"{"errors":[{"code":"DENIED","message":"not for\u001b[31m you\nat all"}]}"#;
-    fake.fault(|_, _| {
-        Some(Reply {
-            body: body.to_vec(),
-            ..Reply::status(403)
-        })
-    });
+    fake.fault(|_, _| Some(Reply { body: body.to_vec(), ..Reply::status(403) }));
     let error = Place::new().error(&reference);
-    assert!(
-        error.ends_with("access denied (not for [31m you at all)"),
-        "{error:?}"
-    );
+    assert!(error.ends_with("access denied (not for [31m you at all)"), "{error:?}");
 }
 
 #[test]
@@ -519,21 +392,13 @@ fn the_platform_is_chosen_from_an_index() {
     let mut other = fake.put_image("other", &[gzip_layer(&tar(&[("other", b"")]))]);
     mine["platform"] = json!({"os": "linux", "architecture": Platform::host().architecture});
     other["platform"] = json!({"os": "linux", "architecture": "vax"});
-    let index =
-        json!({"schemaVersion": 2, "mediaType": oci::OCI_INDEX, "manifests": [other, mine]});
+    let index = json!({"schemaVersion": 2, "mediaType": oci::OCI_INDEX, "manifests": [other, mine]});
     fake.put_manifest("multi", oci::OCI_INDEX, &index);
-    fake.put_manifest(
-        "foreign",
-        oci::OCI_INDEX,
-        &json!({"schemaVersion": 2, "manifests": [other]}),
-    );
+    fake.put_manifest("foreign", oci::OCI_INDEX, &json!({"schemaVersion": 2, "manifests": [other]}));
     let place = Place::new();
     let (image, layers) = place.pull(&format!("{}/app:multi", fake.host)).unwrap();
     assert!(layers[0].diff().join("mine").exists());
-    assert_ne!(
-        image.entry.annotation(SOURCE),
-        Some(image.descriptor.digest.to_string().as_str())
-    );
+    assert_ne!(image.entry.annotation(SOURCE), Some(image.descriptor.digest.to_string().as_str()));
     let error = place.error(&format!("{}/app:foreign", fake.host));
     assert!(error.contains("the index has linux/vax"), "{error}");
 }
@@ -543,9 +408,7 @@ fn two_pulls_at_once_share_the_work() {
     let (fake, reference, digest) = simple();
     let place = Place::new();
     std::thread::scope(|scope| {
-        let pulls: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| place.pull(&reference).map(drop)))
-            .collect();
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| place.pull(&reference).map(drop))).collect();
         for pull in pulls {
             pull.join().unwrap().unwrap();
         }
@@ -562,19 +425,11 @@ fn a_hostile_layer_leaves_nothing_behind() {
     fake.put_image("1", &[gzip_layer(&tar(&[("fine", b"")])), hostile]);
     let place = Place::new();
     let error = place.error(&format!("{}/app:1", fake.host));
-    assert!(
-        error.contains("../evil: leaves the layer's root"),
-        "{error}"
-    );
+    assert!(error.contains("../evil: leaves the layer's root"), "{error}");
     assert!(place.store.index().unwrap().manifests.is_empty());
     assert!(place.list("tmp").is_empty());
     // The good layer may have been stopped half-way, to be taken up again; of the bad one nothing stays.
-    assert!(
-        !place
-            .list("ingest")
-            .iter()
-            .any(|name| name.contains(bad.hex()))
-    );
+    assert!(!place.list("ingest").iter().any(|name| name.contains(bad.hex())));
     place.store.collect().unwrap();
     assert!(place.list("layers/sha256").is_empty() && place.list("blobs/sha256").is_empty());
     assert!(place.dir.path().join("store").exists() && !place.dir.path().join("evil").exists());
@@ -597,16 +452,8 @@ fn layers_that_lean_on_lower_ones_are_unpacked_over_them() {
     fake.put_image("1", &[gzip_layer(&base), gzip_layer(&leaning)]);
     fake.put_image("2", &[gzip_layer(&leaning)]);
     let place = Place::new();
-    let alone = place
-        .pull(&format!("{}/app:2", fake.host))
-        .unwrap()
-        .1
-        .remove(0);
-    let over = place
-        .pull(&format!("{}/app:1", fake.host))
-        .unwrap()
-        .1
-        .remove(1);
+    let alone = place.pull(&format!("{}/app:2", fake.host)).unwrap().1.remove(0);
+    let over = place.pull(&format!("{}/app:1", fake.host)).unwrap().1.remove(1);
     let mode = |layer: &Layer| {
         use std::os::unix::fs::MetadataExt as _;
         let meta = fs::metadata(layer.diff().join("srv")).unwrap();
@@ -621,15 +468,8 @@ fn layers_that_lean_on_lower_ones_are_unpacked_over_them() {
 fn a_registry_that_is_not_there_is_named_at_once() {
     let place = Place::new();
     // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = place.error(&format!("127.0.0.1:{port}/app:1"));
-    assert_eq!(
-        error,
-        format!("registry 127.0.0.1:{port}: Connection refused")
-    );
+    assert_eq!(error, format!("registry 127.0.0.1:{port}: Connection refused"));
     place.check_clean();
 }

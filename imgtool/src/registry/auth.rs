@@ -23,16 +23,12 @@ pub(super) struct Challenge {
 
 impl Challenge {
     fn param(&self, name: &str) -> Option<&str> {
-        self.params
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether the token server that the challenge names speaks HTTPS.
     pub(super) fn is_secure(&self) -> bool {
-        self.param("realm")
-            .is_some_and(|realm| self.scheme == "bearer" && realm.starts_with("https://"))
+        self.param("realm").is_some_and(|realm| self.scheme == "bearer" && realm.starts_with("https://"))
     }
 
     /// Reads a header, which may have several challenges.
@@ -40,9 +36,7 @@ impl Challenge {
         let mut challenges: Vec<Self> = Vec::new();
         let mut rest = header.trim_start();
         while !rest.is_empty() {
-            let end = rest
-                .find(|c: char| c == '=' || c == ',' || c.is_whitespace())
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| c == '=' || c == ',' || c.is_whitespace()).unwrap_or(rest.len());
             let (word, after) = rest.split_at(end);
             let after = after.trim_start();
             if let Some(value) = after.strip_prefix('=') {
@@ -53,10 +47,7 @@ impl Challenge {
                 rest = after.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
             } else {
                 if !word.is_empty() {
-                    challenges.push(Self {
-                        scheme: word.to_ascii_lowercase(),
-                        params: Vec::new(),
-                    });
+                    challenges.push(Self { scheme: word.to_ascii_lowercase(), params: Vec::new() });
                 }
                 rest = after.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
             }
@@ -68,9 +59,7 @@ impl Challenge {
 /// A token or quoted string, and what follows it.
 fn value_of(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text
-            .find(|c: char| c == ',' || c.is_whitespace())
-            .unwrap_or(text.len());
+        let end = text.find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(text.len());
         return (text[..end].to_owned(), &text[end..]);
     };
     let mut value = String::new();
@@ -93,25 +82,18 @@ pub(super) fn answer(
     challenges: &[Challenge],
     credential: Option<&Credential>,
 ) -> Result<String> {
-    let of = |scheme: &str| {
-        challenges
-            .iter()
-            .find(|challenge| challenge.scheme == scheme)
-    };
+    let of = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
     if let Some(bearer) = of("bearer") {
-        return token(agent, registry, repository, bearer, credential)
-            .map(|token| format!("Bearer {token}"));
+        return token(agent, registry, repository, bearer, credential).map(|token| format!("Bearer {token}"));
     }
     if of("basic").is_none() {
-        return Err(Error::other(
-            "the registry asks for a kind of login that is not known (neither Basic nor Bearer)",
-        ));
+        return Err(Error::other("the registry asks for a kind of login that is not known (neither Basic nor Bearer)"));
     }
     match credential {
         Some(Credential::Password { user, password }) => Ok(basic(user, password)),
-        Some(Credential::Identity(_)) => Err(Error::other(
-            "the registry asks for a password, there is only an identity token",
-        )),
+        Some(Credential::Identity(_)) => {
+            Err(Error::other("the registry asks for a password, there is only an identity token"))
+        }
         None => Err(Error::other(
             "the registry asks for a login: give --creds USER:PASSWORD or log in with docker, podman or skopeo",
         )),
@@ -135,9 +117,7 @@ fn token(
     bearer: &Challenge,
     credential: Option<&Credential>,
 ) -> Result<String> {
-    let realm = bearer
-        .param("realm")
-        .ok_or_else(|| Error::malformed("the registry's challenge has no realm"))?;
+    let realm = bearer.param("realm").ok_or_else(|| Error::malformed("the registry's challenge has no realm"))?;
     let realm_origin = origin(realm).at("realm")?;
     let registry_origin = origin(registry)?;
     // The registry names the server that gets the password. Over plain HTTP that may be the registry itself, or another
@@ -147,9 +127,7 @@ fn token(
             || (realm_origin.host != registry_origin.host
                 && !(is_loopback(&realm_origin.host) && is_loopback(&registry_origin.host))))
     {
-        return Err(Error::other(format!(
-            "the registry sends us to {realm} for a token: refused, it is plain HTTP"
-        )));
+        return Err(Error::other(format!("the registry sends us to {realm} for a token: refused, it is plain HTTP")));
     }
     let scope = format!("repository:{repository}:pull");
     let service = bearer.param("service").unwrap_or_default();
@@ -178,26 +156,12 @@ fn token(
     let mut response = response.map_err(explain).with(step)?;
     let status = response.status().as_u16();
     if status != 200 {
-        let why = if matches!(status, 401 | 403) {
-            "login refused"
-        } else {
-            "the token server failed"
-        };
+        let why = if matches!(status, 401 | 403) { "login refused" } else { "the token server failed" };
         return Err(Error::other(format!("{why} (status {status})"))).with(step);
     }
-    let body = response
-        .body_mut()
-        .with_config()
-        .limit(TOKEN_MAX)
-        .read_to_vec()
-        .map_err(explain)
-        .with(step)?;
+    let body = response.body_mut().with_config().limit(TOKEN_MAX).read_to_vec().map_err(explain).with(step)?;
     let token: Token = json(&body).with(step)?;
-    let token = token
-        .token
-        .filter(|t| !t.is_empty())
-        .or(token.access_token)
-        .unwrap_or_default();
+    let token = token.token.filter(|t| !t.is_empty()).or(token.access_token).unwrap_or_default();
     if token.is_empty() || token.bytes().any(|b| b.is_ascii_control() || !b.is_ascii()) {
         return Err(Error::malformed("the token server gave no usable token")).with(step);
     }
@@ -219,15 +183,7 @@ mod tests {
         assert_eq!(parsed[1].param("realm"), Some("x \"y\""));
         assert_eq!(Challenge::parse("Basic").len(), 1);
         assert_eq!(Challenge::parse("BASIC realm=x")[0].scheme, "basic");
-        for odd in [
-            "",
-            ",,,",
-            "=",
-            "\"",
-            "Bearer realm=\"open",
-            "a=b",
-            "Bearer realm",
-        ] {
+        for odd in ["", ",,,", "=", "\"", "Bearer realm=\"open", "a=b", "Bearer realm"] {
             drop(Challenge::parse(odd));
         }
     }
@@ -238,9 +194,7 @@ mod tests {
         let ask = |registry: &str, realm: &str| {
             let challenges = Challenge::parse(&format!("Bearer realm=\"{realm}\",service=s"));
             let credential = "user:password".parse().unwrap();
-            answer(&agent, registry, "a", &challenges, Some(&credential))
-                .unwrap_err()
-                .to_string()
+            answer(&agent, registry, "a", &challenges, Some(&credential)).unwrap_err().to_string()
         };
         assert!(ask("https://good.example", "http://evil.example/token").contains("refused"));
         assert!(ask("http://good.example", "http://evil.example/token").contains("refused"));

@@ -28,15 +28,7 @@ impl<'a> RemoteBlob<'a> {
         offset: u64,
         progress: Box<dyn Fn(u64) + Send + Sync + 'a>,
     ) -> Self {
-        Self {
-            registry,
-            descriptor,
-            offset,
-            body: None,
-            failures: 0,
-            since_failure: 0,
-            progress,
-        }
+        Self { registry, descriptor, offset, body: None, failures: 0, since_failure: 0, progress }
     }
 
     fn open(&self) -> Result<Box<dyn Read + Send + 'a>> {
@@ -44,24 +36,16 @@ impl<'a> RemoteBlob<'a> {
             0 => Vec::new(),
             offset => vec![("Range", format!("bytes={offset}-"))],
         };
-        let response = self
-            .registry
-            .get(&format!("blobs/{}", self.descriptor.digest), &headers)?;
+        let response = self.registry.get(&format!("blobs/{}", self.descriptor.digest), &headers)?;
         let partial = response.status().as_u16() == 206;
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
         let range = header("content-range").unwrap_or_default();
         if partial && !range.starts_with(&format!("bytes {}-", self.offset)) {
             let offset = self.offset;
-            return Err(Error::malformed(format!(
-                "asked for bytes from {offset}, got {range:?}"
-            )));
+            return Err(Error::malformed(format!("asked for bytes from {offset}, got {range:?}")));
         }
         // A wrong size is known before a byte is read, and no further attempt mends it.
-        let total = if partial {
-            range.rsplit('/').next()
-        } else {
-            header("content-length")
-        };
+        let total = if partial { range.rsplit('/').next() } else { header("content-length") };
         if let Some(total) = total.and_then(|text| text.parse::<u64>().ok())
             && total != self.descriptor.size
         {
@@ -75,9 +59,7 @@ impl<'a> RemoteBlob<'a> {
             // The server knows no ranges: pass over what we have.
             let skipped = io::copy(&mut (&mut body).take(self.offset), &mut io::sink())?;
             if skipped < self.offset {
-                return Err(Error::transient(format!(
-                    "the connection ended after {skipped} bytes"
-                )));
+                return Err(Error::transient(format!("the connection ended after {skipped} bytes")));
             }
         }
         Ok(Box::new(body))
@@ -93,14 +75,10 @@ impl<'a> RemoteBlob<'a> {
         let Some(body) = &mut self.body else {
             return Ok(0);
         };
-        let len = body
-            .read(buffer)
-            .map_err(|e| Error::transient(Error::from(e).to_string()))?;
+        let len = body.read(buffer).map_err(|e| Error::transient(Error::from(e).to_string()))?;
         if len == 0 && self.offset < self.descriptor.size {
             let (offset, size) = (self.offset, self.descriptor.size);
-            return Err(Error::transient(format!(
-                "truncated: the connection ended after {offset} of {size} bytes"
-            )));
+            return Err(Error::transient(format!("truncated: the connection ended after {offset} of {size} bytes")));
         }
         Ok(len)
     }

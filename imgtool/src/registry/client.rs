@@ -92,34 +92,19 @@ impl Registry {
         if let Some(agent) = self.secure.get() {
             return Ok(agent);
         }
-        let tls = transport::tls(
-            self.reference.domain(),
-            self.access.tls_verify != Some(false),
-        )?;
+        let tls = transport::tls(self.reference.domain(), self.access.tls_verify != Some(false))?;
         Ok(self.secure.get_or_init(|| transport::agent(Some(tls))))
     }
 
     /// Gets the manifest that the reference selects, or the one with `digest`.
     pub(crate) fn manifest(&self, descriptor: Option<&Descriptor>) -> Result<Delivered> {
-        let selector =
-            descriptor.map_or_else(|| self.reference.selector(), |d| d.digest.to_string());
+        let selector = descriptor.map_or_else(|| self.reference.selector(), |d| d.digest.to_string());
         let accept = oci::ACCEPT_MANIFESTS.join(", ");
         let mut response = self.get(&format!("manifests/{selector}"), &[("Accept", accept)])?;
-        let header = |name: &str| {
-            response
-                .headers()
-                .get(name)
-                .and_then(|v| v.to_str().ok())
-                .map(str::to_owned)
-        };
+        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let claimed = header("docker-content-digest").and_then(|d| d.parse::<Digest>().ok());
         let media_type = header("content-type").unwrap_or_default();
-        let media_type = media_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
+        let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
         let mut bytes = Vec::new();
         let body = response.body_mut().as_reader();
         body.take(MANIFEST_MAX + 1)
@@ -127,9 +112,7 @@ impl Registry {
             .map_err(|e| Error::transient(Error::from(e).to_string()))
             .at("manifest")?;
         if bytes.len() as u64 > MANIFEST_MAX {
-            return Err(Error::malformed(format!(
-                "manifest: larger than {MANIFEST_MAX} bytes"
-            )));
+            return Err(Error::malformed(format!("manifest: larger than {MANIFEST_MAX} bytes")));
         }
         let wanted = descriptor.map(|d| &d.digest).or(self.reference.digest());
         // By a tag, the server's own word is the only check; by a digest, ours.
@@ -141,27 +124,18 @@ impl Registry {
                 hasher.update(&bytes);
                 let got = hasher.finish();
                 if got != *expected {
-                    return Err(Error::damaged(format!(
-                        "manifest {expected}: digest mismatch: got {got}"
-                    )));
+                    return Err(Error::damaged(format!("manifest {expected}: digest mismatch: got {got}")));
                 }
                 got
             }
         };
-        if let Some(size) = descriptor
-            .map(|d| d.size)
-            .filter(|&size| size != bytes.len() as u64)
-        {
+        if let Some(size) = descriptor.map(|d| d.size).filter(|&size| size != bytes.len() as u64) {
             return Err(Error::damaged(format!(
                 "manifest {digest}: size mismatch: got {} of {size} bytes",
                 bytes.len()
             )));
         }
-        Ok(Delivered {
-            bytes,
-            digest,
-            media_type,
-        })
+        Ok(Delivered { bytes, digest, media_type })
     }
 
     /// The digest that the reference selects now, without the document; `None` where the registry does not say.
@@ -169,10 +143,7 @@ impl Registry {
         let accept = oci::ACCEPT_MANIFESTS.join(", ");
         let path = format!("manifests/{}", self.reference.selector());
         let response = self.send("HEAD", &path, &[("Accept", accept)])?;
-        let header = response
-            .headers()
-            .get("docker-content-digest")
-            .and_then(|v| v.to_str().ok());
+        let header = response.headers().get("docker-content-digest").and_then(|v| v.to_str().ok());
         Ok(header.and_then(|text| text.parse().ok()))
     }
 
@@ -208,12 +179,7 @@ impl Registry {
         }
     }
 
-    fn try_schemes(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, String)],
-    ) -> Result<Response<Body>> {
+    fn try_schemes(&self, method: &str, path: &str, headers: &[(&str, String)]) -> Result<Response<Body>> {
         if let Some(scheme) = self.scheme.get() {
             return self.follow(method, scheme, path, headers);
         }
@@ -231,18 +197,8 @@ impl Registry {
     }
 
     /// One request with its redirects and, once, a login.
-    fn follow(
-        &self,
-        method: &str,
-        scheme: &str,
-        path: &str,
-        headers: &[(&str, String)],
-    ) -> Result<Response<Body>> {
-        let start = format!(
-            "{scheme}://{}/v2/{}/{path}",
-            self.host,
-            self.reference.path()
-        );
+    fn follow(&self, method: &str, scheme: &str, path: &str, headers: &[(&str, String)]) -> Result<Response<Body>> {
+        let start = format!("{scheme}://{}/v2/{}/{path}", self.host, self.reference.path());
         let home = origin(&start)?;
         let mut url = start.clone();
         let mut logged_in = false;
@@ -255,21 +211,13 @@ impl Registry {
             }
             // Only the registry itself sees the credentials, not where it sends us (CVE-2020-15157).
             if at == home
-                && let Some(authorization) = &*self
-                    .authorization
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
+                && let Some(authorization) = &*self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
             {
                 request = request.header("Authorization", authorization);
             }
-            let request = request
-                .body(())
-                .map_err(|e| Error::malformed(format!("{url}: {e}")))?;
-            let response = self
-                .agent(&url)?
-                .run(request)
-                .map_err(explain)
-                .with(|| format!("registry {}", at.host_and_port()))?;
+            let request = request.body(()).map_err(|e| Error::malformed(format!("{url}: {e}")))?;
+            let response =
+                self.agent(&url)?.run(request).map_err(explain).with(|| format!("registry {}", at.host_and_port()))?;
             match response.status().as_u16() {
                 401 if at == home && !logged_in => {
                     self.log_in(&start, response.headers())?;
@@ -281,18 +229,11 @@ impl Registry {
                     if hops > HOPS {
                         return Err(Error::other(format!("more than {HOPS} redirects")));
                     }
-                    let location = response
-                        .headers()
-                        .get("location")
-                        .and_then(|v| v.to_str().ok());
-                    let location =
-                        location.ok_or_else(|| Error::malformed("redirect without a location"))?;
+                    let location = response.headers().get("location").and_then(|v| v.to_str().ok());
+                    let location = location.ok_or_else(|| Error::malformed("redirect without a location"))?;
                     let next = resolve(&url, location)?;
-                    if at.secure && !origin(&next)?.secure && self.access.tls_verify != Some(false)
-                    {
-                        return Err(Error::other(format!(
-                            "redirect from HTTPS to plain HTTP refused: {next}"
-                        )));
+                    if at.secure && !origin(&next)?.secure && self.access.tls_verify != Some(false) {
+                        return Err(Error::other(format!("redirect from HTTPS to plain HTTP refused: {next}")));
                     }
                     url = next;
                 }
@@ -316,12 +257,9 @@ impl Registry {
         // The token server may speak HTTPS where the registry speaks HTTP.
         let realm_is_secure = challenges.iter().any(Challenge::is_secure);
         let agent = self.agent(if realm_is_secure { "https://" } else { url })?;
-        let header = auth::answer(agent, url, path, &challenges, credential.as_ref())
-            .with(|| format!("log in to {domain}"))?;
-        *self
-            .authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(header);
+        let header =
+            auth::answer(agent, url, path, &challenges, credential.as_ref()).with(|| format!("log in to {domain}"))?;
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
         Ok(())
     }
 }
@@ -345,9 +283,7 @@ fn judge(path: &str, mut response: Response<Body>) -> Result<Judgement> {
         401 => format!("{what}: not authorized{complaint}"),
         403 => format!("{what}: access denied{complaint}"),
         404 => {
-            return Err(Error::missing(format!(
-                "{what}: not found in the registry{complaint}"
-            )));
+            return Err(Error::missing(format!("{what}: not found in the registry{complaint}")));
         }
         429 => {
             format!("{what}: the registry limits the rate of requests (status 429){complaint}")
@@ -355,13 +291,8 @@ fn judge(path: &str, mut response: Response<Body>) -> Result<Judgement> {
         _ => format!("{what}: status {status}{complaint}"),
     };
     if matches!(status, 408 | 429 | 500 | 502 | 503 | 504) {
-        let after = response
-            .headers()
-            .get("retry-after")
-            .and_then(|v| v.to_str().ok());
-        let asked = after
-            .and_then(|text| text.parse().ok())
-            .map(Duration::from_secs);
+        let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok());
+        let asked = after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
         return Ok(Judgement::Busy(Error::transient(text), asked));
     }
     Err(Error::other(text))
@@ -381,14 +312,8 @@ fn complaint(response: &mut Response<Body>) -> String {
         message: String,
     }
     let mut bytes = Vec::new();
-    let _ = response
-        .body_mut()
-        .as_reader()
-        .take(COMPLAINT_MAX)
-        .read_to_end(&mut bytes);
-    let first = oci::json::<Errors>(&bytes)
-        .ok()
-        .and_then(|all| all.errors.into_iter().next());
+    let _ = response.body_mut().as_reader().take(COMPLAINT_MAX).read_to_end(&mut bytes);
+    let first = oci::json::<Errors>(&bytes).ok().and_then(|all| all.errors.into_iter().next());
     match first {
         Some(One { code, message }) if message.is_empty() => format!(" ({code})"),
         Some(One { message, .. }) => {

@@ -35,21 +35,16 @@ impl FromStr for Credential {
 
     fn from_str(text: &str) -> Result<Self> {
         match text.split_once(':') {
-            Some((user, password)) if !user.is_empty() => Ok(Self::Password {
-                user: user.to_owned(),
-                password: password.to_owned(),
-            }),
+            Some((user, password)) if !user.is_empty() => {
+                Ok(Self::Password { user: user.to_owned(), password: password.to_owned() })
+            }
             _ => Err(Error::malformed("want USER:PASSWORD")),
         }
     }
 }
 
 /// The credential for a repository, if any file has one. `authfile` replaces the usual files.
-pub(super) fn find(
-    domain: &str,
-    path: &str,
-    authfile: Option<&Path>,
-) -> Result<Option<Credential>> {
+pub(super) fn find(domain: &str, path: &str, authfile: Option<&Path>) -> Result<Option<Credential>> {
     let files = match authfile {
         Some(file) if !file.exists() => {
             return Err(Error::missing(format!("{}: no such file", file.display())));
@@ -74,14 +69,10 @@ pub(super) fn find(
                 }
                 // A helper that has nothing for this registry says so by failing.
                 Err(
-                    CredentialRetrievalError::NoCredentialConfigured
-                    | CredentialRetrievalError::HelperFailure { .. },
+                    CredentialRetrievalError::NoCredentialConfigured | CredentialRetrievalError::HelperFailure { .. },
                 ) => {}
                 Err(e) => {
-                    return Err(Error::other(format!(
-                        "credentials for {key} in {}: {e}",
-                        file.display()
-                    )));
+                    return Err(Error::other(format!("credentials for {key} in {}: {e}", file.display())));
                 }
             }
         }
@@ -90,11 +81,7 @@ pub(super) fn find(
 }
 
 fn usual_files() -> Vec<PathBuf> {
-    let var = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(file) = var("REGISTRY_AUTH_FILE") {
         return vec![file];
     }
@@ -102,20 +89,12 @@ fn usual_files() -> Vec<PathBuf> {
     let below_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
     let runtime = var("XDG_RUNTIME_DIR").or_else(|| {
         let uid = rustix::process::geteuid();
-        Some(PathBuf::from(if uid.is_root() {
-            "/run".to_owned()
-        } else {
-            format!("/run/user/{}", uid.as_raw())
-        }))
+        Some(PathBuf::from(if uid.is_root() { "/run".to_owned() } else { format!("/run/user/{}", uid.as_raw()) }))
     });
     [
         runtime.map(|dir| dir.join("containers/auth.json")),
-        var("XDG_CONFIG_HOME")
-            .or_else(|| below_home(".config"))
-            .map(|dir| dir.join("containers/auth.json")),
-        var("DOCKER_CONFIG")
-            .or_else(|| below_home(".docker"))
-            .map(|dir| dir.join("config.json")),
+        var("XDG_CONFIG_HOME").or_else(|| below_home(".config")).map(|dir| dir.join("containers/auth.json")),
+        var("DOCKER_CONFIG").or_else(|| below_home(".docker")).map(|dir| dir.join("config.json")),
     ]
     .into_iter()
     .flatten()

@@ -43,20 +43,14 @@ impl Stop {
             if left.is_zero() {
                 return true;
             }
-            stopped = self
-                .changed
-                .wait_timeout(stopped, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            stopped = self.changed.wait_timeout(stopped, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         false
     }
 
     /// The wait before attempt number `attempt` (from 1): doubled each time, or what the server asked for.
     pub(super) fn backoff(&self, attempt: u32, asked: Option<Duration>) -> bool {
-        let pause = asked.unwrap_or_else(|| {
-            FIRST_PAUSE * 2u32.saturating_pow(attempt.saturating_sub(1).min(10))
-        });
+        let pause = asked.unwrap_or_else(|| FIRST_PAUSE * 2u32.saturating_pow(attempt.saturating_sub(1).min(10)));
         self.pause(pause.min(LONGEST_PAUSE))
     }
 }
@@ -86,12 +80,7 @@ pub(super) fn tls(domain: &str, verify: bool) -> Result<TlsConfig> {
     let mut roots: Vec<Certificate<'static>> = Vec::new();
     if verify {
         let system = rustls_native_certs::load_native_certs();
-        roots.extend(
-            system
-                .certs
-                .iter()
-                .map(|der| Certificate::from_der(der).to_owned()),
-        );
+        roots.extend(system.certs.iter().map(|der| Certificate::from_der(der).to_owned()));
     }
     for directory in certs_directories(domain) {
         let Ok(list) = std::fs::read_dir(&directory) else {
@@ -115,13 +104,8 @@ pub(super) fn tls(domain: &str, verify: bool) -> Result<TlsConfig> {
 
 fn certs_directories(domain: &str) -> Vec<PathBuf> {
     let system = ["/etc/docker/certs.d", "/etc/containers/certs.d"].map(PathBuf::from);
-    let user =
-        std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/containers/certs.d"));
-    system
-        .into_iter()
-        .chain(user)
-        .map(|directory| directory.join(domain))
-        .collect()
+    let user = std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/containers/certs.d"));
+    system.into_iter().chain(user).map(|directory| directory.join(domain)).collect()
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
@@ -134,10 +118,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
         }
     }
     if found.is_empty() {
-        return Err(Error::malformed(format!(
-            "{}: no PEM certificate in it",
-            file.display()
-        )));
+        return Err(Error::malformed(format!("{}: no PEM certificate in it", file.display())));
     }
     Ok(found)
 }
@@ -147,8 +128,7 @@ fn client_certificate(file: &Path) -> Result<ClientCert> {
     let chain = certificates(file)?;
     let key = file.with_extension("key");
     let bytes = std::fs::read(&key).with(|| format!("read {}", key.display()))?;
-    let key = PrivateKey::from_pem(&bytes)
-        .map_err(|e| Error::malformed(format!("{}: {e}", key.display())))?;
+    let key = PrivateKey::from_pem(&bytes).map_err(|e| Error::malformed(format!("{}: {e}", key.display())))?;
     Ok(ClientCert::new_with_certs(&chain, key))
 }
 
@@ -159,10 +139,7 @@ pub(super) fn explain(error: ureq::Error) -> Error {
         ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
             Error::transient("connecting timed out")
         }
-        ureq::Error::Timeout(_) => Error::transient(format!(
-            "the server was silent for {} seconds",
-            SILENCE.as_secs()
-        )),
+        ureq::Error::Timeout(_) => Error::transient(format!("the server was silent for {} seconds", SILENCE.as_secs())),
         ureq::Error::HostNotFound => Error::transient("the host name cannot be resolved"),
         ureq::Error::Rustls(e) => Error::other(format!("TLS: {e}")),
         ureq::Error::Tls(e) => Error::other(format!("TLS: {e}")),

@@ -31,13 +31,7 @@ pub(super) fn origin(url: &str) -> Result<Origin> {
         return Err(Error::malformed("a URL with a user name in it"));
     }
     let host = authority.host().to_ascii_lowercase();
-    Ok(Origin {
-        secure,
-        host,
-        port: authority
-            .port_u16()
-            .unwrap_or(if secure { 443 } else { 80 }),
-    })
+    Ok(Origin { secure, host, port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
 }
 
 /// Where `location` leads from `base`.
@@ -45,24 +39,14 @@ pub(super) fn resolve(base: &str, location: &str) -> Result<String> {
     if location.starts_with("http://") || location.starts_with("https://") {
         return Ok(location.to_owned());
     }
-    let scheme_end = base
-        .find("://")
-        .ok_or_else(|| Error::malformed(format!("invalid URL {base:?}")))?;
+    let scheme_end = base.find("://").ok_or_else(|| Error::malformed(format!("invalid URL {base:?}")))?;
     if location.starts_with("//") {
         return Ok(format!("{}:{location}", &base[..scheme_end]));
     }
-    if location
-        .split(['/', '?', '#'])
-        .next()
-        .is_some_and(|first| first.contains(':'))
-    {
-        return Err(Error::malformed(format!(
-            "redirect to {location:?}: neither http nor https"
-        )));
+    if location.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':')) {
+        return Err(Error::malformed(format!("redirect to {location:?}: neither http nor https")));
     }
-    let path_start = base[scheme_end + 3..]
-        .find('/')
-        .map_or(base.len(), |at| scheme_end + 3 + at);
+    let path_start = base[scheme_end + 3..].find('/').map_or(base.len(), |at| scheme_end + 3 + at);
     if location.starts_with('/') {
         return Ok(format!("{}{location}", &base[..path_start]));
     }
@@ -74,10 +58,7 @@ pub(super) fn resolve(base: &str, location: &str) -> Result<String> {
 /// Whether a host name means this machine, so that plain HTTP to it leaks nothing.
 pub(super) fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Escapes what may not stand in a query.
@@ -113,18 +94,9 @@ mod tests {
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {
-        assert_eq!(
-            origin("https://h/x").unwrap(),
-            origin("https://H:443").unwrap()
-        );
-        assert_ne!(
-            origin("https://h/x").unwrap(),
-            origin("http://h:443/").unwrap()
-        );
-        assert_ne!(
-            origin("http://h:5000/").unwrap(),
-            origin("http://h:5001/").unwrap()
-        );
+        assert_eq!(origin("https://h/x").unwrap(), origin("https://H:443").unwrap());
+        assert_ne!(origin("https://h/x").unwrap(), origin("http://h:443/").unwrap());
+        assert_ne!(origin("http://h:5000/").unwrap(), origin("http://h:5001/").unwrap());
         assert!(origin("http://user:pw@h/").is_err());
         assert!(origin("ftp://h/").is_err());
     }
@@ -134,14 +106,7 @@ mod tests {
         for host in ["localhost", "127.0.0.1", "127.3.2.1", "[::1]", "::1"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in [
-            "localhost.example.org",
-            "128.0.0.1",
-            "127.0.0.1.example.org",
-            "[::2]",
-            "0.0.0.0",
-            "example.org",
-        ] {
+        for host in ["localhost.example.org", "128.0.0.1", "127.0.0.1.example.org", "[::2]", "0.0.0.0", "example.org"] {
             assert!(!is_loopback(host), "{host}");
         }
     }

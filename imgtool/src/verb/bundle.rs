@@ -26,15 +26,8 @@ pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
         progress: &progress,
     };
     let (image, layers) = find(&pull, args).at(&args.image)?;
-    let directory = make(
-        store,
-        &image,
-        &layers,
-        args.directory.as_deref(),
-        &options(args),
-        &progress,
-    )
-    .at(&args.image)?;
+    let directory =
+        make(store, &image, &layers, args.directory.as_deref(), &options(args), &progress).at(&args.image)?;
     print(directory.display())
 }
 
@@ -43,34 +36,22 @@ fn find(pull: &Pull<'_>, args: &BundleArgs) -> Result<(Image, Vec<Layer>)> {
         return pull.run(&args.image.parse::<Reference>()?);
     }
     match pull.store.find(&args.image, &pull.platform) {
-        Ok(image)
-            if args.layers.platform.is_none()
-                || pull.platform.score(&image.config.platform()).is_some() =>
-        {
+        Ok(image) if args.layers.platform.is_none() || pull.platform.score(&image.config.platform()).is_some() => {
             let layers = pull.layers(&image);
             match layers {
                 // A blob that is gone or damaged can be had again, where the image came from a registry.
                 Err(e)
-                    if e.kind() == Kind::Damaged
-                        && args.pull == PullPolicy::Missing
-                        && image.reference().is_some() =>
+                    if e.kind() == Kind::Damaged && args.pull == PullPolicy::Missing && image.reference().is_some() =>
                 {
                     pull.run(&args.image.parse::<Reference>().map_err(|_| e)?)
                 }
                 layers => Ok((image, layers?)),
             }
         }
-        Ok(image) if args.pull == PullPolicy::Never => Err(Error::missing(format!(
-            "the image here is for {}, not {}",
-            image.config.platform(),
-            pull.platform
-        ))),
-        Err(e)
-            if args.pull == PullPolicy::Never
-                || !matches!(e.kind(), Kind::Missing | Kind::Damaged) =>
-        {
-            Err(e)
+        Ok(image) if args.pull == PullPolicy::Never => {
+            Err(Error::missing(format!("the image here is for {}, not {}", image.config.platform(), pull.platform)))
         }
+        Err(e) if args.pull == PullPolicy::Never || !matches!(e.kind(), Kind::Missing | Kind::Damaged) => Err(e),
         _ => pull.run(&args.image.parse::<Reference>()?),
     }
 }

@@ -23,27 +23,12 @@ pub(crate) fn run(store: &Store, args: &ImagesArgs) -> Result<()> {
         }
     }
     images.retain(|image| args.name.as_deref().is_none_or(|name| matches(image, name)));
-    let created = |image: &Image| {
-        image
-            .config
-            .created
-            .as_deref()
-            .and_then(time::parse)
-            .unwrap_or(0)
-    };
-    images.sort_by(|a, b| {
-        created(b)
-            .cmp(&created(a))
-            .then_with(|| a.name().cmp(&b.name()))
-    });
+    let created = |image: &Image| image.config.created.as_deref().and_then(time::parse).unwrap_or(0);
+    images.sort_by(|a, b| created(b).cmp(&created(a)).then_with(|| a.name().cmp(&b.name())));
     if args.quiet {
         let mut shown: Vec<String> = Vec::new();
         for image in &images {
-            let id = if args.no_trunc {
-                image.id().to_string()
-            } else {
-                image.id().short().to_owned()
-            };
+            let id = if args.no_trunc { image.id().to_string() } else { image.id().short().to_owned() };
             if !shown.contains(&id) {
                 print(&id)?;
                 shown.push(id);
@@ -58,9 +43,7 @@ pub(crate) fn run(store: &Store, args: &ImagesArgs) -> Result<()> {
 }
 
 fn name_of(entry: &Descriptor) -> String {
-    entry
-        .annotation(crate::layout::NAME)
-        .map_or_else(|| entry.digest.to_string(), str::to_owned)
+    entry.annotation(crate::layout::NAME).map_or_else(|| entry.digest.to_string(), str::to_owned)
 }
 
 /// Whether an image answers to a repository or a whole name, long or short.
@@ -70,8 +53,7 @@ fn matches(image: &Image, name: &str) -> bool {
     };
     match name.parse::<crate::reference::Reference>() {
         Ok(wanted)
-            if name.ends_with(&format!(":{}", wanted.tag().unwrap_or_default()))
-                || wanted.digest().is_some() =>
+            if name.ends_with(&format!(":{}", wanted.tag().unwrap_or_default())) || wanted.digest().is_some() =>
         {
             wanted == reference
         }
@@ -104,21 +86,12 @@ fn table(images: &[Image], args: &ImagesArgs) -> Result<()> {
         let reference = image.reference();
         let repository = reference.as_ref().map(crate::reference::Reference::name);
         let tag = reference.as_ref().and_then(|r| r.tag()).map(str::to_owned);
-        let id = if args.no_trunc {
-            image.id().to_string()
-        } else {
-            image.id().short().to_owned()
-        };
+        let id = if args.no_trunc { image.id().to_string() } else { image.id().short().to_owned() };
         let mut row = vec![
             repository.unwrap_or_else(|| image.name().unwrap_or(NONE).to_owned()),
             tag.unwrap_or_else(|| NONE.to_owned()),
             id,
-            image
-                .config
-                .created
-                .as_deref()
-                .and_then(time::ago)
-                .unwrap_or_else(|| "N/A".to_owned()),
+            image.config.created.as_deref().and_then(time::ago).unwrap_or_else(|| "N/A".to_owned()),
             human(image.size()),
         ];
         if args.digests {
@@ -126,19 +99,10 @@ fn table(images: &[Image], args: &ImagesArgs) -> Result<()> {
         }
         rows.push(row);
     }
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:<width$}"))
-            .collect();
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
         print(cells.join("   ").trim_end())?;
     }
     Ok(())

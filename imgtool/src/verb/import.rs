@@ -11,10 +11,7 @@ use crate::progress::Progress;
 pub(crate) fn run(store: &Store, args: &ImportArgs) -> Result<()> {
     require_root()?;
     if args.reference.digest().is_some() {
-        return Err(Error::malformed(format!(
-            "{}: an image cannot be named by a digest",
-            args.reference
-        )));
+        return Err(Error::malformed(format!("{}: an image cannot be named by a digest", args.reference)));
     }
     store.create()?;
     let _hold = store.hold()?;

@@ -25,12 +25,7 @@ fn describe(store: &Store, image: &Image) -> Result<Value> {
     let config: Value = oci::json(&store.read_blob(&image.manifest.config, CONFIG_MAX)?)?;
     let mut layers = Vec::new();
     let mut below: Option<Digest> = None;
-    for (layer, diff_id) in image
-        .manifest
-        .layers
-        .iter()
-        .zip(&image.config.rootfs.diff_ids)
-    {
+    for (layer, diff_id) in image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {
         let unpacked = store.layer(diff_id, below.as_ref())?;
         layers.push(json!({
             "digest": layer.digest,
@@ -44,10 +39,7 @@ fn describe(store: &Store, image: &Image) -> Result<Value> {
         }));
         below = Some(Digest::chain(below.as_ref(), diff_id));
     }
-    let uses = store
-        .uses()?
-        .into_iter()
-        .filter(|used| used.digest == image.descriptor.digest);
+    let uses = store.uses()?.into_iter().filter(|used| used.digest == image.descriptor.digest);
     Ok(json!({
         "name": image.name(),
         "id": image.id(),

@@ -11,29 +11,15 @@ use crate::progress::Progress;
 /// Loads the images of an archive and prints their names.
 pub(crate) fn run(store: &Store, args: &LoadArgs) -> Result<()> {
     if args.input.as_os_str() == "-" && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        return Err(Error::other(
-            "standard input is a terminal: give an archive with --input",
-        ));
+        return Err(Error::other("standard input is a terminal: give an archive with --input"));
     }
-    if args
-        .name
-        .as_ref()
-        .is_some_and(|name| name.digest().is_some())
-    {
-        return Err(Error::malformed(
-            "--name: an image cannot be named by a digest",
-        ));
+    if args.name.as_ref().is_some_and(|name| name.digest().is_some()) {
+        return Err(Error::malformed("--name: an image cannot be named by a digest"));
     }
     store.create()?;
     let _hold = store.hold()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
-    for name in load(
-        store,
-        &args.input,
-        &platform,
-        args.name.as_ref(),
-        &Progress::new(args.quiet),
-    )? {
+    for name in load(store, &args.input, &platform, args.name.as_ref(), &Progress::new(args.quiet))? {
         print(name)?;
     }
     Ok(())

@@ -34,7 +34,5 @@ fn require_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(Error::other(
-        "must be root: layers hold files of many owners",
-    ))
+    Err(Error::other("must be root: layers hold files of many owners"))
 }

@@ -11,10 +11,7 @@ use crate::platform::Platform;
 pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
     if !store.root().join("index.json").exists() {
         let name = args.images.first().map_or("", String::as_str);
-        return Err(Error::missing(format!(
-            "{name}: no such image: there is no store at {}",
-            store.root().display()
-        )));
+        return Err(Error::missing(format!("{name}: no such image: there is no store at {}", store.root().display())));
     }
     store.create()?;
     store.settle()?;
@@ -40,32 +37,14 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<()> {
     let platform = Platform::host();
     if let Some(entry) = store.find_name(name)? {
         // A damaged image can be removed as well: its entry is enough.
-        check_uses(
-            store,
-            &entry,
-            store.load(&entry, &platform).ok().as_ref(),
-            force,
-        )?;
+        check_uses(store, &entry, store.load(&entry, &platform).ok().as_ref(), force)?;
         return untag(store, |have| *have == entry);
     }
     let image = store.find(name, &platform)?;
-    let of_image = |entry: &Descriptor| {
-        store
-            .load(entry, &platform)
-            .is_ok_and(|other| other.id() == image.id())
-    };
-    let entries: Vec<Descriptor> = store
-        .index()?
-        .manifests
-        .into_iter()
-        .filter(of_image)
-        .collect();
+    let of_image = |entry: &Descriptor| store.load(entry, &platform).is_ok_and(|other| other.id() == image.id());
+    let entries: Vec<Descriptor> = store.index()?.manifests.into_iter().filter(of_image).collect();
     if entries.len() > 1 && !force {
-        let names: Vec<String> = entries
-            .iter()
-            .filter_map(|e| e.annotation(NAME))
-            .map(str::to_owned)
-            .collect();
+        let names: Vec<String> = entries.iter().filter_map(|e| e.annotation(NAME)).map(str::to_owned).collect();
         return Err(Error::other(format!(
             "{name}: has {} names ({}): remove them by name, or use --force",
             entries.len(),
@@ -80,29 +59,15 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<()> {
 
 /// An image stays while a bundle stands on it, unless another name keeps it.
 fn check_uses(store: &Store, entry: &Descriptor, image: Option<&Image>, force: bool) -> Result<()> {
-    if force
-        || store
-            .index()?
-            .manifests
-            .iter()
-            .filter(|have| have.digest == entry.digest)
-            .count()
-            > 1
-    {
+    if force || store.index()?.manifests.iter().filter(|have| have.digest == entry.digest).count() > 1 {
         return Ok(());
     }
     let digest = image.map_or(&entry.digest, |image| &image.descriptor.digest);
-    match store
-        .uses()?
-        .into_iter()
-        .find(|used| used.digest == *digest)
-    {
+    match store.uses()?.into_iter().find(|used| used.digest == *digest) {
         Some(used) => {
             let name = entry.annotation(NAME).unwrap_or("image");
             let bundle = used.bundle.display();
-            Err(Error::other(format!(
-                "{name}: in use by the bundle {bundle}: unbundle it first, or use --force"
-            )))
+            Err(Error::other(format!("{name}: in use by the bundle {bundle}: unbundle it first, or use --force")))
         }
         None => Ok(()),
     }

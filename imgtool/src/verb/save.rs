@@ -14,63 +14,29 @@ use crate::progress::Progress;
 /// Writes images to an archive. The file appears when it is complete.
 pub(crate) fn run(store: &Store, args: &SaveArgs) -> Result<()> {
     let progress = Progress::new(args.quiet);
-    let images: Vec<Image> = args
-        .images
-        .iter()
-        .map(|name| store.find(name, &Platform::host()))
-        .collect::<Result<_>>()?;
+    let images: Vec<Image> =
+        args.images.iter().map(|name| store.find(name, &Platform::host())).collect::<Result<_>>()?;
     if args.output.as_os_str() == "-" {
         let stdout = std::io::stdout();
         if stdout.is_terminal() {
-            return Err(Error::other(
-                "standard output is a terminal: give a file with --output",
-            ));
+            return Err(Error::other("standard output is a terminal: give a file with --output"));
         }
-        return save(
-            store,
-            &images,
-            args.format,
-            BufWriter::with_capacity(1 << 20, stdout.lock()),
-            &progress,
-        );
+        return save(store, &images, args.format, BufWriter::with_capacity(1 << 20, stdout.lock()), &progress);
     }
     let output = &args.output;
     let step = || output.display().to_string();
     // A device or a pipe is written to; it must not be replaced.
     if fs::metadata(output).is_ok_and(|meta| !meta.is_file()) {
         let file = OpenOptions::new().write(true).open(output).with(step)?;
-        return save(
-            store,
-            &images,
-            args.format,
-            BufWriter::with_capacity(1 << 20, file),
-            &progress,
-        )
-        .with(step);
+        return save(store, &images, args.format, BufWriter::with_capacity(1 << 20, file), &progress).with(step);
     }
-    let name = output
-        .file_name()
-        .ok_or_else(|| Error::other("not a file name"))
-        .with(step)?
-        .to_string_lossy();
+    let name = output.file_name().ok_or_else(|| Error::other("not a file name")).with(step)?.to_string_lossy();
     let temporary = output.with_file_name(format!(".{name}.{}", random_hex(8)?));
     let write = || -> Result<()> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&temporary)?;
-        save(
-            store,
-            &images,
-            args.format,
-            BufWriter::with_capacity(1 << 20, &file),
-            &progress,
-        )?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+        save(store, &images, args.format, BufWriter::with_capacity(1 << 20, &file), &progress)?;
         file.sync_data()?;
         Ok(fs::rename(&temporary, output)?)
     };
-    write()
-        .with(step)
-        .inspect_err(|_| drop(fs::remove_file(&temporary)))
+    write().with(step).inspect_err(|_| drop(fs::remove_file(&temporary)))
 }

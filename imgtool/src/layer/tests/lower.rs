@@ -7,22 +7,10 @@ fn below() -> Place {
     let lower = Place::new();
     let tar = Tar::default()
         .dir("usr")
-        .add(Spec {
-            kind: b'5',
-            name: b"usr/lib",
-            mode: 0o1751,
-            owner: (3, 4),
-            ..Spec::default()
-        })
+        .add(Spec { kind: b'5', name: b"usr/lib", mode: 0o1751, owner: (3, 4), ..Spec::default() })
         .symlink("lib", "usr/lib")
         .symlink("abs", "/usr/lib")
-        .add(Spec {
-            name: b"usr/lib/so",
-            data: b"lib",
-            mode: 0o4750,
-            owner: (9, 9),
-            ..Spec::default()
-        })
+        .add(Spec { name: b"usr/lib/so", data: b"lib", mode: 0o4750, owner: (9, 9), ..Spec::default() })
         .dir("hidden")
         .file(".wh.gone", "");
     lower.unpack(tar).unwrap();
@@ -32,33 +20,11 @@ fn below() -> Place {
 #[test]
 fn a_layer_that_stands_alone_says_so() {
     let place = Place::new();
-    let tar = || {
-        Tar::default()
-            .dir("usr")
-            .dir("usr/lib")
-            .file("usr/lib/x", "")
-    };
-    assert!(
-        place
-            .apply(&tar().bytes(), Limits::default(), None)
-            .unwrap()
-            .self_contained
-    );
-    let leaning = Place::new()
-        .apply(
-            &Tar::default().file("usr/x", "").bytes(),
-            Limits::default(),
-            None,
-        )
-        .unwrap();
+    let tar = || Tar::default().dir("usr").dir("usr/lib").file("usr/lib/x", "");
+    assert!(place.apply(&tar().bytes(), Limits::default(), None).unwrap().self_contained);
+    let leaning = Place::new().apply(&Tar::default().file("usr/x", "").bytes(), Limits::default(), None).unwrap();
     assert!(leaning.needs_lower && !leaning.self_contained);
-    let linked = Place::new()
-        .apply(
-            &Tar::default().hardlink("x", "y").bytes(),
-            Limits::default(),
-            None,
-        )
-        .unwrap();
+    let linked = Place::new().apply(&Tar::default().hardlink("x", "y").bytes(), Limits::default(), None).unwrap();
     assert!(linked.needs_lower);
 }
 
@@ -67,30 +33,16 @@ fn directories_without_an_entry_look_as_they_do_below() {
     let lower = below();
     let stack = LowerStack::new(vec![open_root(&lower.root()).unwrap()]);
     let place = Place::new();
-    let tar = Tar::default()
-        .file("usr/lib/new", "1")
-        .file("lib/through", "2")
-        .file("abs/too", "3")
-        .file("fresh/x", "4");
-    place
-        .apply(&tar.bytes(), Limits::default(), Some(&stack))
-        .unwrap();
+    let tar =
+        Tar::default().file("usr/lib/new", "1").file("lib/through", "2").file("abs/too", "3").file("fresh/x", "4");
+    place.apply(&tar.bytes(), Limits::default(), Some(&stack)).unwrap();
     let meta = fs::metadata(place.at("usr/lib")).unwrap();
-    assert_eq!(
-        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
-        (0o1751, 3, 4)
-    );
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o1751, 3, 4));
     // As on the mounted image: `lib` is a link below, and stays one.
     assert!(!place.at("lib").exists() && !place.at("abs").exists());
-    assert_eq!(
-        fs::read_to_string(place.at("usr/lib/through")).unwrap(),
-        "2"
-    );
+    assert_eq!(fs::read_to_string(place.at("usr/lib/through")).unwrap(), "2");
     assert_eq!(fs::read_to_string(place.at("usr/lib/too")).unwrap(), "3");
-    assert_eq!(
-        fs::metadata(place.at("fresh")).unwrap().mode() & 0o7777,
-        0o755
-    );
+    assert_eq!(fs::metadata(place.at("fresh")).unwrap().mode() & 0o7777, 0o755);
 }
 
 #[test]
@@ -98,12 +50,8 @@ fn hardlinks_to_files_below_are_copies() {
     let lower = below();
     let stack = LowerStack::new(vec![open_root(&lower.root()).unwrap()]);
     let place = Place::new();
-    let tar = Tar::default()
-        .hardlink("copy", "usr/lib/so")
-        .hardlink("again", "lib/so");
-    place
-        .apply(&tar.bytes(), Limits::default(), Some(&stack))
-        .unwrap();
+    let tar = Tar::default().hardlink("copy", "usr/lib/so").hardlink("again", "lib/so");
+    place.apply(&tar.bytes(), Limits::default(), Some(&stack)).unwrap();
     for name in ["copy", "again"] {
         let meta = fs::metadata(place.at(name)).unwrap();
         assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o4750, 9));
@@ -112,22 +60,9 @@ fn hardlinks_to_files_below_are_copies() {
     assert_eq!(fs::metadata(lower.at("usr/lib/so")).unwrap().nlink(), 1);
     for (name, target) in [("h", "gone"), ("h", "nothing"), ("h", "usr/lib/so/x")] {
         let tar = Tar::default().hardlink(name, target).bytes();
-        assert!(
-            Place::new()
-                .apply(&tar, Limits::default(), Some(&stack))
-                .is_err(),
-            "{target}"
-        );
+        assert!(Place::new().apply(&tar, Limits::default(), Some(&stack)).is_err(), "{target}");
     }
     // What this layer has removed is no target.
-    let tar = Tar::default()
-        .dir("usr")
-        .file("usr/.wh.lib", "")
-        .hardlink("h", "usr/lib/so")
-        .bytes();
-    assert!(
-        Place::new()
-            .apply(&tar, Limits::default(), Some(&stack))
-            .is_err()
-    );
+    let tar = Tar::default().dir("usr").file("usr/.wh.lib", "").hardlink("h", "usr/lib/so").bytes();
+    assert!(Place::new().apply(&tar, Limits::default(), Some(&stack)).is_err());
 }

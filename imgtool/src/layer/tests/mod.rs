@@ -76,57 +76,31 @@ impl Tar {
     }
 
     fn dir(self, name: &str) -> Self {
-        self.add(Spec {
-            kind: b'5',
-            name: name.as_bytes(),
-            mode: 0o755,
-            ..Spec::default()
-        })
+        self.add(Spec { kind: b'5', name: name.as_bytes(), mode: 0o755, ..Spec::default() })
     }
 
     fn file(self, name: &str, data: &str) -> Self {
-        self.add(Spec {
-            name: name.as_bytes(),
-            data: data.as_bytes(),
-            ..Spec::default()
-        })
+        self.add(Spec { name: name.as_bytes(), data: data.as_bytes(), ..Spec::default() })
     }
 
     fn symlink(self, name: &str, link: &str) -> Self {
-        self.add(Spec {
-            kind: b'2',
-            name: name.as_bytes(),
-            link: link.as_bytes(),
-            ..Spec::default()
-        })
+        self.add(Spec { kind: b'2', name: name.as_bytes(), link: link.as_bytes(), ..Spec::default() })
     }
 
     fn hardlink(self, name: &str, link: &str) -> Self {
-        self.add(Spec {
-            kind: b'1',
-            name: name.as_bytes(),
-            link: link.as_bytes(),
-            ..Spec::default()
-        })
+        self.add(Spec { kind: b'1', name: name.as_bytes(), link: link.as_bytes(), ..Spec::default() })
     }
 
     fn pax(self, records: &[(&str, &[u8])]) -> Self {
         let mut data = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let len = (rest..rest + 20)
-                .find(|len| len - rest == len.to_string().len())
-                .unwrap();
+            let len = (rest..rest + 20).find(|len| len - rest == len.to_string().len()).unwrap();
             data.extend_from_slice(format!("{len} {key}=").as_bytes());
             data.extend_from_slice(value);
             data.push(b'\n');
         }
-        self.add(Spec {
-            kind: b'x',
-            name: b"pax",
-            data: &data,
-            ..Spec::default()
-        })
+        self.add(Spec { kind: b'x', name: b"pax", data: &data, ..Spec::default() })
     }
 
     fn bytes(mut self) -> Vec<u8> {
@@ -174,28 +148,15 @@ impl Place {
     }
 
     fn unpack(&self, tar: Tar) -> Result<Unpacked> {
-        self.apply(
-            &tar.bytes(),
-            Limits::default(),
-            Some(&LowerStack::default()),
-        )
+        self.apply(&tar.bytes(), Limits::default(), Some(&LowerStack::default()))
     }
 
     /// Nothing but the secret is outside, unchanged.
     fn check_outside(&self) {
-        let names: Vec<_> = fs::read_dir(self.outside())
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(self.outside()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["secret"]);
-        assert_eq!(
-            fs::read_to_string(self.outside().join("secret")).unwrap(),
-            "secret"
-        );
-        assert_eq!(
-            fs::metadata(self.outside().join("secret")).unwrap().nlink(),
-            1
-        );
+        assert_eq!(fs::read_to_string(self.outside().join("secret")).unwrap(), "secret");
+        assert_eq!(fs::metadata(self.outside().join("secret")).unwrap().nlink(), 1);
         let above: Vec<_> = fs::read_dir(self.dir.path()).unwrap().collect();
         assert_eq!(above.len(), 2);
     }

@@ -17,10 +17,7 @@ fn whiteouts_take_overlayfs_form() {
         .file("meta/.wh..wh.plnk/77.88", "");
     place.unpack(tar).unwrap();
     assert!(is_whiteout(&place.at("d/gone")) && is_whiteout(&place.at("top")));
-    assert_eq!(
-        xattr(&place.at("o"), "trusted.overlay.opaque").unwrap(),
-        b"y"
-    );
+    assert_eq!(xattr(&place.at("o"), "trusted.overlay.opaque").unwrap(), b"y");
     assert_eq!(fs::read_to_string(place.at("o/new")).unwrap(), "1");
     assert_eq!(fs::read_dir(place.at("meta")).unwrap().count(), 0);
 }
@@ -45,45 +42,23 @@ fn whiteouts_do_not_touch_their_own_layer() {
     assert_eq!(fs::read_to_string(place.at("before")).unwrap(), "1");
     assert_eq!(fs::read_to_string(place.at("after")).unwrap(), "2");
     for dir in ["dir", "later", "implied"] {
-        assert_eq!(
-            xattr(&place.at(dir), "trusted.overlay.opaque").unwrap(),
-            b"y",
-            "{dir}"
-        );
+        assert_eq!(xattr(&place.at(dir), "trusted.overlay.opaque").unwrap(), b"y", "{dir}");
         assert!(place.at(dir).join("x").exists());
     }
-    assert!(
-        unpacked.self_contained,
-        "what was hidden below cannot matter"
-    );
+    assert!(unpacked.self_contained, "what was hidden below cannot matter");
 }
 
 #[test]
 fn hostile_whiteouts_are_refused() {
     for name in [".wh.", ".wh..", ".wh...", "d/.wh...", "d/.wh.."] {
-        assert!(
-            refused(Tar::default().dir("d").file(name, "")).contains("whiteout"),
-            "{name}"
-        );
+        assert!(refused(Tar::default().dir("d").file(name, "")).contains("whiteout"), "{name}");
     }
     assert!(refused(Tar::default().file(".wh.d/x", "")).contains("whiteout"));
     // A whiteout through a symlink hides nothing outside.
     let place = Place::new();
-    place
-        .unpack(
-            Tar::default()
-                .symlink("way", "../outside")
-                .file("way/.wh.secret", ""),
-        )
-        .unwrap();
+    place.unpack(Tar::default().symlink("way", "../outside").file("way/.wh.secret", "")).unwrap();
     place.check_outside();
-    place
-        .unpack(
-            Tar::default()
-                .symlink("way2", "/../../outside")
-                .file("way2/.wh..wh..opq", ""),
-        )
-        .unwrap();
+    place.unpack(Tar::default().symlink("way2", "/../../outside").file("way2/.wh..wh..opq", "")).unwrap();
     place.check_outside();
     assert_eq!(xattr(&place.outside(), "trusted.overlay.opaque"), None);
 }
@@ -91,10 +66,5 @@ fn hostile_whiteouts_are_refused() {
 #[test]
 fn an_opaque_root_is_reported() {
     // overlayfs does not look at the attribute there, so the bundle leaves the lower layers out.
-    assert!(
-        Place::new()
-            .unpack(Tar::default().file(".wh..wh..opq", ""))
-            .unwrap()
-            .opaque_root
-    );
+    assert!(Place::new().unpack(Tar::default().file(".wh..wh..opq", "")).unwrap().opaque_root);
 }
