@@ -476,7 +476,10 @@ pub fn fill(rootfs: &Path) {
     fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/probe\nuser:x:1000:1000::/home/user:/probe\n")
         .expect("passwd");
     fs::write(rootfs.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:user\n").expect("group");
-    fs::copy(programs::probe(), rootfs.join("probe")).expect("copy the probe");
+    // By a process of its own: a descriptor that writes it, inherited for a moment by what another test starts just then, would
+    // make it busy when it is executed (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg(programs::probe()).arg(rootfs.join("probe")).status();
+    assert!(copied.is_ok_and(|status| status.success()), "copy the probe");
 }
 
 /// Gives a directory and what is in it to this user and group.
