@@ -163,8 +163,14 @@ fn a_terminal_takes_what_is_typed_and_resizes() {
     let mut run = pty.spawn(&mut containerd.ctr_command(&args), &place.id);
     let mut terminal = pty.terminal;
     terminal.sees("ready");
-    terminal.resize(36, 96);
-    terminal.sees("SIGWINCH");
+    // ctr asks for the size first and listens for changes after that: one that comes in between is lost to it.
+    let mut rows = 30;
+    let resized = wait::until(Duration::from_millis(100), LIMIT, || {
+        rows += 1;
+        terminal.resize(rows, 96);
+        terminal.peek().contains("SIGWINCH").then_some(())
+    });
+    assert!(resized.is_some(), "{}", terminal.peek());
     terminal.types("\u{3}");
     terminal.sees("SIGINT");
     assert_eq!(command::code(run.wait().unwrap()), 2);
