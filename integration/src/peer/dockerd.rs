@@ -34,7 +34,7 @@ impl Dockerd {
             "--ip6tables=false",
             "--bridge=none",
         ]);
-        command.args(["--storage-driver", "overlay2"]);
+        command.args(["--storage-driver", "overlay2", "--cgroup-parent", &format!("/{id}")]);
         command.arg("--add-runtime").arg(format!("tare={}", runtime.binary.display()));
         let mut service = Service::start(&mut command, id, &dir.join("log"));
         let mut this = Self { id: id.to_owned(), dir, service: None, calls: std::cell::Cell::new(0) };

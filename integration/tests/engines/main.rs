@@ -1,4 +1,4 @@
-//! Under the engines that people use: containerd with our shim, and dockerd, with the runtime under test.
+//! Under the engines that people use: containerd with our shim, dockerd and Podman with the runtime under test.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
@@ -6,3 +6,4 @@
 mod containerd;
 mod docker;
 mod pipeline;
+mod podman;
