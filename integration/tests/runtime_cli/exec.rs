@@ -217,7 +217,7 @@ fn exec_takes_a_whole_process_from_a_file() {
         "env": ["FROM=file", format!("TARE_TEST={}", case.id)],
         "cwd": "/tmp",
         "capabilities": { "bounding": ["CAP_KILL"] },
-        "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 50, "hard": 60 }],
+        "rlimits": [{ "type": "RLIMIT_CORE", "soft": 50, "hard": 60 }],
         "noNewPrivileges": true,
     });
     let file = case.dir.join("process.json");
@@ -229,7 +229,7 @@ fn exec_takes_a_whole_process_from_a_file() {
     assert_eq!(report.env["FROM"], "file");
     assert_eq!(report.cwd, "/tmp");
     assert_eq!(report.caps.bounding, bits(&[5]));
-    assert_eq!(report.limit("Max open files"), (Some(50), Some(60)));
+    assert_eq!(report.limit("Max core file size"), (Some(50), Some(60)));
 }
 
 #[test]
