@@ -63,8 +63,8 @@ impl Error {
     }
 }
 
-/// Text from images and registries ends up in errors: control characters in it must not reach a terminal.
-fn one_line(text: String) -> String {
+/// Text from images and registries ends up in errors and lists: control characters in it must not reach a terminal.
+pub(crate) fn one_line(text: String) -> String {
     if text.chars().any(char::is_control) {
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     } else {

@@ -60,6 +60,6 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::Inspect(args) => ("inspect", verb::inspect::run(&store, args)),
         Verb::Rm(args) => ("rm", verb::rm::run(&store, args)),
         Verb::Bundle(args) => ("bundle", verb::bundle::run(&store, args)),
-        Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(args)),
+        Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(&store, args)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use crate::error::one_line;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How progress is shown.
@@ -33,11 +34,12 @@ impl Progress {
 
     /// One line of news.
     pub(crate) fn say(&self, line: &str) {
+        let line = one_line(line.to_owned());
         match self {
             Self::Quiet => {}
             Self::Lines => eprintln!("{line}"),
             Self::Bars(bars) => {
-                let _ = bars.println(line);
+                let _ = bars.println(&line);
             }
         }
     }

@@ -128,7 +128,7 @@ impl Maker<'_> {
         let digest = self.image.descriptor.digest.clone();
         // From here on the layers are kept for us, and `unbundle` knows what to undo, whatever happens to this process.
         let record = Record { store: self.store.root().to_owned(), image: name.clone(), digest: digest.clone() };
-        self.write(RECORD, &oci::to_json(&record)?, 0o600)?;
+        self.replace(RECORD, &oci::to_json(&record)?, 0o600)?;
         self.store.add_use(&Use {
             bundle: self.directory.to_owned(),
             image: name.clone(),
@@ -170,9 +170,13 @@ impl Maker<'_> {
         let spec = spec::spec(&self.image.config, self.options, &context)?;
         let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
         text.push(b'\n');
-        let temporary = self.directory.join(".config.json");
-        self.write(".config.json", &text, 0o644)?;
-        fs::rename(&temporary, self.directory.join("config.json")).at("config.json")
+        self.replace("config.json", &text, 0o644)
+    }
+
+    /// Writes a file that is whole as soon as it has its name.
+    fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
+        let temporary = self.write(&format!(".{name}"), content, mode)?;
+        fs::rename(&temporary, self.directory.join(name)).at(name)
     }
 
     fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {

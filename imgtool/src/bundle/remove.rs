@@ -6,29 +6,41 @@ use std::path::{Path, PathBuf};
 
 use super::{RECORD, Record, overlay};
 use crate::error::{Error, Result, Step};
+use crate::layer::remove_all;
 use crate::layout::Store;
 use crate::oci;
 
 /// All that `bundle` makes in a bundle's directory.
-const OURS: [&str; 7] = ["config.json", ".config.json", "rootfs", "overlay", "volumes", "etc", RECORD];
+const OURS: [&str; 8] = ["config.json", ".config.json", ".bundle.json", "rootfs", "overlay", "volumes", "etc", RECORD];
 
 /// Unmounts and removes the bundle at `directory`, unless a container still uses it. Gives the files that somebody else
 /// put there; they stay, and so does their directory.
-pub(crate) fn remove(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn remove(here: &Store, directory: &Path) -> Result<Vec<PathBuf>> {
     let directory = std::path::absolute(directory)?;
-    let path = directory.join(RECORD);
-    let bytes = fs::read(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
-        _ => Error::from(e).at(format!("read {}", path.display())),
-    })?;
-    let record: Record = oci::json(&bytes).with(|| path.display().to_string())?;
+    let store = store_of(here, &directory)?;
     if let Some(user) = user_of(&directory)? {
         return Err(Error::other(format!("{user} still uses it: stop and delete that first")));
     }
-    let store = Store::at(&record.store)?;
     let left = undo(&store, &directory, true)?;
     store.settle()?;
     Ok(left)
+}
+
+/// The store that a bundle stands on. Where bundle.json was lost (a power cut can leave it empty), the record in the
+/// store `here` will do.
+fn store_of(here: &Store, directory: &Path) -> Result<Store> {
+    let path = directory.join(RECORD);
+    let record = fs::read(&path)
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
+            _ => Error::from(e).at(format!("read {}", path.display())),
+        })
+        .and_then(|bytes| oci::json::<Record>(&bytes).with(|| path.display().to_string()));
+    match record {
+        Ok(record) => Store::at(&record.store),
+        Err(_) if here.uses()?.iter().any(|used| used.bundle == *directory) => Ok(here.clone()),
+        Err(e) => Err(e),
+    }
 }
 
 /// Undoes what was made so far. A directory that was there before (`made` false) stays, empty.
@@ -40,7 +52,7 @@ pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<Pa
         let result = match fs::symlink_metadata(&path) {
             // Never into what is still mounted there.
             Ok(meta) if meta.is_dir() && name == "rootfs" => fs::remove_dir(&path),
-            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+            Ok(meta) if meta.is_dir() => remove_all(&path).map_err(Into::into),
             Ok(_) if name == RECORD => {
                 store.remove_use(directory)?;
                 fs::remove_file(&path)
@@ -93,22 +105,24 @@ fn process_in(device: u64) -> Result<Option<u32>> {
     Ok(None)
 }
 
-/// A container, perhaps a stopped one, in the state directories of the runtimes we know the places of.
+/// A container, perhaps a stopped one, that a runtime or the standalone shim has a record of, where these keep them.
 fn container_of(directory: &Path) -> Option<String> {
-    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let own = runtime_dir.iter().map(|dir| dir.join("tare"));
-    for root in [PathBuf::from("/run/tare")].into_iter().chain(own) {
-        let Ok(list) = fs::read_dir(root) else {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let run = absolute("XDG_RUNTIME_DIR").map(|dir| dir.join("tare"));
+    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+    let data = data.map(|dir| dir.join("tare/containers"));
+    let runtimes = [Some(PathBuf::from("/run/tare")), run].into_iter().map(|root| (root, "state.json"));
+    let shims = [Some(PathBuf::from("/var/lib/tare/containers")), data].into_iter().map(|root| (root, "options.json"));
+    for (root, file) in runtimes.chain(shims) {
+        let Some(Ok(list)) = root.map(fs::read_dir) else {
             continue;
         };
         for entry in list.flatten() {
-            let Ok(bytes) = fs::read(entry.path().join("state.json")) else {
+            let record = fs::read(entry.path().join(file)).ok();
+            let Some(Ok(record)) = record.map(|bytes| oci::json::<serde_json::Value>(&bytes)) else {
                 continue;
             };
-            let Ok(state) = oci::json::<serde_json::Value>(&bytes) else {
-                continue;
-            };
-            if state.get("bundle").and_then(|b| b.as_str()).is_some_and(|bundle| same(Path::new(bundle), directory)) {
+            if record.get("bundle").and_then(|b| b.as_str()).is_some_and(|bundle| same(Path::new(bundle), directory)) {
                 return Some(format!("container {}", entry.file_name().to_string_lossy()));
             }
         }

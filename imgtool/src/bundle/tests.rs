@@ -228,7 +228,7 @@ fn a_bundle_is_mounted_writable_and_leaves_nothing_when_it_goes() {
     assert_eq!(place.store.uses().unwrap().len(), 1);
     assert_eq!(place.mounts(), 1);
     assert!(place.bundle("b", &Options::default()).unwrap_err().to_string().contains("not empty"));
-    assert_eq!(remove(&bundle).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(remove(&place.store, &bundle).unwrap(), Vec::<PathBuf>::new());
     assert!(!bundle.exists());
     assert_eq!((place.mounts(), place.store.uses().unwrap().len()), (0, 0));
 }
@@ -247,7 +247,7 @@ fn layers_of_a_bundle_outlive_the_images_name() {
     place.store.collect().unwrap();
     assert!(bundle.join("rootfs/etc/passwd").exists());
     assert_eq!(fs::read_dir(place.store.path("blobs/sha256")).unwrap().count(), 0);
-    remove(&bundle).unwrap();
+    remove(&place.store, &bundle).unwrap();
     place.store.collect().unwrap();
     assert_eq!(fs::read_dir(place.store.path("layers/sha256")).unwrap().count(), 0);
 }
@@ -271,13 +271,13 @@ fn a_layer_of_an_earlier_boot_counts_only_if_it_was_synced() {
     // Old enough to be on disk: removing the bundle syncs what is left and notes it.
     let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
     fs::File::options().write(true).open(layer.join("layer.json")).unwrap().set_modified(long_ago).unwrap();
-    remove(&bundle).unwrap();
+    remove(&place.store, &bundle).unwrap();
     assert_eq!(record()["synced"], true);
     change("boot", json!("another"));
     fs::write(layer.join("diff/marker"), "").unwrap();
     let bundle = place.bundle("c", &Options::default()).unwrap();
     assert!(bundle.join("rootfs/marker").exists(), "not unpacked again");
-    remove(&bundle).unwrap();
+    remove(&place.store, &bundle).unwrap();
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn volumes_and_working_directories_stay_in_the_image() {
     }
     assert!(bundle.join("rootfs/outside2/made").is_dir());
     assert!(!place.dir.path().join("outside2/made").exists());
-    remove(&bundle).unwrap();
+    remove(&place.store, &bundle).unwrap();
 }
 
 #[test]
@@ -338,14 +338,14 @@ fn a_bundle_in_use_is_not_removed() {
     // An echo shows that it has changed its root.
     inside.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     inside.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-    let error = remove(&bundle).unwrap_err().to_string();
+    let error = remove(&place.store, &bundle).unwrap_err().to_string();
     assert!(error.contains(&format!("process {} still uses it", inside.id())), "{error}");
     drop(inside.stdin.take());
     inside.wait().unwrap();
     fs::write(bundle.join("mine"), "kept").unwrap();
-    assert_eq!(remove(&bundle).unwrap(), [bundle.join("mine")]);
+    assert_eq!(remove(&place.store, &bundle).unwrap(), [bundle.join("mine")]);
     assert_eq!(place.mounts(), 0);
-    assert!(remove(&bundle).unwrap_err().to_string().contains("not a bundle"));
+    assert!(remove(&place.store, &bundle).unwrap_err().to_string().contains("not a bundle"));
 }
 
 #[test]
@@ -357,5 +357,27 @@ fn the_root_directory_looks_as_the_image_says() {
     let bundle = place.bundle("b", &Options::default()).unwrap();
     let meta = fs::metadata(bundle.join("rootfs")).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o1711, 3, 4));
-    remove(&bundle).unwrap();
+    remove(&place.store, &bundle).unwrap();
+}
+
+#[test]
+fn a_bundle_whose_record_was_lost_is_removed_by_the_stores() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
+    let bundle = place.bundle("b", &Options::default()).unwrap();
+    fs::write(bundle.join("bundle.json"), "{\"store\":\"/").unwrap();
+    let elsewhere = Store::at(&place.dir.path().join("another")).unwrap();
+    assert!(remove(&elsewhere, &bundle).unwrap_err().to_string().contains("bundle.json"));
+    assert!(bundle.join("rootfs/etc/passwd").exists());
+    remove(&place.store, &bundle).unwrap();
+    assert_eq!((place.mounts(), place.store.uses().unwrap().len()), (0, 0));
+}
+
+#[test]
+fn what_a_killed_bundle_left_in_the_store_is_collected() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
+    let begun = place.store.path("bundles/begun");
+    fs::create_dir_all(&begun).unwrap();
+    fs::write(begun.join(".bundle.json"), "{").unwrap();
+    place.store.collect().unwrap();
+    assert!(!begun.exists());
 }

@@ -19,7 +19,8 @@ use rustix::fs::{
 use rustix::io::{Errno, pwrite, write};
 
 use super::copy::copy_file;
-use super::dirs::{Dirs, clean, is_at_or_below, open_dir, remove_tree, split};
+use super::descent::remove_tree;
+use super::dirs::{Dirs, ancestors, clean, open_dir, split};
 use super::lower::{Found, LowerStack, is_whiteout};
 use super::meta::Meta;
 use super::tarball::{Entry, Kind, Tarball};
@@ -259,7 +260,8 @@ impl<'a> Unpacker<'a> {
 
     /// Whether this layer hides what the layers below have at `path`.
     pub(super) fn is_hidden(&self, path: &[u8]) -> bool {
-        self.opaque.iter().any(|opaque| is_at_or_below(path, opaque))
+        // By the path's few parents, not by the many opaque directories that a layer may have.
+        !self.opaque.is_empty() && ancestors(path).any(|above| self.opaque.contains(above))
     }
 
     /// Makes a directory, or finds that it is there already: directories merge.
@@ -314,8 +316,21 @@ impl<'a> Unpacker<'a> {
             Ok(()) => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {
                 self.dirs.forget(at);
-                self.metas.retain(|path, _| !is_at_or_below(path, at));
-                self.opaque.retain(|path| !is_at_or_below(path, at));
+                self.metas.remove(at);
+                self.opaque.remove(at);
+                // All that is below it stands between "at/" and "at0", the next character: no need to look at the rest.
+                let (mut from, mut to) = (at.to_vec(), at.to_vec());
+                from.push(b'/');
+                to.push(b'/' + 1);
+                let gone: Vec<Vec<u8>> =
+                    self.metas.range(from.clone()..to.clone()).map(|(path, _)| path.clone()).collect();
+                for path in gone {
+                    self.metas.remove(&path);
+                }
+                let gone: Vec<Vec<u8>> = self.opaque.range(from..to).cloned().collect();
+                for path in gone {
+                    self.opaque.remove(&path);
+                }
                 remove_tree(dir, name).at("replace directory")
             }
             Err(e) => Err(e).at("replace"),

@@ -4,16 +4,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fchmod, fchown,
-    futimens, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fchmod, fchown, futimens,
+    mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 
-use super::dirs::open_dir;
+use super::descent::{Descent, names};
 use super::xattr;
 use crate::error::{Error, Result, Step};
-
-/// Deepest tree that is copied.
-const DEPTH_MAX: usize = 512;
 
 /// Copies the file `from_name`, which is no directory, to `to_name`, which must not exist.
 pub(super) fn copy_file(from: impl AsFd, from_name: &[u8], to: impl AsFd, to_name: &[u8]) -> Result<()> {
@@ -56,32 +53,46 @@ pub(super) fn copy_file(from: impl AsFd, from_name: &[u8], to: impl AsFd, to_nam
 /// Copies what is in the directory `from`, and the directory's own metadata, to the empty directory `to`. Other file
 /// systems mounted below `from` are left out.
 pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    let stat = rustix::fs::fstat(from)?;
-    copy_level(from, to, stat.st_dev, 0)
+    let device = rustix::fs::fstat(from)?.st_dev;
+    let (mut from, mut to) = (Descent::at(from.try_clone()?), Descent::at(to.try_clone()?));
+    let mut levels = vec![copy_files(from.fd(), to.fd(), device)?];
+    while let Some(directories) = levels.last_mut() {
+        if let Some(name) = directories.pop() {
+            let step = || String::from_utf8_lossy(&name).into_owned();
+            mkdirat(to.fd(), name.as_slice(), Mode::RWXU).with(step)?;
+            from.enter(&name).with(step)?;
+            to.enter(&name).with(step)?;
+            levels.push(copy_files(from.fd(), to.fd(), device).with(step)?);
+            continue;
+        }
+        copy_directory(from.fd(), to.fd())?;
+        levels.pop();
+        if !levels.is_empty() {
+            from.leave()?;
+            to.leave()?;
+        }
+    }
+    Ok(())
 }
 
-fn copy_level(from: &OwnedFd, to: &OwnedFd, device: u64, depth: usize) -> Result<()> {
-    if depth > DEPTH_MAX {
-        return Err(Error::malformed(format!("more than {DEPTH_MAX} directories deep")));
-    }
-    for entry in Dir::read_from(from)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if matches!(name, b"." | b"..") {
-            continue;
-        }
-        let step = || String::from_utf8_lossy(name).into_owned();
-        let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).with(step)?;
+/// Copies all but the directories, whose names it gives.
+fn copy_files(from: &OwnedFd, to: &OwnedFd, device: u64) -> Result<Vec<Vec<u8>>> {
+    let mut directories = Vec::new();
+    for name in names(from)? {
+        let step = || String::from_utf8_lossy(&name).into_owned();
+        let stat = statat(from, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).with(step)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            copy_file(from, name, to, name).with(step)?;
-            continue;
-        }
-        mkdirat(to, name, Mode::RWXU).with(step)?;
-        let (below, target) = (open_dir(from, name).with(step)?, open_dir(to, name).with(step)?);
-        if stat.st_dev == device {
-            copy_level(&below, &target, device, depth + 1).with(step)?;
+            copy_file(from, &name, to, &name).with(step)?;
+        } else if stat.st_dev == device {
+            directories.push(name);
+        } else {
+            mkdirat(to, name.as_slice(), Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH).with(step)?;
         }
     }
+    Ok(directories)
+}
+
+fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let stat = rustix::fs::fstat(from)?;
     fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::error::{Error, Result};
 
@@ -79,6 +78,16 @@ pub(super) fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
     path.strip_prefix(top).is_some_and(|rest| top.is_empty() || rest.is_empty() || rest.starts_with(b"/"))
 }
 
+/// `path` and all directories above it, down to the root.
+pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut next = Some(path);
+    std::iter::from_fn(move || {
+        let at = next?;
+        next = (!at.is_empty()).then(|| split(at).0);
+        Some(at)
+    })
+}
+
 /// A path of an archive as a path below the root: no leading slash, no `.` and no `..`. A path that climbs above the
 /// root is refused.
 pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>> {
@@ -118,35 +127,6 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Removes the directory `name` in `dir` and all below it, never through a symlink.
-pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Result<()> {
-    let mut pending = vec![(dir.try_clone()?, name.to_vec(), false)];
-    while let Some((parent, name, emptied)) = pending.pop() {
-        if emptied {
-            unlinkat(&parent, name.as_slice(), AtFlags::REMOVEDIR)?;
-            continue;
-        }
-        let below = open_dir(&parent, &name)?;
-        let list = rustix::fs::Dir::read_from(&below)?;
-        pending.push((parent, name, true));
-        for entry in list {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            match unlinkat(&below, name, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::ISDIR | Errno::PERM) => {
-                    pending.push((below.try_clone()?, name.to_vec(), false));
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Opens the directory that a layer is unpacked into.
 pub(crate) fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
@@ -173,6 +153,13 @@ mod tests {
         for bad in ["..", "../x", "a/../../x", "/..", "a\0b", &"x/".repeat(3000)] {
             assert!(c(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn ancestors_end_at_the_root() {
+        let all = |path: &[u8]| ancestors(path).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(all(b"a/bc/d"), [&b"a/bc/d"[..], b"a/bc", b"a", b""]);
+        assert_eq!(all(b""), [b""]);
     }
 
     #[test]

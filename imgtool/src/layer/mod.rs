@@ -3,6 +3,7 @@
 mod apply;
 mod copy;
 mod decompress;
+mod descent;
 mod dirs;
 mod lower;
 mod meta;
@@ -18,6 +19,7 @@ mod xattr;
 
 pub(crate) use copy::{copy_tree, copy_xattrs};
 pub(crate) use decompress::Inflated;
+pub(crate) use descent::remove_all;
 pub(crate) use dirs::open_root;
 pub(crate) use lower::LowerStack;
 pub(crate) use pipe::{Job, TarSink, unpack};

@@ -5,10 +5,10 @@ use std::fs::{self, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use super::layers::remove_all;
 use super::{Store, if_there};
 use crate::digest::Digest;
 use crate::error::{Result, Step};
+use crate::layer::remove_all;
 use crate::oci::{CONFIG_MAX, Descriptor, Document, ImageConfig};
 
 /// A partial download that nobody went on with for this long is given up.
@@ -17,10 +17,19 @@ const PARTIAL_KEPT: Duration = Duration::from_hours(24);
 /// What [`Store::collect`] did.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Collected {
-    /// This many blobs and layers were removed.
-    Removed(usize),
+    Removed(Removed),
     /// Another process is adding to the store; a later collection will find what was left.
     Busy,
+}
+
+/// What a collection took away.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    pub(crate) blobs: Vec<Digest>,
+    /// Keys of unpacked layers.
+    pub(crate) layers: Vec<Digest>,
+    /// Bytes of the blobs and of the layers' files.
+    pub(crate) bytes: u64,
 }
 
 #[derive(Default)]
@@ -45,9 +54,25 @@ impl Store {
         for used in self.uses()? {
             reachable.layers.extend(used.layers);
         }
-        let mut removed =
-            self.sweep("blobs", |digest| reachable.blobs.contains(digest), |path| Ok(fs::remove_file(path)?))?;
-        removed += self.sweep("layers", |digest| reachable.layers.contains(digest), remove_all)?;
+        let mut removed = Removed::default();
+        let mut bytes = 0;
+        removed.blobs = self.sweep(
+            "blobs",
+            |digest| reachable.blobs.contains(digest),
+            |path| {
+                bytes += fs::metadata(path)?.len();
+                Ok(fs::remove_file(path)?)
+            },
+        )?;
+        removed.layers = self.sweep(
+            "layers",
+            |digest| reachable.layers.contains(digest),
+            |path| {
+                bytes += super::layers::recorded_bytes(path);
+                remove_all(path)
+            },
+        )?;
+        removed.bytes = bytes;
         self.sweep_leavings()?;
         Ok(Collected::Removed(removed))
     }
@@ -83,9 +108,9 @@ impl Store {
         &self,
         below: &str,
         keep: impl Fn(&Digest) -> bool,
-        remove: impl Fn(&Path) -> Result<()>,
-    ) -> Result<usize> {
-        let mut removed = 0;
+        mut remove: impl FnMut(&Path) -> Result<()>,
+    ) -> Result<Vec<Digest>> {
+        let mut removed = Vec::new();
         for algorithm in crate::digest::Algorithm::ALL {
             let directory = self.path(below).join(algorithm.name());
             let Some(list) = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))?
@@ -102,7 +127,7 @@ impl Store {
                 };
                 if !keep(&digest) {
                     remove(&entry.path()).with(|| format!("remove {}", entry.path().display()))?;
-                    removed += 1;
+                    removed.push(digest);
                 }
             }
         }
@@ -118,10 +143,12 @@ impl Store {
             list.into_iter().flatten().map(|entry| Ok(entry?.path())).collect()
         };
         for path in files("tmp")? {
-            if path.is_dir() {
+            remove_all(&path)?;
+        }
+        // A bundle says what it stands on before it has anything else.
+        for path in files("bundles")? {
+            if path.is_dir() && !path.join("bundle.json").exists() {
                 remove_all(&path)?;
-            } else {
-                fs::remove_file(&path)?;
             }
         }
         for path in files("locks")? {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Store, if_there};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layer::{Unpacked, open_root};
+use crate::layer::{Unpacked, open_root, remove_all};
 use crate::oci;
 
 /// After this time the kernel has written out most of what a pull made, and syncing the rest is cheap.
@@ -212,12 +212,10 @@ impl Store {
     }
 }
 
-/// Removes a directory tree, or nothing. Symlinks in it are not followed.
-pub(crate) fn remove_all(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with(|| format!("remove {}", path.display())),
-        _ => Ok(()),
-    }
+/// Bytes of the files of the layer kept in `directory`, as its record has it.
+pub(super) fn recorded_bytes(directory: &Path) -> u64 {
+    let record = fs::read(directory.join("layer.json")).ok().map(|bytes| oci::json::<LayerRecord>(&bytes));
+    record.and_then(Result::ok).map_or(0, |record| record.bytes)
 }
 
 fn boot_id() -> Result<String> {

@@ -57,6 +57,10 @@ impl Descriptor {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
+    pub(crate) fn is_index(&self) -> bool {
+        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+    }
+
     pub(crate) fn is_manifest(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
     }
@@ -102,8 +106,18 @@ impl Index {
             self.manifests.iter().filter_map(|m| m.platform.as_ref()).map(Platform::to_string).collect();
         have.retain(|p| !p.starts_with("unknown/"));
         have.dedup();
-        let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
-        Err(Error::missing(format!("no image for platform {wanted}; the index has {have}")))
+        if !have.is_empty() {
+            let have = have.join(", ");
+            return Err(Error::missing(format!("no image for platform {wanted}; the index has {have}")));
+        }
+        Err(Error::malformed(match self.manifests.as_slice() {
+            [] => "the index is empty: there is no image in it",
+            all if all.iter().any(Descriptor::is_manifest) => {
+                "the index does not say which platforms its images are for: pull one of them by its digest"
+            }
+            all if all.iter().any(Descriptor::is_index) => "the index has only other indexes in it, and no image",
+            _ => "the index has no image in it: this is an artifact, not a container image",
+        }))
     }
 }
 

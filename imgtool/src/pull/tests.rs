@@ -377,6 +377,15 @@ fn a_busy_registry_is_asked_again() {
 }
 
 #[test]
+fn a_registry_that_asks_for_a_long_wait_is_not_waited_for() {
+    let (fake, reference, _) = simple();
+    fake.fault(|_, _| Some(Reply::status(429).with("Retry-After", "3600")));
+    let error = Place::new().error(&reference);
+    assert!(error.contains("come back in 3600 seconds"), "{error}");
+    assert_eq!(fake.requests("manifests").len(), 1);
+}
+
+#[test]
 fn the_registrys_own_words_are_in_the_error() {
     let (fake, reference, _) = simple();
     let body = br#"{"errors":[{"code":"DENIED","message":"not for\u001b[31m you\nat all"}]}"#;

@@ -10,7 +10,7 @@ use ureq::{Agent, Body};
 
 use super::auth::{self, Challenge};
 use super::credentials::{self, Credential};
-use super::transport::{self, RETRIES, Stop, explain};
+use super::transport::{self, LONGEST_PAUSE, RETRIES, Stop, explain};
 use super::url::{is_loopback, origin, resolve};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result, Step};
@@ -159,6 +159,10 @@ impl Registry {
                 Ok(response) => match judge(path, response)? {
                     Judgement::Good(response) => return Ok(response),
                     Judgement::Busy(error, asked) => {
+                        if let Some(asked) = asked.filter(|&asked| asked > LONGEST_PAUSE) {
+                            let seconds = asked.as_secs();
+                            return Err(Error::other(format!("{error}: it asks to come back in {seconds} seconds")));
+                        }
                         attempt += 1;
                         if attempt > RETRIES || !self.stop.backoff(attempt, asked) {
                             return Err(error);

@@ -15,7 +15,8 @@ const SILENCE: Duration = Duration::from_mins(1);
 /// Attempts after the first that a request gets.
 pub(super) const RETRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A registry that asks for a longer wait is not waited for: whoever called decides.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Ends waits and downloads of all threads of a pull when one of them has failed.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_json};
 use crate::cli::{ImagesArgs, ListFormat};
-use crate::error::Result;
+use crate::error::{Result, one_line};
 use crate::layout::{Image, Store};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -19,7 +19,7 @@ pub(crate) fn run(store: &Store, args: &ImagesArgs) -> Result<()> {
         match image {
             Ok(image) => images.push(image),
             // The list is still of use without what is damaged; a pull mends it.
-            Err(e) => eprintln!("imgtool: images: {}: {e}", name_of(&entry)),
+            Err(e) => eprintln!("imgtool: images: {}", e.at(name_of(&entry))),
         }
     }
     images.retain(|image| args.name.as_deref().is_none_or(|name| matches(image, name)));
@@ -97,6 +97,8 @@ fn table(images: &[Image], args: &ImagesArgs) -> Result<()> {
         if args.digests {
             row.insert(2, image.descriptor.digest.to_string());
         }
+        // The name of another tool's image may be anything: its width is counted as it is printed.
+        let row = row.into_iter().map(one_line).collect();
         rows.push(row);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

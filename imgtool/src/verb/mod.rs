@@ -13,10 +13,14 @@ pub(crate) mod unbundle;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-use crate::error::{Error, Result, Step};
+use crate::error::{Error, Result, Step, one_line};
 
-/// Prints a line on stdout.
+/// Prints a line on stdout. Names from images and archives stand in it: control characters do not reach a terminal.
 fn print(line: impl Display) -> Result<()> {
+    write_line(&one_line(line.to_string()))
+}
+
+fn write_line(line: &str) -> Result<()> {
     match writeln!(io::stdout(), "{line}") {
         // `imgtool images | head -1` is no failure.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -26,7 +30,10 @@ fn print(line: impl Display) -> Result<()> {
 
 /// Prints a value as indented JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    print(serde_json::to_string_pretty(value).map_err(|e| Error::other(e.to_string()))?)
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::other(e.to_string()))?;
+    // JSON escapes the controls of ASCII by itself, but neither DEL nor those above it (U+009B begins a sequence too).
+    let text = text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
+    write_line(&text)
 }
 
 /// Unpacking gives files to other users, which only root may do.

@@ -24,10 +24,15 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
             }
         }
     }
-    if store.collect()? == Collected::Busy {
-        eprintln!(
+    match store.collect()? {
+        Collected::Removed(removed) => {
+            for digest in removed.blobs {
+                print(format!("Deleted: {digest}"))?;
+            }
+        }
+        Collected::Busy => eprintln!(
             "imgtool: rm: another imgtool is adding to the store: what nothing uses any more goes with the next rm"
-        );
+        ),
     }
     failed.map_or(Ok(()), Err)
 }
@@ -80,9 +85,8 @@ fn untag(store: &Store, matches: impl Fn(&Descriptor) -> bool) -> Result<()> {
         Ok::<Vec<Descriptor>, Error>(gone)
     })?;
     for entry in removed {
-        match entry.annotation(NAME) {
-            Some(name) => print(format!("Untagged: {name}"))?,
-            None => print(format!("Deleted: {}", entry.digest))?,
+        if let Some(name) = entry.annotation(NAME) {
+            print(format!("Untagged: {name}"))?;
         }
     }
     Ok(())

@@ -3,12 +3,13 @@
 use crate::bundle::remove;
 use crate::cli::UnbundleArgs;
 use crate::error::{Result, Step};
+use crate::layout::Store;
 
 /// Removes bundles. Of several, those that can be removed are.
-pub(crate) fn run(args: &UnbundleArgs) -> Result<()> {
+pub(crate) fn run(store: &Store, args: &UnbundleArgs) -> Result<()> {
     let mut failed = None;
     for directory in &args.directories {
-        match remove(directory).at(directory.display()) {
+        match remove(store, directory).at(directory.display()) {
             Ok(left) if left.is_empty() => {}
             Ok(left) => {
                 let (count, first) = (left.len(), left[0].display());

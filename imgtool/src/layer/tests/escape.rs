@@ -110,3 +110,16 @@ fn of_two_entries_with_one_name_the_later_counts() {
     assert_eq!(fs::read_to_string(place.at("d/keep")).unwrap(), "4");
     assert!(refused(Tar::default().file("f", "").file("f/x", "")).contains("not a directory"));
 }
+
+#[test]
+fn directories_deeper_than_files_may_be_open() {
+    let path = "d/".repeat(2_000);
+    let place = Place::new();
+    let tar = Tar::default().pax(&[("path", path.as_bytes())]).dir("d");
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    assert!(limit.is_none_or(|limit| limit > 256), "the limit of this process is too low to test with");
+    place.unpack(tar).unwrap();
+    super::super::remove_all(&place.root()).unwrap();
+    fs::create_dir(place.root()).unwrap();
+    place.check_outside();
+}
