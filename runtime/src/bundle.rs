@@ -12,8 +12,13 @@ const MAX: u64 = 16 << 20;
 
 /// Reads a file of configuration, which may be no file at all (`/dev/zero`).
 pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_from(File::open(path)?)
+}
+
+/// The same from what is open.
+pub(crate) fn read_from(from: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
+    from.take(MAX).read_to_end(&mut bytes)?;
     if bytes.len() as u64 == MAX {
         return Err(std::io::Error::other(format!("larger than {} MiB", MAX >> 20)));
     }

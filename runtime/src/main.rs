@@ -65,6 +65,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Ps(args) => verb::ps::run(global, &args),
         Verb::Pause(args) => verb::pause::run(global, &args),
         Verb::Resume(args) => verb::resume::run(global, &args),
+        Verb::Events(args) => verb::events::run(global, &args),
+        Verb::Update(args) => verb::update::run(global, &args),
         Verb::Spec(args) => verb::spec::run(&args),
         Verb::Features => verb::features::run(),
     }

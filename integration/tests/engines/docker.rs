@@ -1,7 +1,9 @@
 //! dockerd 20.10 with the runtime under test as one of its runtimes.
 
+use integration::cgroups;
 use integration::peer::dockerd::Dockerd;
 use integration::programs::Runtime;
+use integration::skip;
 use integration::spec::bits;
 
 use integration::place::Place;
@@ -131,6 +133,29 @@ fn the_whole_life_of_a_detached_container() {
     assert_eq!(inspect("{{.State.ExitCode}}"), "137");
     docker.docker(&["rm", "web"]).ok();
     docker.docker(&["inspect", "web"]).is(1);
+}
+
+#[test]
+fn limits_of_a_running_container_are_changed() {
+    let place = Place::new();
+    if !["memory", "cpu", "pids"].into_iter().all(cgroups::has) {
+        skip!("no memory, cpu or pids controller");
+    }
+    let docker = docker(&place);
+    docker.docker(&run(&["-d", "--name", "web", "-m", "64m", "--memory-swap", "64m", "--cpus", "0.5", "small:1"])).ok();
+    docker
+        .docker(&["update", "-m", "96m", "--memory-swap", "128m", "--cpus", "0.25", "--pids-limit", "40", "web"])
+        .ok();
+    let pid: i32 = docker.docker(&["inspect", "-f", "{{.State.Pid}}", "web"]).ok().stdout.trim().parse().unwrap();
+    let value = |controller, names| cgroups::value(pid, controller, names).unwrap();
+    assert_eq!(value("memory", ("memory.limit_in_bytes", "memory.max")), (96 << 20).to_string());
+    assert_eq!(value("pids", ("pids.max", "pids.max")), "40");
+    assert!(value("cpu", ("cpu.cfs_quota_us", "cpu.max")).starts_with("25000"));
+    // What is left out stays: here the period, the processors, and memory.
+    docker.docker(&["update", "--cpu-shares", "512", "web"]).ok();
+    assert_eq!(value("memory", ("memory.limit_in_bytes", "memory.max")), (96 << 20).to_string());
+    assert!(value("cpu", ("cpu.cfs_quota_us", "cpu.max")).starts_with("25000"));
+    docker.docker(&["rm", "-f", "web"]).ok();
 }
 
 #[test]

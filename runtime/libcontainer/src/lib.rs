@@ -12,6 +12,7 @@ pub mod process;
 pub mod spec;
 pub mod store;
 mod sys;
+pub mod update;
 
 pub use error::{At, Error, Kind, Result};
 pub use sys::{Signals, send_signal};

@@ -12,7 +12,7 @@
 use crate::{
     error::{At, Error, Kind, Result},
     outside::cgroup::Placement,
-    spec::NamespaceKind,
+    spec::{NamespaceKind, Resources},
 };
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -68,6 +68,9 @@ pub struct State {
     pub own_pid_namespace: bool,
     /// Whether `poststart` or `poststop` hooks are in the kept configuration.
     pub late_hooks: bool,
+    /// The resources in force since the last `update`; before the first they are the kept configuration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Box<Resources>>,
 }
 
 /// The directory of all containers.

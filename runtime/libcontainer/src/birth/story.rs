@@ -219,6 +219,7 @@ fn first_state(spec: &Spec, request: &Request<'_>, plan: &Plan, cgroup: cgroup::
         namespaces: plan.cradle.namespaces.clone(),
         own_pid_namespace: !plan.cradle.shares_pids(),
         late_hooks: !spec.hooks.poststart.is_empty() || !spec.hooks.poststop.is_empty(),
+        resources: None,
     }
 }
 

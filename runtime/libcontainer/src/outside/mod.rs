@@ -4,5 +4,6 @@ pub mod cgroup;
 pub mod hooks;
 pub(crate) mod ids;
 pub(crate) mod limits;
+pub mod network;
 pub mod own_binary;
 pub(crate) mod seccomp_agent;

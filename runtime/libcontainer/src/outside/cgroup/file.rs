@@ -43,7 +43,7 @@ pub(super) fn read_short(dir: BorrowedFd<'_>, file: impl Arg + Copy) -> Result<S
     reread(open(dir, file, OFlags::RDONLY)?.as_fd())
 }
 
-fn reread(file: BorrowedFd<'_>) -> Result<String> {
+pub(super) fn reread(file: BorrowedFd<'_>) -> Result<String> {
     let mut buffer = [0u8; 1024];
     let count = retry_on_intr(|| pread(file, &mut buffer, 0))?;
     Ok(buffer.iter().take(count).map(|&byte| char::from(byte)).collect())

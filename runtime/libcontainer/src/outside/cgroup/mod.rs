@@ -12,18 +12,22 @@ mod kill;
 mod make;
 mod place;
 mod setting;
+mod stat;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod v1;
 mod v2;
 mod values;
+mod watch;
 
 pub use host::Host;
 pub use place::{Hierarchy, Mode, Placement, View, container_view, place};
 pub use setting::{Otherwise, Setting};
+pub use stat::Stats;
 pub use v1::settings_v1;
 pub use v2::settings_v2;
+pub use watch::OomWatch;
 
 use crate::{
     error::{At, Error, Kind, Result},
@@ -93,13 +97,19 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Changes limits. Devices stay as they are.
+    /// Changes limits. Devices stay as they are. Where the kernel refuses one, those that were changed before it get their old
+    /// values back, but for the files that have a line a device.
     pub fn set(&self, resources: &Resources) -> Result<()> {
         let settings = self.settings(resources)?;
         if let Some(dir) = self.clone_into().filter(|_| self.placement.mode == Mode::V2) {
             setting::check_usage(dir, &resources.memory)?;
         }
-        setting::apply(&settings, |controller| self.dir_of(controller))
+        let dir_of = |controller: &str| self.dir_of(controller);
+        let before = setting::read_back(&settings, dir_of);
+        setting::apply(&settings, dir_of).inspect_err(|_| {
+            // The first failure is what the caller needs to know.
+            before.iter().rev().for_each(|it| drop(setting::apply(std::slice::from_ref(it), dir_of)));
+        })
     }
 
     /// Removes the cgroup; see [`Placement::remove`].

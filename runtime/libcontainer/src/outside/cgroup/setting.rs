@@ -86,6 +86,24 @@ pub(super) fn apply<'fd>(settings: &[Setting], dir_of: impl Fn(&str) -> Option<B
     flush(&mut later)
 }
 
+/// Settings that bring back what the files of `settings` hold now.
+pub(super) fn read_back<'fd>(settings: &[Setting], dir_of: impl Fn(&str) -> Option<BorrowedFd<'fd>>) -> Vec<Setting> {
+    let one_value = |text: &String| text.lines().count() == 1;
+    let now = |setting: &Setting| {
+        let dir = dir_of(&setting.controller)?;
+        let file = match &setting.otherwise {
+            Otherwise::Else(other, _) if file::read_short(dir, &*setting.file).is_err() => other,
+            _ => &setting.file,
+        };
+        let value = file::read_short(dir, &**file).ok().filter(one_value)?;
+        // `8:0 …`: a line of many, which may be new.
+        let keyed = setting.value.split_whitespace().next().is_some_and(|word| word.contains(':'));
+        let setting = Setting { file: file.clone(), value, otherwise: Otherwise::Fail, ..setting.clone() };
+        (!keyed).then_some(setting)
+    };
+    settings.iter().filter_map(now).collect()
+}
+
 fn flush(later: &mut Vec<(&Setting, BorrowedFd<'_>)>) -> Result<()> {
     later.drain(..).try_for_each(|(setting, dir)| write(dir, setting).map_err(|errno| refusal(dir, setting, errno)))
 }
@@ -217,6 +235,27 @@ pub(super) mod tests {
         let (result, after) = try_in(&[("a.max", ""), ("b", "")], &[other]);
         assert!(result.is_ok());
         assert_eq!(after, ["1", ""]);
+    }
+
+    #[test]
+    fn old_values_can_be_brought_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in
+            [("a.max", "7\n"), ("b.max", "x 1\ny 2\n"), ("io.bfq.weight", "5\n"), ("io.max", "8:0 rbps=1\n")]
+        {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let fd = file::open_dir(dir.path()).unwrap();
+        let settings = [
+            Setting::new("a", "a.max", 1, "f"),
+            Setting::new("b", "b.max", 1, "f"),
+            Setting::new("io", "io.weight", 1, "f").or(Otherwise::Else("io.bfq.weight".into(), "2".into())),
+            Setting::new("io", "io.max", "8:0 rbps=2", "f"),
+            Setting::new("absent", "absent.max", 1, "f"),
+        ];
+        let back = read_back(&settings, |controller| (controller != "absent").then(|| fd.as_fd()));
+        let back: Vec<_> = back.iter().map(|it| (&*it.file, &*it.value)).collect();
+        assert_eq!(back, [("a.max", "7\n"), ("io.bfq.weight", "5\n")]);
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! The command line: runc's verbs and flags.
 
+mod update;
+
+pub(crate) use update::Update;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -62,6 +66,10 @@ pub(crate) enum Verb {
     Pause(Id),
     /// Let a paused container go on
     Resume(Id),
+    /// Print what a container uses, and processes that were killed for want of memory
+    Events(Events),
+    /// Change a container's limits
+    Update(Box<Update>),
     /// Write a configuration to start from
     Spec(Spec),
     /// Print what this runtime supports
@@ -238,6 +246,19 @@ pub(crate) struct Ps {
     /// Arguments for ps(1) [default: -ef]
     #[arg(value_name = "PS-ARG", allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Events {
+    /// The time from one line to the next (500ms, 5s)
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub(crate) interval: String,
+    /// Print one line and end
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// The container's name
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(crate) id: String,
 }
 
 #[derive(Args)]
