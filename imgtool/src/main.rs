@@ -19,6 +19,7 @@ mod pull;
 mod reference;
 mod registry;
 mod time;
+mod transfer;
 mod unpack;
 mod verb;
 
@@ -53,6 +54,13 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
     };
     match &cli.verb {
         Verb::Pull(args) => ("pull", verb::pull::run(&store, args)),
+        Verb::Push(args) => ("push", verb::push::run(&store, args)),
+        Verb::Copy(args) => ("copy", verb::copy::run(&store, args)),
+        Verb::Tags(args) => ("tags", verb::tags::run(args)),
+        Verb::Referrers(args) => ("referrers", verb::referrers::run(args)),
+        Verb::Delete(args) => ("delete", verb::delete::run(args)),
+        Verb::Login(args) => ("login", verb::login::run(args)),
+        Verb::Logout(args) => ("logout", verb::logout::run(args)),
         Verb::Import(args) => ("import", verb::import::run(&store, args)),
         Verb::Load(args) => ("load", verb::load::run(&store, args)),
         Verb::Save(args) => ("save", verb::save::run(&store, args)),

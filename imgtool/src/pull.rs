@@ -15,13 +15,14 @@ use crate::oci::{CONFIG_MAX, Descriptor, Document, ImageConfig};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::registry::{Access, Registry, RemoteBlob, Stop};
+use crate::registry::{Access, Registries, Registry, RemoteBlob, Stop};
 use crate::unpack::Unpacking;
 
 /// What a pull needs to know.
 pub(crate) struct Pull<'a> {
     pub(crate) store: &'a Store,
     pub(crate) access: &'a Access,
+    pub(crate) registries: &'a Registries,
     pub(crate) platform: Platform,
     pub(crate) limits: Limits,
     pub(crate) parallel: usize,
@@ -29,10 +30,33 @@ pub(crate) struct Pull<'a> {
 }
 
 impl Pull<'_> {
-    /// Pulls an image, unpacks its layers and names it. The caller holds the store.
+    /// Pulls an image, unpacks its layers and names it. The caller holds the store. A short name is looked for where
+    /// registries.conf says; the mirrors of a registry come before itself.
     pub(crate) fn run(&self, reference: &Reference) -> Result<(Image, Vec<Layer>)> {
+        let mut last = Error::other("registries.conf names no place to pull from");
+        for candidate in self.registries.candidates(reference)? {
+            for endpoint in self.registries.endpoints(&candidate).at(&candidate)? {
+                let through =
+                    if endpoint.reference == candidate { String::new() } else { endpoint.reference.to_string() };
+                match self.from(&candidate, &endpoint.reference, &endpoint.access(self.access)) {
+                    Ok(pulled) => return Ok(pulled),
+                    // Content that is not what it should be is no reason to look elsewhere for the same name.
+                    Err(e) if matches!(e.kind(), Kind::Malformed) => return Err(e),
+                    Err(e) if through.is_empty() => last = if candidate == *reference { e } else { e.at(&candidate) },
+                    Err(e) => {
+                        last = e.at(through);
+                        self.progress.say(&last.to_string());
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Pulls from one place.
+    fn from(&self, reference: &Reference, place: &Reference, access: &Access) -> Result<(Image, Vec<Layer>)> {
         let stop = Arc::new(Stop::default());
-        let registry = Registry::new(reference, self.access, Arc::clone(&stop));
+        let registry = Registry::new(place, access, Arc::clone(&stop));
         if let Some(image) = self.unchanged(&registry, reference)? {
             let layers = self.unpacking(Some(&registry), stop).layers(&image.manifest, &image.config)?;
             self.progress.say(&format!("{reference}: up to date"));

@@ -22,15 +22,27 @@ const DEFAULT_DOMAIN: &str = "docker.io";
 const PATH_MAX: usize = 255;
 
 /// A complete reference: nothing in it is implied any more.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reference {
     domain: String,
     path: String,
     tag: Option<String>,
     digest: Option<Digest>,
+    /// The path as it was written, where no registry was.
+    short: Option<String>,
 }
 
 impl Reference {
+    /// The repository as it was written, where no registry was: what that means may be configured.
+    pub(crate) fn short_name(&self) -> Option<&str> {
+        self.short.as_deref()
+    }
+
+    /// The same tag and digest of another repository.
+    pub(crate) fn relocated(&self, domain: &str, path: &str) -> Self {
+        Self { domain: domain.to_owned(), path: path.to_owned(), short: None, ..self.clone() }
+    }
+
     /// Host and port of the registry as the reference names it.
     pub(crate) fn domain(&self) -> &str {
         &self.domain
@@ -56,7 +68,7 @@ impl Reference {
 
     /// The same repository by another digest.
     pub(crate) fn with_digest(&self, digest: &Digest) -> Self {
-        Self { tag: None, digest: Some(digest.clone()), ..self.clone() }
+        Self { tag: None, digest: Some(digest.clone()), short: None, ..self.clone() }
     }
 
     /// What the registry is asked for: the digest when there is one (a tag beside it is only a remark), else the tag.
@@ -68,6 +80,15 @@ impl Reference {
         }
     }
 }
+
+/// A short name is equal to the long one that it means by default.
+impl PartialEq for Reference {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.domain, &self.path, &self.tag, &self.digest) == (&other.domain, &other.path, &other.tag, &other.digest)
+    }
+}
+
+impl Eq for Reference {}
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,9 +117,9 @@ fn parse(text: &str) -> std::result::Result<Reference, String> {
         Some((rest, digest)) => (rest, Some(digest.parse::<Digest>().map_err(|e| e.to_string())?)),
         None => (text, None),
     };
-    let (domain, remainder) = match rest.split_once('/') {
-        Some((first, more)) if is_domain(first) => (first, more),
-        _ => (DEFAULT_DOMAIN, rest),
+    let (domain, remainder, is_short) = match rest.split_once('/') {
+        Some((first, more)) if is_domain(first) => (first, more, false),
+        _ => (DEFAULT_DOMAIN, rest, true),
     };
     let (path, tag) = match remainder.split_once(':') {
         Some((path, tag)) => (path, Some(tag)),
@@ -110,13 +131,14 @@ fn parse(text: &str) -> std::result::Result<Reference, String> {
     if let Some(tag) = tag {
         check_tag(tag)?;
     }
+    let short = is_short.then(|| path.to_owned());
     let path =
         if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
     let tag = match (tag, &digest) {
         (None, None) => Some("latest".to_owned()),
         (tag, _) => tag.map(str::to_owned),
     };
-    Ok(Reference { domain: domain.to_owned(), path, tag, digest })
+    Ok(Reference { domain: domain.to_owned(), path, tag, digest, short })
 }
 
 fn is_domain(first: &str) -> bool {

@@ -70,6 +70,23 @@ pub(crate) fn load(
     load_from(store, input, platform, name, progress).with(|| input_name(input))
 }
 
+/// The images of an archive, as blobs of the store that have no name there yet. The caller holds the store.
+pub(crate) fn read_images(
+    store: &Store,
+    input: &Path,
+    platform: &Platform,
+    progress: &Progress,
+) -> Result<Vec<Descriptor>> {
+    let archive = Archive::read(store, input, progress)?;
+    if archive.find("index.json").is_some() && archive.find("oci-layout").is_some() {
+        oci_images(store, &archive, platform)
+    } else if archive.find("manifest.json").is_some() {
+        docker_images(store, &archive)
+    } else {
+        Err(Error::malformed("neither an OCI archive (index.json) nor a Docker archive (manifest.json)"))
+    }
+}
+
 fn load_from(
     store: &Store,
     input: &Path,
@@ -77,14 +94,7 @@ fn load_from(
     name: Option<&Reference>,
     progress: &Progress,
 ) -> Result<Vec<String>> {
-    let archive = Archive::read(store, input, progress)?;
-    let mut entries = if archive.find("index.json").is_some() && archive.find("oci-layout").is_some() {
-        oci_images(store, &archive, platform)?
-    } else if archive.find("manifest.json").is_some() {
-        docker_images(store, &archive)?
-    } else {
-        return Err(Error::malformed("neither an OCI archive (index.json) nor a Docker archive (manifest.json)"));
-    };
+    let mut entries = read_images(store, input, platform, progress)?;
     if let Some(name) = name {
         let [entry] = entries.as_mut_slice() else {
             return Err(Error::other(format!("--name: the archive has {} images, not one", entries.len())));

@@ -7,7 +7,7 @@ mod save;
 
 pub(crate) use change::apply as apply_change;
 pub(crate) use import::{Import, LayerCompression, import};
-pub(crate) use load::load;
+pub(crate) use load::{load, read_images};
 pub(crate) use save::{Format, save};
 
 use std::fs::File;

@@ -12,7 +12,7 @@ use crate::layer::Limits;
 use crate::oci::{Execution, ImageConfig};
 use crate::platform::Platform;
 use crate::pull::Pull;
-use crate::registry::Access;
+use crate::registry::{Access, Registries};
 
 fn image(execution: Value) -> ImageConfig {
     let config = serde_json::from_value::<Execution>(execution).unwrap();
@@ -189,6 +189,7 @@ impl Place {
         let pull = Pull {
             store: &self.store,
             access: &access,
+            registries: &Registries::default(),
             platform: Platform::host(),
             limits: Limits::default(),
             parallel: 1,

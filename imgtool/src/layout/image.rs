@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result, Step};
 use crate::oci::{self, CONFIG_MAX, Descriptor, Document, ImageConfig, MANIFEST_MAX, Manifest};
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::registry::Registries;
 
 /// The annotation of an index entry that has the image's name.
 pub(crate) const NAME: &str = "org.opencontainers.image.ref.name";
@@ -115,7 +116,15 @@ impl Store {
     pub(crate) fn find_name(&self, text: &str) -> Result<Option<Descriptor>> {
         let index = self.index()?;
         let exact = |name: &str| index.manifests.iter().find(|entry| entry.annotation(NAME) == Some(name)).cloned();
-        if let Ok(reference) = text.parse::<Reference>() {
+        if let Ok(written) = text.parse::<Reference>() {
+            // A short name was kept under the name that it meant when it was pulled.
+            let meant = match written.short_name() {
+                Some(_) => {
+                    Registries::load().and_then(|registries| registries.candidates(&written)).unwrap_or_default()
+                }
+                None => Vec::new(),
+            };
+            let reference = meant.into_iter().find(|name| exact(&name.to_string()).is_some()).unwrap_or(written);
             if let Some(entry) = exact(&reference.to_string()) {
                 return Ok(Some(entry));
             }
@@ -175,6 +184,7 @@ pub(crate) fn put_manifest(store: &Store, config: Descriptor, layers: Vec<Descri
         media_type: Some(oci::OCI_MANIFEST.to_owned()),
         config,
         layers,
+        subject: None,
         annotations: None,
     };
     store.put_blob(oci::OCI_MANIFEST, &oci::to_json(&manifest)?)

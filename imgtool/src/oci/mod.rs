@@ -131,6 +131,9 @@ pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) layers: Vec<Descriptor>,
+    /// The manifest that this one says something of: a signature's image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Descriptor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
@@ -144,9 +147,28 @@ pub(crate) enum Document {
 }
 
 impl Document {
+    pub(crate) fn media_type(&self) -> &str {
+        let (Self::Index(Index { media_type, .. }) | Self::Manifest(Manifest { media_type, .. })) = self;
+        media_type.as_deref().unwrap_or_default()
+    }
+
     /// Reads a manifest or index. `media_type` is what the server or the descriptor called it; the document must agree,
     /// and it must not be both at once (CVE-2021-41190: two readers would then see two different images).
     pub(crate) fn parse(bytes: &[u8], media_type: &str) -> Result<Self> {
+        let document = Self::parse_any(bytes, media_type)?;
+        if let Self::Manifest(manifest) = &document
+            && !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG)
+        {
+            return Err(Error::malformed(format!(
+                "config of type {:?}: this is an artifact, not a container image",
+                manifest.config.media_type
+            )));
+        }
+        Ok(document)
+    }
+
+    /// The same for what need not be an image: signatures and other artifacts are copied along.
+    pub(crate) fn parse_any(bytes: &[u8], media_type: &str) -> Result<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Probe {
@@ -197,12 +219,6 @@ impl Document {
         } else {
             let mut manifest: Manifest = json(bytes)?;
             manifest.media_type = Some(media_type.to_owned());
-            if !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
-                return Err(Error::malformed(format!(
-                    "config of type {:?}: this is an artifact, not a container image",
-                    manifest.config.media_type
-                )));
-            }
             Ok(Self::Manifest(manifest))
         }
     }

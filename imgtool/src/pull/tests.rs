@@ -37,6 +37,7 @@ impl Place {
         let pull = Pull {
             store: &self.store,
             access: &self.access,
+            registries: &Registries::default(),
             platform: Platform::host(),
             limits: Limits::default(),
             parallel: 3,

@@ -74,17 +74,17 @@ fn value_of(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// Makes the Authorization header that a registry at `registry` (a URL) asks for, to pull from `repository`.
+/// Makes the Authorization header that a registry at `registry` (a URL) asks for, for `scopes`.
 pub(super) fn answer(
     agent: &Agent,
     registry: &str,
-    repository: &str,
+    scopes: &[String],
     challenges: &[Challenge],
     credential: Option<&Credential>,
 ) -> Result<String> {
     let of = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
     if let Some(bearer) = of("bearer") {
-        return token(agent, registry, repository, bearer, credential).map(|token| format!("Bearer {token}"));
+        return token(agent, registry, scopes, bearer, credential).map(|token| format!("Bearer {token}"));
     }
     if of("basic").is_none() {
         return Err(Error::other("the registry asks for a kind of login that is not known (neither Basic nor Bearer)"));
@@ -95,7 +95,7 @@ pub(super) fn answer(
             Err(Error::other("the registry asks for a password, there is only an identity token"))
         }
         None => Err(Error::other(
-            "the registry asks for a login: give --creds USER:PASSWORD or log in with docker, podman or skopeo",
+            "the registry asks for a login: give --creds USER:PASSWORD or log in with `imgtool login`",
         )),
     }
 }
@@ -113,7 +113,7 @@ struct Token {
 fn token(
     agent: &Agent,
     registry: &str,
-    repository: &str,
+    scopes: &[String],
     bearer: &Challenge,
     credential: Option<&Credential>,
 ) -> Result<String> {
@@ -129,7 +129,7 @@ fn token(
     {
         return Err(Error::other(format!("the registry sends us to {realm} for a token: refused, it is plain HTTP")));
     }
-    let scope = format!("repository:{repository}:pull");
+    let scope = scopes.join(" ");
     let service = bearer.param("service").unwrap_or_default();
     let response = if let Some(Credential::Identity(refresh)) = credential {
         let form = [
@@ -142,10 +142,11 @@ fn token(
         agent.post(realm).send_form(form)
     } else {
         let separator = if realm.contains('?') { '&' } else { '?' };
-        let mut url = format!("{realm}{separator}scope={}", escape(&scope));
+        let mut query: Vec<String> = scopes.iter().map(|scope| format!("scope={}", escape(scope))).collect();
         if !service.is_empty() {
-            url.extend(["&service=", &escape(service)]);
+            query.push(format!("service={}", escape(service)));
         }
+        let url = if query.is_empty() { realm.to_owned() } else { format!("{realm}{separator}{}", query.join("&")) };
         let mut request = agent.get(&url);
         if let Some(Credential::Password { user, password }) = credential {
             request = request.header("Authorization", basic(user, password));
@@ -194,7 +195,9 @@ mod tests {
         let ask = |registry: &str, realm: &str| {
             let challenges = Challenge::parse(&format!("Bearer realm=\"{realm}\",service=s"));
             let credential = "user:password".parse().unwrap();
-            answer(&agent, registry, "a", &challenges, Some(&credential)).unwrap_err().to_string()
+            answer(&agent, registry, &["repository:a:pull".to_owned()], &challenges, Some(&credential))
+                .unwrap_err()
+                .to_string()
         };
         assert!(ask("https://good.example", "http://evil.example/token").contains("refused"));
         assert!(ask("http://good.example", "http://evil.example/token").contains("refused"));

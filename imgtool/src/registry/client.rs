@@ -1,20 +1,19 @@
 //! Requests to one repository of one registry.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Response};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 use super::auth::{self, Challenge};
 use super::credentials::{self, Credential};
 use super::transport::{self, LONGEST_PAUSE, RETRIES, Stop, explain};
 use super::url::{is_loopback, origin, resolve};
-use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result, Step};
-use crate::oci::{self, Descriptor, MANIFEST_MAX};
+use crate::oci;
 use crate::reference::Reference;
 
 /// Most redirects that one request follows.
@@ -35,7 +34,7 @@ pub(crate) struct Access {
 
 /// One repository.
 pub(crate) struct Registry {
-    reference: Reference,
+    pub(super) reference: Reference,
     access: Access,
     host: String,
     plain: Agent,
@@ -43,14 +42,9 @@ pub(crate) struct Registry {
     /// `http` or `https`, once it is known which the registry speaks.
     scheme: OnceLock<&'static str>,
     authorization: Mutex<Option<String>>,
+    /// What is asked of the token server, as `repository:NAME:ACTIONS`.
+    scopes: Vec<String>,
     pub(super) stop: Arc<Stop>,
-}
-
-/// A document as the registry sent it, its digest proved.
-pub(crate) struct Delivered {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) digest: Digest,
-    pub(crate) media_type: String,
 }
 
 impl Registry {
@@ -67,8 +61,30 @@ impl Registry {
             secure: OnceLock::new(),
             scheme: OnceLock::new(),
             authorization: Mutex::new(None),
+            scopes: vec![format!("repository:{}:pull", reference.path())],
             stop,
         }
+    }
+
+    /// Asks for leave to do `actions` (`pull,push`) instead of to pull.
+    #[must_use]
+    pub(crate) fn to(mut self, actions: &str) -> Self {
+        self.scopes = vec![format!("repository:{}:{actions}", self.reference.path())];
+        self
+    }
+
+    /// Asks for leave to pull from another repository of the same registry too, to mount its blobs.
+    #[must_use]
+    pub(crate) fn and_from(mut self, other: Option<&Reference>) -> Self {
+        self.scopes.extend(other.map(|other| format!("repository:{}:pull", other.path())));
+        self
+    }
+
+    /// The same registry without a repository: for logins.
+    #[must_use]
+    pub(crate) fn without_repository(mut self) -> Self {
+        self.scopes.clear();
+        self
     }
 
     /// The schemes to try, in order.
@@ -96,67 +112,20 @@ impl Registry {
         Ok(self.secure.get_or_init(|| transport::agent(Some(tls))))
     }
 
-    /// Gets the manifest that the reference selects, or the one with `digest`.
-    pub(crate) fn manifest(&self, descriptor: Option<&Descriptor>) -> Result<Delivered> {
-        let selector = descriptor.map_or_else(|| self.reference.selector(), |d| d.digest.to_string());
-        let accept = oci::ACCEPT_MANIFESTS.join(", ");
-        let mut response = self.get(&format!("manifests/{selector}"), &[("Accept", accept)])?;
-        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let claimed = header("docker-content-digest").and_then(|d| d.parse::<Digest>().ok());
-        let media_type = header("content-type").unwrap_or_default();
-        let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
-        let mut bytes = Vec::new();
-        let body = response.body_mut().as_reader();
-        body.take(MANIFEST_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Error::transient(Error::from(e).to_string()))
-            .at("manifest")?;
-        if bytes.len() as u64 > MANIFEST_MAX {
-            return Err(Error::malformed(format!("manifest: larger than {MANIFEST_MAX} bytes")));
-        }
-        let wanted = descriptor.map(|d| &d.digest).or(self.reference.digest());
-        // By a tag, the server's own word is the only check; by a digest, ours.
-        let expected = wanted.or(claimed.as_ref());
-        let digest = match expected {
-            None => Digest::of(&bytes),
-            Some(expected) => {
-                let mut hasher = Hasher::new(expected.algorithm());
-                hasher.update(&bytes);
-                let got = hasher.finish();
-                if got != *expected {
-                    return Err(Error::damaged(format!("manifest {expected}: digest mismatch: got {got}")));
-                }
-                got
-            }
-        };
-        if let Some(size) = descriptor.map(|d| d.size).filter(|&size| size != bytes.len() as u64) {
-            return Err(Error::damaged(format!(
-                "manifest {digest}: size mismatch: got {} of {size} bytes",
-                bytes.len()
-            )));
-        }
-        Ok(Delivered { bytes, digest, media_type })
-    }
-
-    /// The digest that the reference selects now, without the document; `None` where the registry does not say.
-    pub(crate) fn current_digest(&self) -> Result<Option<Digest>> {
-        let accept = oci::ACCEPT_MANIFESTS.join(", ");
-        let path = format!("manifests/{}", self.reference.selector());
-        let response = self.send("HEAD", &path, &[("Accept", accept)])?;
-        let header = response.headers().get("docker-content-digest").and_then(|v| v.to_str().ok());
-        Ok(header.and_then(|text| text.parse().ok()))
+    pub(crate) fn reference(&self) -> &Reference {
+        &self.reference
     }
 
     pub(super) fn get(&self, path: &str, headers: &[(&str, String)]) -> Result<Response<Body>> {
-        self.send("GET", path, headers)
+        self.send(&Ask { headers, ..Ask::of("GET", path) })
     }
 
     /// Sends a request until it succeeds: logs in when asked to, goes to the next scheme, waits when the server is busy.
-    fn send(&self, method: &str, path: &str, headers: &[(&str, String)]) -> Result<Response<Body>> {
+    pub(super) fn send(&self, ask: &Ask<'_>) -> Result<Response<Body>> {
         let mut attempt = 0;
         loop {
-            let error = match self.try_schemes(method, path, headers) {
-                Ok(response) => match judge(path, response)? {
+            let error = match self.try_schemes(ask) {
+                Ok(response) => match judge(ask, response)? {
                     Judgement::Good(response) => return Ok(response),
                     Judgement::Busy(error, asked) => {
                         if let Some(asked) = asked.filter(|&asked| asked > LONGEST_PAUSE) {
@@ -173,7 +142,7 @@ impl Registry {
                 Err(e) => e,
             };
             // Nobody there at all is final; what broke off half-way may pass.
-            if error.kind() != Kind::Transient || self.scheme.get().is_none() {
+            if error.kind() != Kind::Transient || self.scheme.get().is_none() || !ask.again {
                 return Err(error);
             }
             attempt += 1;
@@ -183,13 +152,13 @@ impl Registry {
         }
     }
 
-    fn try_schemes(&self, method: &str, path: &str, headers: &[(&str, String)]) -> Result<Response<Body>> {
+    fn try_schemes(&self, ask: &Ask<'_>) -> Result<Response<Body>> {
         if let Some(scheme) = self.scheme.get() {
-            return self.follow(method, scheme, path, headers);
+            return self.follow(scheme, ask);
         }
         let mut last = Error::other("no scheme to try");
         for scheme in self.schemes() {
-            match self.follow(method, scheme, path, headers) {
+            match self.follow(scheme, ask) {
                 Ok(response) => {
                     let _ = self.scheme.set(scheme);
                     return Ok(response);
@@ -200,17 +169,33 @@ impl Registry {
         Err(last)
     }
 
+    /// The address of something in this repository, or what is a whole address already.
+    fn address(&self, scheme: &str, path: &str) -> Result<String> {
+        let home = format!("{scheme}://{}", self.host);
+        if path.contains("://") {
+            // An upload's place, which the registry named.
+            if scheme == "https" && !origin(path)?.secure && self.access.tls_verify != Some(false) {
+                return Err(Error::other(format!("upload from HTTPS to plain HTTP refused: {path}")));
+            }
+            return Ok(path.to_owned());
+        }
+        if path.starts_with('/') {
+            return resolve(&home, path);
+        }
+        Ok(format!("{home}/v2/{}/{path}", self.reference.path()))
+    }
+
     /// One request with its redirects and, once, a login.
-    fn follow(&self, method: &str, scheme: &str, path: &str, headers: &[(&str, String)]) -> Result<Response<Body>> {
-        let start = format!("{scheme}://{}/v2/{}/{path}", self.host, self.reference.path());
-        let home = origin(&start)?;
+    fn follow(&self, scheme: &str, ask: &Ask<'_>) -> Result<Response<Body>> {
+        let start = self.address(scheme, ask.path)?;
+        let home = origin(&self.address(scheme, "/v2/")?)?;
         let mut url = start.clone();
         let mut logged_in = false;
         let mut hops = 0;
         loop {
             let at = origin(&url)?;
-            let mut request = ureq::http::Request::builder().method(method).uri(&url);
-            for (name, value) in headers {
+            let mut request = ureq::http::Request::builder().method(ask.method).uri(&url);
+            for (name, value) in ask.headers {
                 request = request.header(*name, value);
             }
             // Only the registry itself sees the credentials, not where it sends us (CVE-2020-15157).
@@ -219,9 +204,8 @@ impl Registry {
             {
                 request = request.header("Authorization", authorization);
             }
-            let request = request.body(()).map_err(|e| Error::malformed(format!("{url}: {e}")))?;
             let response =
-                self.agent(&url)?.run(request).map_err(explain).with(|| format!("registry {}", at.host_and_port()))?;
+                self.exchange(&url, request, ask).map_err(|e| e.at(format!("registry {}", at.host_and_port())))?;
             match response.status().as_u16() {
                 401 if at == home && !logged_in => {
                     self.log_in(&start, response.headers())?;
@@ -246,6 +230,24 @@ impl Registry {
         }
     }
 
+    fn exchange(&self, url: &str, request: ureq::http::request::Builder, ask: &Ask<'_>) -> Result<Response<Body>> {
+        let agent = self.agent(url)?;
+        let bad = |e: ureq::http::Error| Error::malformed(format!("{url}: {e}"));
+        match &ask.payload {
+            Payload::None => agent.run(request.body(()).map_err(bad)?).map_err(explain),
+            Payload::Bytes(bytes) => agent.run(request.body(*bytes).map_err(bad)?).map_err(explain),
+            Payload::Stream { size, open } => {
+                let mut failed = None;
+                let mut source = Watched { inner: open()?, failed: &mut failed };
+                let request = request.header("Content-Length", size.to_string());
+                let result = agent.run(request.body(SendBody::from_reader(&mut source)).map_err(bad)?);
+                // A source that could not be read is not the registry's fault, and no further attempt mends it.
+                failed.map_or(Ok(()), Err)?;
+                result.map_err(explain)
+            }
+        }
+    }
+
     fn log_in(&self, url: &str, headers: &HeaderMap) -> Result<()> {
         let challenges: Vec<Challenge> = headers
             .get_all("www-authenticate")
@@ -261,10 +263,48 @@ impl Registry {
         // The token server may speak HTTPS where the registry speaks HTTP.
         let realm_is_secure = challenges.iter().any(Challenge::is_secure);
         let agent = self.agent(if realm_is_secure { "https://" } else { url })?;
-        let header =
-            auth::answer(agent, url, path, &challenges, credential.as_ref()).with(|| format!("log in to {domain}"))?;
+        let header = auth::answer(agent, url, &self.scopes, &challenges, credential.as_ref())
+            .with(|| format!("log in to {domain}"))?;
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
         Ok(())
+    }
+}
+
+/// A request.
+pub(super) struct Ask<'a> {
+    pub(super) method: &'static str,
+    /// Below the repository; from the root of the registry with a slash in front; or a whole address.
+    pub(super) path: &'a str,
+    pub(super) headers: &'a [(&'a str, String)],
+    pub(super) payload: Payload<'a>,
+    /// The statuses that mean success.
+    pub(super) good: &'a [u16],
+    /// Whether the request may be sent again when the connection broke.
+    pub(super) again: bool,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn of(method: &'static str, path: &'a str) -> Self {
+        Self { method, path, headers: &[], payload: Payload::None, good: &[200, 206], again: true }
+    }
+}
+
+/// A request's body. A redirect or a login may want it twice.
+pub(super) enum Payload<'a> {
+    None,
+    Bytes(&'a [u8]),
+    Stream { size: u64, open: &'a (dyn Fn() -> Result<Box<dyn Read + 'a>> + 'a) },
+}
+
+/// Keeps the error of a body that is sent, which the HTTP client would turn into one of its own.
+struct Watched<'a, R> {
+    inner: R,
+    failed: &'a mut Option<Error>,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.inner.read(buffer).inspect_err(|e| *self.failed = Some(Error::other(e.to_string())))
     }
 }
 
@@ -275,14 +315,17 @@ enum Judgement {
 }
 
 /// Whether a response is what was asked for, may be had later, or never.
-fn judge(path: &str, mut response: Response<Body>) -> Result<Judgement> {
+fn judge(ask: &Ask<'_>, mut response: Response<Body>) -> Result<Judgement> {
     let status = response.status().as_u16();
-    if matches!(status, 200 | 206) {
+    if ask.good.contains(&status) {
         return Ok(Judgement::Good(response));
     }
     let complaint = complaint(&mut response);
     // "manifests/TAG" and "blobs/DIGEST" are what the protocol calls them.
-    let what = path.replacen("s/", " ", 1);
+    let what = match ask.path {
+        path if path.contains("uploads/") || path.contains("://") => "upload".to_owned(),
+        path => path.split('?').next().unwrap_or(path).trim_start_matches('/').replacen("s/", " ", 1),
+    };
     let text = match status {
         401 => format!("{what}: not authorized{complaint}"),
         403 => format!("{what}: access denied{complaint}"),

@@ -8,6 +8,7 @@ use crate::layout::{Image, Layer, Store};
 use crate::progress::Progress;
 use crate::pull::Pull;
 use crate::reference::Reference;
+use crate::registry::Registries;
 
 /// Makes a bundle, pulling what is missing, and prints its path, and nothing else, on stdout.
 pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
@@ -17,9 +18,11 @@ pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
     let _hold = store.hold()?;
     let progress = Progress::new(args.layers.quiet);
     let access = args.registry.access();
+    let registries = Registries::load()?;
     let pull = Pull {
         store,
         access: &access,
+        registries: &registries,
         platform: args.layers.platform(),
         limits: args.layers.limits(),
         parallel: args.layers.parallel.into(),

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{print, print_json};
+use super::{print, print_json, print_table};
 use crate::cli::{ImagesArgs, ListFormat};
-use crate::error::{Result, one_line};
+use crate::error::Result;
 use crate::layout::{Image, Store};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -97,21 +97,13 @@ fn table(images: &[Image], args: &ImagesArgs) -> Result<()> {
         if args.digests {
             row.insert(2, image.descriptor.digest.to_string());
         }
-        // The name of another tool's image may be anything: its width is counted as it is printed.
-        let row = row.into_iter().map(one_line).collect();
         rows.push(row);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        print(cells.join("   ").trim_end())?;
-    }
-    Ok(())
+    print_table(&rows)
 }
 
 /// A size in decimal units, three digits, as Docker shows it.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut unit = 0;
     let mut scaled = u128::from(bytes) * 1000;

@@ -1,13 +1,20 @@
 //! One verb a file.
 
 pub(crate) mod bundle;
+pub(crate) mod copy;
+pub(crate) mod delete;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod load;
+pub(crate) mod login;
+pub(crate) mod logout;
 pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod referrers;
 pub(crate) mod rm;
 pub(crate) mod save;
+pub(crate) mod tags;
 pub(crate) mod unbundle;
 
 use std::fmt::Display;
@@ -26,6 +33,21 @@ fn write_line(line: &str) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.at("write to stdout"),
     }
+}
+
+/// Prints rows in columns, the first one as their heading.
+fn print_table(rows: &[Vec<String>]) -> Result<()> {
+    // What comes from images may be anything: its width is counted as it is printed.
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| one_line(cell.clone())).collect()).collect();
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        print(cells.join("   ").trim_end())?;
+    }
+    Ok(())
 }
 
 /// Prints a value as indented JSON.

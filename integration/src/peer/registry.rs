@@ -16,13 +16,27 @@ pub struct Registry {
 impl Registry {
     /// Starts it with its files in `dir`.
     pub fn start(id: &str, dir: &Path) -> Self {
+        Self::start_as(id, dir, "")
+    }
+
+    /// Starts one that wants this user name and password.
+    pub fn start_with_login(id: &str, dir: &Path, user: &str, password: &str) -> Self {
+        let file = dir.join("htpasswd");
+        // The registry takes only bcrypt; the C library of Debian, and so its perl, has that.
+        let script = "print crypt($ARGV[0], '$2y$05$abcdefghijklmnopqrstuu')";
+        let hash = crate::command::tool("perl", &["-e", script, password]).ok().stdout;
+        std::fs::write(&file, format!("{user}:{hash}\n")).expect("a file of passwords");
+        Self::start_as(id, dir, &format!("auth:\n  htpasswd:\n    realm: tests\n    path: {}\n", file.display()))
+    }
+
+    fn start_as(id: &str, dir: &Path, more: &str) -> Self {
         let home = dir.join("registry");
         std::fs::create_dir_all(home.join("data")).expect("a directory");
         // The port is free at this moment; should another program be faster, the registry says so and the test fails.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let host = format!("127.0.0.1:{port}");
         let config = format!(
-            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
+            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n{more}",
             home.join("data").display()
         );
         std::fs::write(home.join("config.yml"), config).expect("its configuration");

@@ -6,6 +6,7 @@
 mod badinput;
 mod bundle;
 mod exchange;
+mod push;
 mod registry;
 
 use std::path::Path;

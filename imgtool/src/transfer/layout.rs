@@ -1,0 +1,195 @@
+//! OCI image layouts as ends of a transfer: the store's images, and plain directories (`oci:DIR[:NAME]`).
+
+use std::fs::{self, File};
+use std::io::{Read, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Name, Source, Target};
+use crate::digest::Digest;
+use crate::error::{Error, Result, Step};
+use crate::layout::{NAME, Store, VerifiedReader, random_hex};
+use crate::oci::{self, Descriptor, Document, Index, MANIFEST_MAX};
+use crate::reference::Reference;
+use crate::registry::{Delivered, Sent, Told};
+
+/// A manifest of a store, or of a layout that is read like one.
+pub(crate) struct StoreImage {
+    store: Store,
+    top: Descriptor,
+    repository: Option<Reference>,
+}
+
+impl StoreImage {
+    pub(crate) fn new(store: &Store, top: &Descriptor, repository: Option<Reference>) -> Self {
+        Self { store: store.clone(), top: top.clone(), repository }
+    }
+}
+
+impl Source for StoreImage {
+    fn manifest(&self, descriptor: Option<&Descriptor>) -> Result<Delivered> {
+        let descriptor = descriptor.unwrap_or(&self.top);
+        let bytes = self.store.read_blob(descriptor, MANIFEST_MAX)?;
+        Ok(Delivered { bytes, digest: descriptor.digest.clone(), media_type: descriptor.media_type.clone() })
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> Result<Box<dyn Read + Send + 'a>> {
+        let path = self.store.blob_path(&blob.digest);
+        let mut file = File::open(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::missing("is not in the store: pull the image again"),
+            _ => e.into(),
+        })?;
+        if offset == 0 {
+            return Ok(Box::new(VerifiedReader::new(file, blob)));
+        }
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Box::new(file))
+    }
+
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        let mut found = Vec::new();
+        for entry in self.store.index()?.manifests {
+            let Ok(bytes) = self.store.read_blob(&entry, MANIFEST_MAX) else { continue };
+            if let Ok(Document::Manifest(manifest)) = Document::parse_any(&bytes, &entry.media_type)
+                && manifest.subject.is_some_and(|of| of.digest == *subject)
+            {
+                found.push(entry);
+            }
+        }
+        Ok(found)
+    }
+
+    fn tagged(&self, tag: &str) -> Result<Option<Delivered>> {
+        let index = self.store.index()?;
+        let named = |entry: &&Descriptor| {
+            entry.annotation(NAME).is_some_and(|name| name == tag || name.ends_with(&format!(":{tag}")))
+        };
+        index.manifests.iter().find(named).map(|entry| self.manifest(Some(entry))).transpose()
+    }
+
+    fn repository(&self) -> Option<&Reference> {
+        self.repository.as_ref()
+    }
+}
+
+/// A directory that is an OCI image layout and nothing else.
+pub(crate) struct LayoutDir {
+    directory: PathBuf,
+    name: Option<String>,
+    new: Mutex<Vec<Descriptor>>,
+}
+
+impl LayoutDir {
+    /// `oci:DIR[:NAME]` without its first word.
+    pub(crate) fn parse(text: &str) -> (PathBuf, Option<String>) {
+        match text.rsplit_once(':') {
+            // A colon in a directory's name: what follows has a slash.
+            Some((directory, name)) if !name.contains('/') && !name.is_empty() => {
+                (PathBuf::from(directory), Some(name.to_owned()))
+            }
+            _ => (PathBuf::from(text.trim_end_matches(':')), None),
+        }
+    }
+
+    /// Makes the layout where it is not there yet.
+    pub(crate) fn create(directory: &Path, name: Option<String>) -> Result<Self> {
+        let layout = Self { directory: directory.to_owned(), name, new: Mutex::default() };
+        let step = || format!("layout {}", directory.display());
+        fs::create_dir_all(directory.join("blobs/sha256")).with(step)?;
+        if !directory.join("oci-layout").exists() {
+            layout.write("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).with(step)?;
+        }
+        Ok(layout)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.directory.join("blobs").join(digest.algorithm().name()).join(digest.hex())
+    }
+
+    fn has(&self, blob: &Descriptor) -> bool {
+        fs::metadata(self.blob_path(&blob.digest)).is_ok_and(|meta| meta.is_file() && meta.len() == blob.size)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.place(&self.directory.join(name), |file| Ok(file.write_all(bytes)?))
+    }
+
+    /// Makes a file that appears when it is complete and on disk.
+    fn place(&self, target: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+        let parent = target.parent().unwrap_or(&self.directory);
+        fs::create_dir_all(parent)?;
+        let temporary = parent.join(format!(".{}", random_hex(16)?));
+        let write = || -> Result<()> {
+            let mut file = File::create_new(&temporary)?;
+            fill(&mut file)?;
+            file.sync_data()?;
+            Ok(fs::rename(&temporary, target)?)
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&temporary))).with(|| format!("write {}", target.display()))
+    }
+
+    fn index(&self) -> Result<Index> {
+        let path = self.directory.join("index.json");
+        match fs::read(&path) {
+            Ok(bytes) => oci::json(&bytes).with(|| path.display().to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Index::empty()),
+            Err(e) => Err(e).with(|| format!("read {}", path.display())),
+        }
+    }
+}
+
+impl Target for LayoutDir {
+    fn name(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    fn has_named(&self, _: &Digest) -> Result<bool> {
+        Ok(false) // looking for each blob costs little here
+    }
+
+    fn put_blob(&self, blob: &Descriptor, source: &dyn Source, told: &(dyn Fn(u64) + Sync)) -> Result<Sent> {
+        if self.has(blob) {
+            return Ok(Sent::Exists);
+        }
+        self.place(&self.blob_path(&blob.digest), |file| {
+            let mut from = Told { inner: source.open(blob, 0)?, tell: told };
+            std::io::copy(&mut from, file)?;
+            Ok(())
+        })?;
+        Ok(Sent::Uploaded)
+    }
+
+    fn put_manifest(
+        &self,
+        manifest: &Descriptor,
+        bytes: &[u8],
+        name: Name<'_>,
+        subject: Option<&Descriptor>,
+    ) -> Result<()> {
+        self.place(&self.blob_path(&manifest.digest), |file| Ok(file.write_all(bytes)?))?;
+        let name = match name {
+            Name::Asked => self.name.clone(),
+            Name::Tag(tag) => Some(tag.to_owned()),
+            // Reached from an index, or by what it says of another.
+            Name::Digest if subject.is_none() => return Ok(()),
+            Name::Digest => None,
+        };
+        let mut entry = manifest.clone();
+        entry.annotations = name.map(|name| [(NAME.to_owned(), name)].into());
+        self.new.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        let mut index = self.index()?;
+        for entry in self.new.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let name = entry.annotation(NAME).map(str::to_owned);
+            index.manifests.retain(|have| match have.annotation(NAME) {
+                Some(other) => Some(other) != name.as_deref(),
+                None => have.digest != entry.digest,
+            });
+            index.manifests.push(entry);
+        }
+        self.write("index.json", &oci::to_json(&index)?)
+    }
+}
