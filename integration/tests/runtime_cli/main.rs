@@ -10,6 +10,7 @@ mod cgroups;
 mod devices;
 mod events;
 mod exec;
+mod exec_cgroup;
 mod hooks;
 mod lifecycle;
 mod mounts;

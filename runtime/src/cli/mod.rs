@@ -9,8 +9,11 @@ use std::path::PathBuf;
 
 /// An OCI container runtime.
 #[derive(Parser)]
-#[command(name = "runtime", version = VERSION, disable_help_subcommand = true)]
+#[command(name = "runtime", version = VERSION, disable_version_flag = true)]
 pub(crate) struct Cli {
+    /// Print the version, and that of the specification
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
@@ -51,7 +54,7 @@ pub(crate) enum Verb {
     /// Create and start a container
     Run(Run),
     /// Run a further process in a container
-    Exec(Exec),
+    Exec(Box<Exec>),
     /// Print a container's state
     State(Id),
     /// Send a signal to a container [default: SIGTERM]
@@ -184,6 +187,9 @@ pub(crate) struct Exec {
     /// Pass this many further descriptors to the process
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) preserve_fds: u32,
+    /// Run it in an existing cgroup below the container's: PATH, or on cgroup v1 CONTROLLER[,CONTROLLER]:PATH; repeatable
+    #[arg(long, value_name = "CGROUP")]
+    pub(crate) cgroup: Vec<String>,
     /// Also in a paused container
     #[arg(long)]
     pub(crate) ignore_paused: bool,

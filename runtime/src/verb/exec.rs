@@ -11,6 +11,7 @@ use libcontainer::{
     birth::{self, Visit},
     inside::descriptors,
     life::{self, Status},
+    outside::cgroup::Below,
     spec::{Process, Spec},
 };
 use rustix::fd::AsFd;
@@ -43,6 +44,7 @@ fn exec(global: &Global, args: &Exec) -> Result<u8> {
         console: engine,
         preserve_fds: args.preserve_fds,
         no_new_keyring: false,
+        cgroups: &cgroups_of(&args.cgroup)?,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
     };
     let visitor = birth::exec(&state, &spec, visit)?;
@@ -94,6 +96,30 @@ fn process_of(spec: &Spec, args: &Exec) -> Result<Process> {
     Ok(process)
 }
 
+/// `PATH` for all hierarchies, or `CONTROLLER[,CONTROLLER…]:PATH`, repeatable.
+fn cgroups_of(args: &[String]) -> Result<Below> {
+    let mut cgroups = Below::new();
+    for arg in args {
+        let invalid = |rule: &str| Error::new(Kind::Invalid, format!("invalid --cgroup argument: {arg}: {rule}"));
+        let Some((controllers, path)) = arg.split_once(':') else {
+            if args.len() > 1 {
+                return Err(invalid("missing CONTROLLER: prefix, which several need"));
+            }
+            cgroups.insert(String::new(), arg.clone());
+            continue;
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                return Err(invalid("empty CONTROLLER prefix"));
+            }
+            if cgroups.insert(controller.to_owned(), path.to_owned()).is_some() {
+                return Err(invalid(&format!("controller {controller} specified multiple times")));
+            }
+        }
+    }
+    Ok(cgroups)
+}
+
 /// Numbers only: names are the image's business.
 fn user_of(text: &str) -> Result<(u32, Option<u32>)> {
     let number = |what: &str, text: &str| {
@@ -109,6 +135,22 @@ fn user_of(text: &str) -> Result<(u32, Option<u32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cgroups_are_one_path_or_named_ones() {
+        let of = |args: &[&str]| cgroups_of(&args.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>());
+        assert!(of(&[]).unwrap().is_empty());
+        assert_eq!(of(&["/a"]).unwrap()[""], "/a");
+        let named = of(&["memory:m", "cpu,cpuacct:c"]).unwrap();
+        assert_eq!((named.len(), &*named["cpuacct"], &*named["memory"]), (3, "c", "m"));
+        for (args, expected) in [
+            (&["a", "b"][..], "invalid --cgroup argument: a: missing"),
+            (&[":a"], "invalid --cgroup argument: :a: empty"),
+            (&["cpu:a", "cpu:b"], "invalid --cgroup argument: cpu:b: controller cpu specified multiple times"),
+        ] {
+            assert!(of(args).unwrap_err().to_string().starts_with(expected), "{args:?}");
+        }
+    }
 
     #[test]
     fn users_are_numbers() {

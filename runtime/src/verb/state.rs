@@ -42,7 +42,7 @@ pub(crate) fn shown(slot: &Slot, state: State) -> Shown {
         pid: if status == Status::Stopped { 0 } else { state.pid },
         status: status.to_string(),
         created: super::rfc3339(state.created / 1_000_000_000, Some((state.created % 1_000_000_000) as u32)),
-        owner: user_name(state.owner).unwrap_or_default(),
+        owner: user_name(state.owner).unwrap_or_else(|| format!("#{}", state.owner)),
         oci_version: state.oci_version,
         id: state.id,
         bundle: state.bundle,
@@ -51,7 +51,7 @@ pub(crate) fn shown(slot: &Slot, state: State) -> Shown {
     }
 }
 
-/// By the host's `/etc/passwd`; runc's field is empty for those who are not in it.
+/// By the host's `/etc/passwd`.
 fn user_name(uid: u32) -> Option<String> {
     let passwd = std::fs::read_to_string(Path::new("/etc/passwd")).ok()?;
     passwd.lines().find_map(|line| {

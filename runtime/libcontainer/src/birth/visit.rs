@@ -29,7 +29,10 @@ use crate::{
         procfs::Procfs,
         root::Root,
     },
-    outside::{cgroup::Cgroup, limits},
+    outside::{
+        cgroup::{Below, Cgroup, Mode as CgroupMode},
+        limits,
+    },
     process,
     spec::{NamespaceKind, Process, Spec},
     store::State,
@@ -38,6 +41,7 @@ use crate::{
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags},
+    io::Errno,
     process::Pid,
 };
 
@@ -51,6 +55,8 @@ pub struct Visit<'a> {
     pub preserve_fds: u32,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Where to run it below the container's cgroup.
+    pub cgroups: &'a Below,
     /// Called when the process is ready: pid files and the like; a failure undoes the visit.
     pub announce: &'a mut dyn FnMut(Pid, BorrowedFd<'_>) -> Result<()>,
 }
@@ -87,7 +93,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     let init = process::open(state.pid, state.start_time)
         .map_err(|_| Error::new(Kind::NotRunning, "cannot exec in a stopped container"))?;
     let has = |kind| state.namespaces.contains(&kind);
-    let cgroup = Cgroup::open(&state.cgroup)?;
+    let cgroup = Cgroup::open_below(&state.cgroup, visit.cgroups).at("error adding pid (new) to cgroups")?;
     let prepared = Prepared {
         plan,
         namespaces: state
@@ -105,7 +111,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     };
 
     let (to_inside, to_outside) = link::pair()?;
-    let (pid, pidfd) = match clone3(0, cgroup.clone_into()).at("clone3")? {
+    let (pid, pidfd) = match clone_into(&cgroup, state, visit.cgroups)? {
         Born::Child => {
             drop((to_inside, cgroup));
             inside(prepared, &to_outside)
@@ -142,6 +148,26 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
         Some((pid, pidfd)) => Ok(Visitor { pid, pidfd }),
         None => Err(Error::other("the process is not on record")),
     }
+}
+
+/// Clones into the container's cgroup. On v2 that may be gone, or be one that hands out controllers and has no processes of its
+/// own (cgroups(7), "no internal processes"): init has moved then, and the process goes where init is.
+fn clone_into(cgroup: &Cgroup, state: &State, below: &Below) -> Result<Born> {
+    const STEP: &str = "error adding pid (new) to cgroups";
+    let pure_v2 = state.cgroup.mode == CgroupMode::V2 && !state.cgroup.hierarchies.is_empty();
+    let refused = match cgroup.clone_into() {
+        None if pure_v2 => Errno::NODEV,
+        dir => match clone3(0, dir) {
+            Err(errno @ (Errno::BUSY | Errno::OPNOTSUPP | Errno::NODEV)) if pure_v2 => errno,
+            born => return born.at("clone3"),
+        },
+    };
+    if !below.is_empty() {
+        return Err(refused).at(STEP);
+    }
+    let inits = Cgroup::of_process(&state.cgroup, state.pid)?;
+    let Some(dir) = inits.clone_into() else { return Err(refused).at(STEP) };
+    clone3(0, Some(dir)).at(STEP)
 }
 
 fn inside(prepared: Prepared, link: &ToOutside) -> ! {

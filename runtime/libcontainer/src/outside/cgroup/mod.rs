@@ -22,7 +22,7 @@ mod values;
 mod watch;
 
 pub use host::Host;
-pub use place::{Hierarchy, Mode, Placement, View, container_view, place};
+pub use place::{Below, Hierarchy, Mode, Placement, View, container_view, place};
 pub use setting::{Otherwise, Setting};
 pub use stat::Stats;
 pub use v1::settings_v1;
@@ -69,6 +69,28 @@ impl Cgroup {
             made: Vec::new(),
             restrictions: None,
         })
+    }
+
+    /// Opens cgroups below a container's, which must be there, and the container's own in the hierarchies that `below` leaves out.
+    pub fn open_below(placement: &Placement, below: &Below) -> Result<Self> {
+        let cgroup = Self::open(&placement.below(below)?)?;
+        let missing = cgroup.placement.hierarchies.iter().zip(&cgroup.dirs).find(|(_, dir)| dir.is_none());
+        match missing {
+            Some((hierarchy, _)) if !below.is_empty() => {
+                Err(Error::from(Errno::NOENT).at(format!("open {}", hierarchy.dir().display())))
+            }
+            _ => Ok(cgroup),
+        }
+    }
+
+    /// The cgroup that the process `pid` is in now, on pure v2. A container's init may have moved itself below its cgroup.
+    pub fn of_process(placement: &Placement, pid: i32) -> Result<Self> {
+        let file = format!("/proc/{pid}/cgroup");
+        let text = std::fs::read(&file).at_with(|| format!("read {file}"))?;
+        let path = host::own_v2(&text).ok_or_else(|| Error::other(format!("{file} has no line for cgroup v2")))?;
+        let mut place = placement.clone();
+        place.hierarchies.iter_mut().for_each(|it| it.path.clone_from(&path));
+        Self::open(&place)
     }
 
     /// Where the cgroup is. After [`Cgroup::make`] without privilege this may have fewer hierarchies than were asked for: this

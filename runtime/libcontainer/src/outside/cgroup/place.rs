@@ -4,6 +4,7 @@ use super::host::{Hierarchies, Host};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     path::{Component, Path, PathBuf},
 };
@@ -135,6 +136,54 @@ impl Placement {
     }
 }
 
+/// Cgroups below a container's own, by controller; `""` stands for all hierarchies. `exec --cgroup` names them.
+pub type Below = BTreeMap<String, String>;
+
+impl Placement {
+    /// The same place, or one below it where `below` says so.
+    ///
+    /// # Errors
+    /// A path that leads out of the container's cgroup, a controller that has no hierarchy here.
+    pub fn below(&self, below: &Below) -> Result<Self> {
+        const FLAG: &str = "--cgroup";
+        for controller in below.keys().filter(|it| !it.is_empty()) {
+            if !self.hierarchies.iter().any(|it| it.has(controller)) {
+                let rule = match self.mode {
+                    Mode::V1 => "it has no hierarchy on this host",
+                    Mode::V2 => "cgroup v2 has one hierarchy for all: give a path alone",
+                };
+                return Err(Error::invalid(FLAG, format!("unknown controller {controller}: {rule}")));
+            }
+        }
+        let mut place = self.clone();
+        for hierarchy in &mut place.hierarchies {
+            let own = below.iter().find(|(controller, _)| controller.is_empty() || hierarchy.has(controller));
+            let Some((_, path)) = own else { continue };
+            let inner = stay_below(path).ok_or_else(|| {
+                Error::invalid(FLAG, format!("bad sub cgroup path: {path:?} leads out of the container's cgroup"))
+            })?;
+            // Joining nothing would leave a slash behind.
+            if !inner.as_os_str().is_empty() {
+                hierarchy.path.push(inner);
+            }
+        }
+        Ok(place)
+    }
+}
+
+/// The path without `.` and `..`; None where it leads above its start.
+fn stay_below(path: &str) -> Option<PathBuf> {
+    let mut inner = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => inner.push(name),
+            Component::ParentDir if !inner.pop() => return None,
+            _ => {}
+        }
+    }
+    (!path.contains(['\0', '\n'])).then_some(inner)
+}
+
 /// What a `cgroup` mount inside a container shows: the container's own cgroup directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -242,6 +291,34 @@ mod tests {
         );
         let placement = place("/y", "web", &v1(false)).unwrap();
         assert!(placement.hierarchies.iter().all(|it| it.path == Path::new("y") && !it.is_v2()));
+    }
+
+    #[test]
+    fn cgroups_below_stay_below() {
+        let below = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let paths = |placement: &Placement| -> Vec<_> {
+            placement.hierarchies.iter().map(|it| it.path.to_str().unwrap().to_owned()).collect()
+        };
+        let container = place("/c", "web", &v1(false)).unwrap();
+        for (names, expected) in [
+            (&[][..], ["c", "c", "c"]),
+            (&[("", "/")], ["c", "c", "c"]),
+            (&[("", "a/../b")], ["c/b", "c/b", "c/b"]),
+            (&[("memory", "m"), ("cpuacct", "/p/q")], ["c/p/q", "c/m", "c"]),
+        ] {
+            assert_eq!(paths(&container.below(&below(names)).unwrap()), expected, "{names:?}");
+        }
+        for (names, expected) in [
+            (&[("", "..")][..], "--cgroup: bad sub cgroup path: \"..\" leads out"),
+            (&[("memory", "a/../../b")], "--cgroup: bad sub cgroup path"),
+            (&[("", "a\0b")], "--cgroup: bad sub cgroup path"),
+            (&[("whaaat", "/")], "--cgroup: unknown controller whaaat: it has no"),
+        ] {
+            let error = container.below(&below(names)).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let error = place("/c", "web", &v2("/")).unwrap().below(&below(&[("cpu", "x")])).unwrap_err().to_string();
+        assert!(error.starts_with("--cgroup: unknown controller cpu: cgroup v2"), "{error}");
     }
 
     #[test]
