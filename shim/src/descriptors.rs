@@ -7,13 +7,18 @@ use std::fs;
 ///
 /// To be called before anything of our own is open.
 pub(crate) fn close_inherited() {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
-        return;
-    };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let inherited: Vec<i32> = names.filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2).collect();
-    for fd in inherited {
-        // The list's own descriptor is among them, and closed already.
+    for fd in inherited() {
         let _: nix::Result<()> = nix::unistd::close(fd);
     }
+}
+
+/// The numbers of everything but the standard streams.
+pub(crate) fn inherited() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let open: Vec<i32> = names.filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2).collect();
+    // The list's own descriptor is among them, and closed by now.
+    open.into_iter().filter(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok()).collect()
 }

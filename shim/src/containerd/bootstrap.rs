@@ -26,9 +26,9 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::cgroup;
 use super::flags::Flags;
 use super::options::Options;
+use crate::cgroup;
 use crate::error::{Context, Error, Result};
 
 /// Tells a shim which version of the protocol its containerd knows at most.

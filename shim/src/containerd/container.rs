@@ -13,7 +13,6 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as event;
 use tokio::sync::watch;
 
-use super::cgroup::Cgroup;
 use super::events::{Events, timestamp};
 use super::options::Options;
 use super::process::{Process, Status};
@@ -22,6 +21,7 @@ use super::spec::owns_pids;
 use super::streams::{Owner, Prepared, PreparedTerminal, Streams, Wanted};
 use super::watch::{self as readiness, AtWork, Claim};
 use super::{flags, log};
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::io::console::ConsoleSocket;
 use crate::reap::Exit;

@@ -5,7 +5,6 @@
 //! deleted. `delete` cleans up after a shim that died ([`cleanup`]).
 
 mod bootstrap;
-mod cgroup;
 mod cleanup;
 mod container;
 mod events;

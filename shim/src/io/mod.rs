@@ -2,5 +2,5 @@
 
 pub(crate) mod console;
 pub(crate) mod fifo;
-pub(crate) mod jsonlog;
+pub(crate) mod log;
 pub(crate) mod time;

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::record::{Ended, Options, State, is_alive, write_bytes, write_file};
 use crate::error::{Context, Error, Kind, Result};
-use crate::io::jsonlog::JsonLog;
+use crate::io::log::json::JsonLog;
 use crate::runtime::Runtime;
 
 /// The longest name: one component of paths, and of a socket's path.
@@ -125,7 +125,7 @@ fn fill(path: &Path, options: &Options, config: &serde_json::Value) -> Result<()
     private_dir(&path.join("bundle"))?;
     write_file(&path.join("bundle/config.json"), config)?;
     write_file(&path.join("options.json"), options)?;
-    JsonLog::open(&path.join("log")).map(drop).context(|| "make the log")
+    JsonLog::open(&path.join("log"), None).map(drop).context(|| "make the log")
 }
 
 /// Makes a directory that only its owner may enter, and those above it.

@@ -9,7 +9,7 @@ mod v2;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
-use super::cgroup::Cgroup;
+use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 
 /// The usage of `cgroup`, packed.

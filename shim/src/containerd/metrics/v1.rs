@@ -9,7 +9,7 @@ use containerd_shim_protos::cgroups::metrics::{
 };
 
 use super::files::{Flat, device, huge_page_sizes, number, parse, rdma, text};
-use crate::containerd::cgroup::Cgroup;
+use crate::cgroup::Cgroup;
 
 /// `cpuacct.stat` counts in ticks of a hundredth of a second, on every Linux.
 const NANOSECONDS_A_TICK: u64 = 10_000_000;

@@ -8,7 +8,8 @@ use std::process::Stdio;
 use crate::error::{Context, Error, Result};
 use crate::io::console::{ConsoleSocket, set_nonblocking};
 use crate::io::fifo::pipe;
-use crate::io::jsonlog::JsonLog;
+use crate::io::log::Log;
+use crate::io::log::json::JsonLog;
 use crate::reap;
 use crate::runtime::kind_of_start_failure;
 use crate::solo::directory::{Directory, private_dir};
@@ -30,14 +31,15 @@ pub(crate) struct Born {
     pub(super) state: State,
     pub(super) pidfd: OwnedFd,
     pub(super) streams: Streams,
-    pub(super) log: JsonLog,
+    pub(super) log: Log,
     pub(super) listener: UnixListener,
 }
 
 /// Has the runtime create and start the container. A failure leaves nothing of it.
 pub(super) fn bear(directory: &Directory, options: &Options) -> Result<Born> {
     let listener = listen(directory)?;
-    let log = JsonLog::open(&directory.log()).context(|| format!("open {}", directory.log().display()))?;
+    let log = JsonLog::open(&directory.log(), None).context(|| format!("open {}", directory.log().display()))?;
+    let log = Log::Json(log);
     directory.reserve("exit.json")?;
     let streams = create(directory, options)?;
     let started = start(directory, options);

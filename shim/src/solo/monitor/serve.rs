@@ -15,7 +15,7 @@ use super::client::{Client, Request};
 use super::door::Door;
 use crate::error::{Context, Result};
 use crate::io::console;
-use crate::io::jsonlog::{JsonLog, Stream};
+use crate::io::log::{Log, Stream};
 use crate::reap::{self, Exit};
 use crate::runtime::Runtime;
 use crate::solo::directory::Directory;
@@ -54,7 +54,7 @@ pub(super) struct Monitor {
     owns_pids: bool,
     stdin: Option<OwnedFd>,
     outputs: [Option<OwnedFd>; 2],
-    log: JsonLog,
+    log: Log,
     clients: Vec<Option<Client>>,
     /// Input that the container has not read yet.
     input: Vec<u8>,

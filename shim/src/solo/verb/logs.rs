@@ -10,7 +10,8 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::cli::Logs;
 use crate::error::{Context, Error, Result};
-use crate::io::jsonlog::{Record, Stream};
+use crate::io::log::Stream;
+use crate::io::log::json::Record;
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::record::open_alive;
 use crate::solo::relay;

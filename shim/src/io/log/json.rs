@@ -4,37 +4,18 @@
 //! A line of the container becomes one record, its newline kept. A line longer than [`MAX_LINE`] becomes several
 //! records, of which only the last has the newline. Bytes that are not UTF-8 become U+FFFD.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use super::time::Rfc3339;
+use super::file::{Limits, LogFile};
+use super::{MAX_LINE, Stream};
+use crate::io::time::Rfc3339;
 
-/// The longest piece of a line in one record, in bytes.
-pub(crate) const MAX_LINE: usize = 16 * 1024;
 /// Records are written out when this much has gathered.
 const BATCH: usize = 64 * 1024;
-
-/// Which output a record belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Stream {
-    Stdout,
-    Stderr,
-}
-
-impl Stream {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
 
 /// One record, as a reader sees it.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -45,23 +26,17 @@ pub(crate) struct Record {
     pub(crate) time: String,
 }
 
-/// The writer of a log. A full disk costs records, never the container: what is lost is counted, and said as soon as
-/// something can be written again.
+/// The writer of such a log.
 #[derive(Debug)]
 pub(crate) struct JsonLog {
-    file: File,
-    /// Bytes in the file up to the end of the last whole record.
-    length: u64,
+    file: LogFile,
     partial: [Vec<u8>; 2],
-    lost: u64,
 }
 
 impl JsonLog {
     /// Opens the log at `path`, to be continued if it exists.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-        let length = file.metadata()?.len();
-        Ok(Self { file, length, partial: [Vec::new(), Vec::new()], lost: 0 })
+    pub(crate) fn open(path: &Path, limits: Option<Limits>) -> io::Result<Self> {
+        Ok(Self { file: LogFile::open(path, limits, note)?, partial: [Vec::new(), Vec::new()] })
     }
 
     /// Takes output of the container. Whole lines are in the file when this returns.
@@ -88,14 +63,14 @@ impl JsonLog {
                 partial.drain(..kept);
             }
             if batch.records.len() >= BATCH {
-                Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut batch);
+                batch.flush(&mut self.file);
             }
         }
         if partial.is_empty() {
             // An idle container's log needs no memory.
             *partial = Vec::new();
         }
-        Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut batch);
+        batch.flush(&mut self.file);
     }
 
     /// Writes out unfinished lines at the end of the container.
@@ -105,36 +80,18 @@ impl JsonLog {
             if !rest.is_empty() {
                 let mut batch = Batch::new(stream);
                 batch.whole(&rest);
-                Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut batch);
+                batch.flush(&mut self.file);
             }
         }
-        if self.lost > 0 {
-            let mut note = Batch::new(Stream::Stderr);
-            Self::flush(&mut self.file, &mut self.length, &mut self.lost, &mut note);
-        }
+        self.file.append(&[], 0);
     }
+}
 
-    fn flush(file: &mut File, length: &mut u64, lost: &mut u64, batch: &mut Batch) {
-        let gathered = std::mem::take(&mut batch.source);
-        let mut records = std::mem::take(&mut batch.records);
-        if *lost > 0 {
-            let mut note = Batch::new(Stream::Stderr);
-            note.whole(format!("[log: {lost} bytes of output are lost: the log could not be written]\n").as_bytes());
-            note.records.append(&mut records);
-            records = note.records;
-        }
-        if records.is_empty() {
-            return;
-        }
-        if file.write_all(&records).is_ok() {
-            *length += records.len() as u64;
-            *lost = 0;
-        } else {
-            *lost += gathered;
-            // Half a record would spoil the next one. If this fails too, readers skip the broken line.
-            let _: io::Result<()> = file.set_len(*length);
-        }
-    }
+/// A record that says what is lost.
+fn note(lost: u64) -> Vec<u8> {
+    let mut note = Batch::new(Stream::Stderr);
+    note.whole(format!("[log: {lost} bytes of output are lost: the log could not be written]\n").as_bytes());
+    note.records
 }
 
 /// Records that are written together.
@@ -156,6 +113,11 @@ impl Batch {
         let length = piece.len() - unfinished(piece);
         self.whole(&piece[..length]);
         length
+    }
+
+    fn flush(&mut self, file: &mut LogFile) {
+        file.append(&self.records, std::mem::take(&mut self.source));
+        self.records.clear();
     }
 
     fn whole(&mut self, piece: &[u8]) {
@@ -230,7 +192,7 @@ mod tests {
     fn written(pieces: &[(Stream, &[u8])]) -> Vec<Record> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = JsonLog::open(&path).unwrap();
+        let mut log = JsonLog::open(&path, None).unwrap();
         for (stream, bytes) in pieces {
             log.write(*stream, bytes);
         }
@@ -249,7 +211,7 @@ mod tests {
         let records = written(&[(Stdout, b"on"), (Stderr, b"err\n"), (Stdout, b"e\ntwo\n\nth"), (Stdout, b"ree")]);
         assert_eq!(texts(&records), ["err\n", "one\n", "two\n", "\n", "three"]);
         assert_eq!(records[0].stream, Stderr);
-        assert!(super::super::time::parse(&records[0].time).is_some());
+        assert!(crate::io::time::parse(&records[0].time).is_some());
     }
 
     #[test]
@@ -286,7 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         for line in [b"1\n", b"2\n"] {
-            JsonLog::open(&path).unwrap().write(Stream::Stdout, line);
+            JsonLog::open(&path, None).unwrap().write(Stream::Stdout, line);
         }
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
     }
@@ -294,21 +256,18 @@ mod tests {
     #[test]
     fn a_full_disk_is_survived_and_said() {
         // /dev/full takes nothing.
-        let mut log = JsonLog {
-            file: OpenOptions::new().append(true).open("/dev/full").unwrap(),
-            length: 0,
-            partial: [Vec::new(), Vec::new()],
-            lost: 0,
-        };
-        log.write(Stream::Stdout, b"lost\n");
-        assert_eq!(log.lost, 5);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        log.file = JsonLog::open(&path).unwrap().file;
+        let mut log = JsonLog::open(&path, None).unwrap();
+        let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
+        log.file.redirect(full);
+        log.write(Stream::Stdout, b"lost\n");
+        assert_eq!(log.file.lost(), 5);
+        log.file.redirect(std::fs::OpenOptions::new().append(true).open(&path).unwrap());
         log.write(Stream::Stdout, b"kept\n");
         let text = std::fs::read_to_string(path).unwrap();
         assert!(text.lines().next().unwrap().contains("5 bytes of output are lost"));
         assert!(text.lines().nth(1).unwrap().contains("kept"));
-        assert_eq!(log.lost, 0);
+        assert_eq!(log.file.lost(), 0);
     }
 }

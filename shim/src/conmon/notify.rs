@@ -1,0 +1,80 @@
+//! Passing on what the container tells systemd. Only what cannot be used to deceive: not which process is the main one,
+//! nor descriptors to be kept.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use rustix::net::SocketType;
+
+use super::socket;
+use crate::error::Result;
+
+const WHOLE: [&str; 5] = ["READY=1", "RELOADING=1", "STOPPING=1", "WATCHDOG=1", "WATCHDOG=trigger"];
+const BEGINNINGS: [&str; 4] = ["STATUS=", "ERRNO=", "BUSERROR=", "MONOTONIC_USEC="];
+
+/// The container's socket and the host's.
+#[derive(Debug)]
+pub(super) struct Notify {
+    container: UnixDatagram,
+    host: PathBuf,
+}
+
+impl Notify {
+    /// Makes `notify/notify.sock` in the bundle, which anybody in the container may write to.
+    pub(super) fn make(bundle: &Path, host: &Path) -> Result<Self> {
+        let container = socket::make(bundle, "notify/notify.sock", SocketType::DGRAM, 0o777)?;
+        Ok(Self { container: container.into(), host: host.to_owned() })
+    }
+
+    /// Passes on what has come.
+    pub(super) fn relay(&self) {
+        let mut buffer = [0_u8; 8192];
+        while let Ok(count) = self.container.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            let passed = filter(&text);
+            if !passed.is_empty()
+                && let Ok(host) = UnixDatagram::unbound()
+            {
+                let _: std::io::Result<()> = host.set_nonblocking(true);
+                let _: std::io::Result<usize> = host.send_to(passed.as_bytes(), &self.host);
+            }
+        }
+    }
+}
+
+impl AsFd for Notify {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.container.as_fd()
+    }
+}
+
+fn filter(message: &str) -> String {
+    let harmless = |line: &&str| WHOLE.contains(line) || BEGINNINGS.iter().any(|beginning| line.starts_with(beginning));
+    message.split(['\n', '\r']).filter(harmless).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_harmless_passes() {
+        assert_eq!(filter("READY=1\nMAINPID=1\nSTATUS=up\nFDSTORE=1\n"), "READY=1\nSTATUS=up");
+        assert_eq!(filter("READY=0\nREADY=10"), "");
+    }
+
+    #[test]
+    fn it_reaches_the_host() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("notify")).unwrap();
+        let host = UnixDatagram::bind(dir.path().join("host")).unwrap();
+        let notify = Notify::make(dir.path(), &dir.path().join("host")).unwrap();
+        let container = UnixDatagram::unbound().unwrap();
+        container.send_to(b"READY=1\nMAINPID=2", dir.path().join("notify/notify.sock")).unwrap();
+        notify.relay();
+        let mut buffer = [0; 64];
+        let count = host.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"READY=1");
+    }
+}

@@ -1,0 +1,77 @@
+//! What becomes of a container's output when nobody is attached: the log drivers.
+
+pub(crate) mod file;
+pub(crate) mod journald;
+pub(crate) mod json;
+pub(crate) mod k8s;
+
+use serde::Deserialize;
+
+use self::journald::Journald;
+use self::json::JsonLog;
+use self::k8s::K8sLog;
+
+/// The longest piece of a line in one record, in bytes.
+pub(crate) const MAX_LINE: usize = 16 * 1024;
+
+/// Which output a record belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// A log in one of the forms.
+#[derive(Debug)]
+pub(crate) enum Log {
+    /// Docker's json-file.
+    Json(JsonLog),
+    /// Podman's and CRI's k8s-file.
+    K8s(K8sLog),
+    /// The machine's journal.
+    Journald(Journald),
+}
+
+impl Log {
+    /// Takes output of the container.
+    pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
+        match self {
+            Self::Json(log) => log.write(stream, bytes),
+            Self::K8s(log) => log.write(stream, bytes),
+            Self::Journald(log) => log.write(stream, bytes),
+        }
+    }
+
+    /// Writes out what is unfinished at the end of the container.
+    pub(crate) fn finish(&mut self) {
+        match self {
+            Self::Json(log) => log.finish(),
+            Self::K8s(log) => log.finish(),
+            Self::Journald(log) => log.finish(),
+        }
+    }
+
+    /// Begins a new file, as if the old one were full.
+    pub(crate) fn reopen(&mut self) {
+        if let Self::K8s(log) = self {
+            log.reopen();
+        }
+    }
+
+    /// Has the disk keep what was written.
+    pub(crate) fn sync(&self) {
+        if let Self::K8s(log) = self {
+            log.sync();
+        }
+    }
+}
