@@ -6,55 +6,6 @@ use libcontainer::{
 };
 use serde_json::json;
 
-/// Those that [`libcontainer`] sorts; file systems have further ones.
-const MOUNT_OPTIONS: &[&str] = &[
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "exec",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "ratime",
-    "rbind",
-    "rdev",
-    "rdiratime",
-    "relatime",
-    "remount",
-    "rexec",
-    "rnoatime",
-    "rnodev",
-    "rnodiratime",
-    "rnoexec",
-    "rnosuid",
-    "rnosymfollow",
-    "ro",
-    "rprivate",
-    "rro",
-    "rrw",
-    "rshared",
-    "rslave",
-    "rsuid",
-    "runbindable",
-    "rw",
-    "shared",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-    "tmpcopyup",
-    "unbindable",
-    "rstrictatime",
-];
-
 fn list(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
     names.collect()
 }
@@ -65,7 +16,7 @@ pub(crate) fn run() -> Result<u8> {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": libcontainer::spec::VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": MOUNT_OPTIONS,
+        "mountOptions": inside::MOUNT_OPTIONS.as_slice(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
@@ -81,7 +32,7 @@ pub(crate) fn run() -> Result<u8> {
             "apparmor": { "enabled": true },
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
         "annotations": { "org.tare.runtime.version": env!("CARGO_PKG_VERSION") },

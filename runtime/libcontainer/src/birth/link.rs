@@ -3,14 +3,16 @@
 //! ```text
 //!   outside                                inside
 //!      |  <------------- NeedsIds ------------|   exists, joined what it joins by path
-//!      |  ---------------- Go(pid) ---------> |   id maps, limits and cgroup are in place
+//!      |  ---------------- Go(pid) ---------> |   id maps and cgroup are in place
+//!      |  <---------- MapIds(mount) ----------|   for each mount of the container's own tree that init may not map itself,
+//!      |  ---------------- Mapped ----------> |   being in a user namespace
 //!      |  <------------ MountsDone -----------|   the root is built, not yet entered
-//!      |  --------------- HooksDone --------> |   prestart and createRuntime hooks ran
+//!      |  --------------- HooksDone --------> |   prestart and createRuntime hooks ran, limits are in place
 //!      |  <--------- Ready(listener?) --------|   all but the program is in place
 //!      |  ----------------- Saved ----------> |   the container is on record
 //! ```
 //!
-//! One order for all cases. Instead of any of its messages the inside may say `Failed(text)`. The end of the stream means
+//! One order for all cases; only `MapIds` may be missing or repeated. Instead of any of its messages the inside may say `Failed(text)`. The end of the stream means
 //! that the peer died: the inside then exits, the outside undoes what it made.
 
 use crate::error::{At, Error, Result};
@@ -32,6 +34,7 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inside {
     NeedsIds = 1,
+    MapIds,
     MountsDone,
     Ready,
     Failed,
@@ -41,6 +44,7 @@ pub(crate) enum Inside {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outside {
     Go = 1,
+    Mapped,
     HooksDone,
     Saved,
 }
@@ -82,6 +86,22 @@ impl ToInside {
         Ok(self.hear(word)?.1)
     }
 
+    /// Serves `MapIds`, by `map`, until `MountsDone` comes.
+    pub(crate) fn expect_mounts(&self, map: impl Fn(usize, BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+        loop {
+            let (word, packet, mount) = self.hear_any(&[Inside::MapIds, Inside::MountsDone])?;
+            if word == Inside::MountsDone {
+                return Ok(());
+            }
+            let index = <[u8; 4]>::try_from(packet).map(|bytes| u32::from_ne_bytes(bytes) as usize);
+            match (index, mount) {
+                (Ok(index), Some(mount)) => map(index, mount.as_fd())?,
+                _ => return Err(Error::other("the container's init asked for ids without a mount")),
+            }
+            self.say(Outside::Mapped, 0)?;
+        }
+    }
+
     /// Waits for the end of the stream, which close-on-exec brings about: the program runs.
     ///
     /// # Errors
@@ -96,15 +116,22 @@ impl ToInside {
     }
 
     fn hear(&self, word: Inside) -> Result<(Vec<u8>, Option<OwnedFd>)> {
+        self.hear_any(&[word]).map(|(_, packet, fd)| (packet, fd))
+    }
+
+    fn hear_any(&self, words: &[Inside]) -> Result<(Inside, Vec<u8>, Option<OwnedFd>)> {
         let mut buffer = vec![0; MAX_TEXT + 1];
         let (n, fd) = receive(&self.0, &mut buffer)?;
+        let wanted = || words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
         match buffer.get(..n) {
-            Some([said, rest @ ..]) if *said == word as u8 => Ok((rest.to_vec(), fd)),
             Some([said, text @ ..]) if *said == Inside::Failed as u8 => {
                 Err(Error::other(String::from_utf8_lossy(text)))
             }
-            Some([]) | None => Err(Error::other(format!("the container's init died before it said {word:?}"))),
-            Some([said, ..]) => Err(Error::other(format!("the container's init said {said} instead of {word:?}"))),
+            Some([said, rest @ ..]) => match words.iter().find(|word| **word as u8 == *said) {
+                Some(word) => Ok((*word, rest.to_vec(), fd)),
+                None => Err(Error::other(format!("the container's init said {said} instead of {}", wanted()))),
+            },
+            Some([]) | None => Err(Error::other(format!("the container's init died before it said {}", wanted()))),
         }
     }
 }
@@ -126,6 +153,14 @@ impl ToOutside {
         let mut packet = vec![Inside::NeedsIds as u8];
         packet.extend(Pid::as_raw(init).to_ne_bytes());
         send(&self.0, &packet, None)
+    }
+
+    /// Has the other side give the detached mount of step `index` its ids.
+    pub(crate) fn map_ids(&self, index: usize, mount: BorrowedFd<'_>) -> Result<()> {
+        let mut packet = vec![Inside::MapIds as u8];
+        packet.extend((index as u32).to_ne_bytes());
+        send(&self.0, &packet, Some(mount))?;
+        self.expect(Outside::Mapped).map(drop)
     }
 
     /// Says why this is the end.
@@ -195,6 +230,25 @@ mod tests {
         assert!(outside.expect(Inside::Ready).unwrap().is_some());
         inside.fail(&Error::other("no such file").at("chdir"));
         assert_eq!(outside.expect(Inside::Ready).unwrap_err().to_string(), "chdir: no such file");
+    }
+
+    #[test]
+    fn ids_are_mapped_until_the_mounts_are_done() {
+        let (outside, inside) = pair().unwrap();
+        let asks = std::thread::spawn(move || {
+            let null = std::fs::File::open("/dev/null").unwrap();
+            inside.map_ids(7, null.as_fd()).unwrap();
+            inside.map_ids(9, null.as_fd()).unwrap();
+            inside.say(Inside::MountsDone, None).unwrap();
+        });
+        let served = std::cell::RefCell::new(Vec::new());
+        let serve = |index, _: BorrowedFd<'_>| {
+            served.borrow_mut().push(index);
+            Ok(())
+        };
+        outside.expect_mounts(serve).unwrap();
+        asks.join().unwrap();
+        assert_eq!(served.into_inner(), [7, 9]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod plan;
 mod story;
 mod trees;
 mod undo;
+mod user_namespaces;
 mod visit;
 
 pub use door::open as start;

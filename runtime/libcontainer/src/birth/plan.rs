@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) propagation: (u64, bool),
     pub(crate) root_propagation: Option<u64>,
     pub(crate) mounts: Vec<Step>,
+    /// Only where SELinux is on.
+    pub(crate) mount_label: Option<String>,
     pub(crate) nodes: Vec<Node>,
     /// Whether `/dev` is the container's, so that its links are made.
     pub(crate) own_dev: bool,
@@ -114,14 +116,16 @@ impl Plan {
                 )
             })?),
         };
+        let rootfs = bundle.join(&root.path);
         Ok(Self {
             maps: maps(linux, &cradle, privileged)?,
             time_offsets: time_offsets(linux, new(NamespaceKind::Time))?,
-            rootfs: bundle.join(&root.path),
+            rootfs: rootfs.clone(),
             readonly_root: root.readonly,
             propagation: (asked_propagation.map_or(libc::MS_SLAVE, |(flag, _)| flag), true),
             root_propagation: asked_propagation.map(|(flag, _)| flag),
-            mounts: mounts::steps(&spec.mounts, bundle)?,
+            mounts: mounts::steps(&spec.mounts, &mounts::Context { bundle, rootfs: &rootfs, linux, privileged })?,
+            mount_label: Some(linux.mount_label.clone()).filter(|label| !label.is_empty() && selinux_is_on()),
             nodes: devices::nodes(&linux.devices, &spec.mounts)?,
             own_dev: !devices::dev_is_the_hosts(&spec.mounts),
             masked: linux.masked_paths.clone(),
@@ -234,18 +238,21 @@ pub(crate) fn flag(kind: NamespaceKind) -> u64 {
 }
 
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    let selinux = || std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false);
     for (field, asked) in [
         ("linux.intelRdt", linux.intel_rdt.is_some()),
         ("linux.memoryPolicy", linux.memory_policy.is_some()),
         ("linux.netDevices", !linux.net_devices.is_empty()),
-        ("linux.mountLabel", !linux.mount_label.is_empty() && selinux()),
     ] {
         if asked {
             return Err(Error::invalid(field, "is not supported by this version"));
         }
     }
     Ok(())
+}
+
+/// Whether the host labels its files; without that, labels of mounts mean nothing, and engines may name them all the same.
+fn selinux_is_on() -> bool {
+    std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false)
 }
 
 fn check_hooks(spec: &Spec) -> Result<()> {

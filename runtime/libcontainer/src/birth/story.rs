@@ -7,12 +7,13 @@ use super::{
     plan::{Cradle, Plan, UserNamespace, flag},
     trees::HostTrees,
     undo::Undo,
+    user_namespaces::UserNamespaces,
 };
 use crate::{
     error::{At, Error, Result},
     inside::{
         console, devices, identity,
-        mounts::{self, Surroundings},
+        mounts::{self, Surroundings, What},
         process::Poised,
         procfs::Procfs,
         root::Root,
@@ -75,10 +76,21 @@ struct Prepared {
     door: OwnedFd,
     /// Where init could not open them itself.
     trees: Option<HostTrees>,
+    user_namespaces: UserNamespaces,
     console: Option<OwnedFd>,
     preserve_fds: u32,
     no_pivot: bool,
     keyring: Option<String>,
+}
+
+impl Prepared {
+    /// Gives the detached mount of step `index` the ids that it asks for.
+    fn map_ids(&self, index: usize, mount: BorrowedFd<'_>) -> Result<()> {
+        match self.plan.mounts.get(index).map(|step| &step.what) {
+            Some(What::Bind { id_map: Some(id_map), .. }) => self.user_namespaces.map(mount, id_map),
+            _ => Err(Error::other(format!("mount {index} asks for no ids"))),
+        }
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -131,7 +143,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     // Init has its own copies.
     prepared.trees = None;
 
-    tracing::debug!("{}: init is {}; id maps, cgroup, limits", request.id, pid.as_raw_nonzero());
+    tracing::debug!("{}: init is {}; id maps, cgroup", request.id, pid.as_raw_nonzero());
     let plan = &prepared.plan;
     if let Some(maps) = &plan.maps {
         maps.write(pid)?;
@@ -140,13 +152,12 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
         cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
     }
     set_oom_score(pid, plan.process.oom_score_adj)?;
-    limits::apply(pid, &plan.process.limits)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
     if let Some(cgroup) = &mut undo.cgroup {
         cgroup.load_filter().at("linux.resources.devices")?;
     }
 
-    to_inside.expect(Inside::MountsDone)?;
+    to_inside.expect_mounts(|index, mount| prepared.map_ids(index, mount))?;
     if let Some(cgroup) = &mut undo.cgroup {
         // Not earlier: what init did until now, devices and all, was the runtime's work and not the container's.
         cgroup.restrict().at("linux.resources")?;
@@ -156,6 +167,8 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     let oci = oci_state(&state, "creating");
     hooks::run("prestart", &prepared.hooks.prestart, &oci, Some(&state.bundle))
         .and_then(|()| hooks::run("createRuntime", &prepared.hooks.create_runtime, &oci, Some(&state.bundle)))
+        // After the mounts, which may need more descriptors; before init takes on its user, whom not every caller may limit.
+        .and_then(|()| limits::apply(pid, &prepared.plan.process.limits))
         .and_then(|()| to_inside.say(Outside::HooksDone, 0))
         .and_then(|()| to_inside.expect(Inside::Ready))
         .and_then(|listener| send_listener(spec, listener, &oci))
@@ -232,8 +245,11 @@ fn prepare(
     privileged: bool,
 ) -> Result<Prepared> {
     // Another user's namespace may lack the way to the host's paths; without privilege there is only the way inside.
-    let trees = if plan.in_user_namespace() && privileged { Some(HostTrees::open(&plan)?) } else { None };
+    let user_namespaces = UserNamespaces::of(&plan.mounts)?;
+    let trees =
+        if plan.in_user_namespace() && privileged { Some(HostTrees::open(&plan, &user_namespaces)?) } else { None };
     Ok(Prepared {
+        user_namespaces,
         hooks: spec.hooks.clone(),
         state: state.clone(),
         procfs: Procfs::open()?,
@@ -301,12 +317,13 @@ fn inside(prepared: Prepared, link: &ToOutside) -> ! {
 fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, OwnedFd, Hooks, State)> {
     let plan = &prepared.plan;
     rustix::process::umask(Mode::empty());
-    rustix::process::setsid().at("setsid")?;
     if plan.cradle.shares_pids() && plan.cradle.user != UserNamespace::New {
         // Before any namespace is entered that others live in: they could look into us by /proc (CVE-2016-9962).
         hide_from_others()?;
     }
     enter_namespaces(&plan.cradle, link)?;
+    // Not before: what a waypoint has made would be no leader of the session.
+    rustix::process::setsid().at("setsid")?;
     prepared.state.pid = link.expect(Outside::Go)?;
     if plan.in_user_namespace() {
         identity::become_namespace_root(plan.may_set_groups())?;
@@ -316,7 +333,9 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, Own
         join_keyring(keyring)?;
     }
 
-    let root = build_root(&prepared.plan, prepared.trees.take(), &prepared.state.cgroup)?;
+    let trees = prepared.trees.take();
+    let (root, writable) = build_root(&prepared, trees, link)?;
+    prepared.user_namespaces = UserNamespaces::default();
     link.say(Inside::MountsDone, None)?;
 
     link.expect(Outside::HooksDone)?;
@@ -330,7 +349,7 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, Own
             console::bind_console(&root, slave.as_fd())?;
         }
     }
-    close_root(&root, &plan)?;
+    close_root(&root, &plan, &writable)?;
     enter_root(&root, prepared.no_pivot, plan.root_propagation)?;
     name_host(&plan.hostname, &plan.domainname)?;
     for sysctl::Setting { key, path, value } in &plan.sysctl {
@@ -428,7 +447,9 @@ pub(super) fn join_keyring(name: &str) -> Result<()> {
 }
 
 /// Mounts the root over `/` and everything else below it; the process is still outside of it.
-fn build_root(plan: &Plan, trees: Option<HostTrees>, cgroup: &cgroup::Placement) -> Result<Root> {
+/// Returns it with the mounts that become read-only at last.
+fn build_root(prepared: &Prepared, trees: Option<HostTrees>, link: &ToOutside) -> Result<(Root, Vec<OwnedFd>)> {
+    let plan = &prepared.plan;
     let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open /")?;
     let (propagation, recursive) = plan.propagation;
     let attr = MountAttr { propagation, ..MountAttr::default() };
@@ -436,26 +457,37 @@ fn build_root(plan: &Plan, trees: Option<HostTrees>, cgroup: &cgroup::Placement)
     let trees = match trees {
         Some(trees) => trees,
         // Before `/` becomes private: a clone keeps the propagation of what it was cloned from.
-        None => HostTrees::open(plan)?,
+        None => HostTrees::open(plan, &prepared.user_namespaces)?,
     };
     // pivot_root(2) refuses a root whose parent is shared, and mounts below it must not travel to the host.
     let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
     mount_setattr(old.as_fd(), false, private).at("make / private")?;
     move_mount(&trees.root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).at("mount the root")?;
     let root = Root::new(trees.root);
-    let around = Surroundings { cgroup, namespaces: &plan.cradle.namespaces };
-    mounts::mount_all(&root, &plan.mounts, trees.binds, &around)?;
+    let in_user_namespace = plan.in_user_namespace();
+    let around = Surroundings {
+        cgroup: &prepared.state.cgroup,
+        namespaces: &plan.cradle.namespaces,
+        label: plan.mount_label.as_deref(),
+        // From a user namespace nobody may change whose the host's files are.
+        map_ids: &|index, mount| {
+            if in_user_namespace { link.map_ids(index, mount) } else { prepared.map_ids(index, mount) }
+        },
+        locked: in_user_namespace,
+    };
+    let writable = mounts::mount_all(&root, &plan.mounts, trees.binds, &around)?;
     devices::make(&root, &plan.nodes, trees.devices)?;
     if plan.own_dev {
         devices::make_links(&root)?;
     }
     // runc makes it too: `docker run -w` names directories that images lack.
     root.make_dir(&plan.process.cwd).at("process.cwd")?;
-    Ok(root)
+    Ok((root, writable))
 }
 
 /// What must come last, when nothing more is made in the root; still with the host's null device at hand.
-fn close_root(root: &Root, plan: &Plan) -> Result<()> {
+fn close_root(root: &Root, plan: &Plan, writable: &[OwnedFd]) -> Result<()> {
+    mounts::seal(writable)?;
     if plan.readonly_root {
         let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         mount_setattr(root.as_fd(), false, attr).at("make the root read-only")?;
@@ -470,9 +502,11 @@ fn enter_root(root: &Root, no_pivot: bool, propagation: Option<u64>) -> Result<(
     if no_pivot {
         rustix::process::chroot(".").at("chroot")?;
     } else {
-        // Private for the moment: on a shared one nothing may be put, or taken off, that the host would see.
-        let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-        mount_setattr(root.as_fd(), false, private).at("make the root private")?;
+        // On a shared one nothing may be put, or taken off, that the host would see. A slave, if asked for, keeps its master.
+        if propagation != Some(libc::MS_SLAVE) {
+            let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+            mount_setattr(root.as_fd(), false, private).at("make the root private")?;
+        }
         // The old root comes to lie on top of the new one, and is taken off.
         rustix::process::pivot_root(".", ".").at("pivot_root (--no-pivot is for roots on a ramdisk)")?;
         unmount(".", UnmountFlags::DETACH).at("unmount the old root")?;

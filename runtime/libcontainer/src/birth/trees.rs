@@ -1,11 +1,11 @@
 //! What a container takes from the host's tree of files.
 
-use super::plan::Plan;
+use super::{plan::Plan, user_namespaces::UserNamespaces};
 use crate::{
     error::{At, Error, Result},
     inside::{
         devices,
-        mounts::{self, Step, What},
+        mounts::{self, Source, Step, What},
     },
     sys::{MountAttr, mount_setattr},
 };
@@ -15,7 +15,7 @@ use std::path::Path;
 /// What a container takes from the host's tree, cloned and attached nowhere.
 pub(super) struct HostTrees {
     pub(super) root: OwnedFd,
-    /// One for each mount; `None` for those that are not binds.
+    /// One for each mount; `None` for those that are not of the host's tree.
     pub(super) binds: Vec<Option<OwnedFd>>,
     /// One for each device where mknod(2) is forbidden.
     pub(super) devices: Vec<OwnedFd>,
@@ -23,23 +23,27 @@ pub(super) struct HostTrees {
 
 impl HostTrees {
     /// From the present mount namespace, whichever side's it is.
-    pub(super) fn open(plan: &Plan) -> Result<Self> {
+    pub(super) fn open(plan: &Plan, user_namespaces: &UserNamespaces) -> Result<Self> {
         // A clone of a shared mount is its peer: without this, mounts in the container could reach the host.
         let (propagation, recursive) = plan.propagation;
         let open = |path: &Path, whole: bool| {
-            let tree = mounts::open_bind_source(path, whole)?;
+            let tree = mounts::open_source(path, whole)?;
             let attr = MountAttr { propagation, ..MountAttr::default() };
             mount_setattr(tree.as_fd(), recursive, attr).at("set the propagation")?;
             Ok::<_, Error>(tree)
         };
-        let bind = |step: &Step| match &step.what {
-            What::Bind { source, recursive } => open(source, *recursive).map(Some).at_with(|| step.field.clone()),
-            _ => Ok(None),
+        let bind = |step: &Step| -> Result<Option<OwnedFd>> {
+            let What::Bind { source: Source::Host(source), recursive, id_map } = &step.what else { return Ok(None) };
+            let tree = open(source, *recursive)?;
+            if let Some(id_map) = id_map {
+                user_namespaces.map(tree.as_fd(), id_map)?;
+            }
+            Ok(Some(tree))
         };
         let nodes = if plan.in_user_namespace() { plan.nodes.as_slice() } else { &[] };
         Ok(Self {
             root: open(&plan.rootfs, true).at("root.path")?,
-            binds: plan.mounts.iter().map(bind).collect::<Result<_>>()?,
+            binds: plan.mounts.iter().map(|step| bind(step).at_with(|| step.field.clone())).collect::<Result<_>>()?,
             devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
         })
     }

@@ -4,9 +4,9 @@
 //! ```text
 //!   outside                                inside
 //!      |  <------------- NeedsIds ------------|   exists, in all namespaces
-//!      |  ---------------- Go(pid) ---------> |   limits and cgroup are in place
+//!      |  ---------------- Go(pid) ---------> |   the cgroup is joined
 //!      |  <------------ MountsDone -----------|
-//!      |  --------------- HooksDone --------> |
+//!      |  --------------- HooksDone --------> |   limits are in place
 //!      |  <--------- Ready(listener?) --------|   all but the program is in place
 //!      |  ----------------- Saved ----------> |   the pid file is written
 //!      |  <------- Failed, or the end --------|   the end means that the program runs
@@ -127,10 +127,10 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     }
     cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
     set_oom_score(pid, prepared.plan.oom_score_adj)?;
-    limits::apply(pid, &prepared.plan.limits)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
 
     to_inside.expect(Inside::MountsDone)?;
+    limits::apply(pid, &prepared.plan.limits)?;
     to_inside.say(Outside::HooksDone, 0)?;
 
     let listener = to_inside.expect(Inside::Ready)?;

@@ -13,3 +13,4 @@ pub mod seccomp;
 pub(crate) mod sysctl;
 
 pub use identity::capability_names;
+pub use mounts::MOUNT_OPTIONS;

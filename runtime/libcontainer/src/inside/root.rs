@@ -7,7 +7,11 @@ use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
-use std::path::{Component, Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Component, Path, PathBuf},
+};
 
 /// What to open a place for: a place only, no access to what it holds.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
@@ -45,17 +49,8 @@ impl Root {
             Err(Errno::NOENT) => {}
             opened => return opened.at_with(|| format!("open {}", path.display())),
         }
-        let (mut dir, missing) = self.longest_existing(path)?;
-        for name in missing {
-            match rustix::fs::mkdirat(&dir, &*name, Mode::from_raw_mode(0o755)) {
-                // Not following: a dangling link in the image, or one that appeared meanwhile, leads nowhere we go.
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error).at_with(|| format!("make {}", path.display())),
-            }
-            dir = rustix::fs::openat(&dir, &*name, PLACE | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
-                .at_with(|| format!("make {}", path.display()))?;
-        }
-        Ok(dir)
+        let (dir, missing) = self.longest_existing(path)?;
+        make_dirs(dir, &missing, path)
     }
 
     /// Something at `path` to mount a file on: what is there, or a new empty file.
@@ -67,7 +62,9 @@ impl Root {
             }
             opened => return opened.at_with(|| format!("open {}", path.display())),
         }
-        let (dir, name) = self.make_parent(path)?;
+        let (dir, mut missing) = self.longest_existing(path)?;
+        let name = missing.pop().ok_or_else(|| Error::other(format!("{}: cannot be made", path.display())))?;
+        let dir = make_dirs(dir, &missing, path)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&dir, &name, flags, Mode::from_raw_mode(0o644))
             .and_then(|_| rustix::fs::openat(&dir, &name, PLACE | OFlags::NOFOLLOW, Mode::empty()))
@@ -82,8 +79,29 @@ impl Root {
         }
     }
 
-    /// The deepest part of `path` that exists, and the names that are missing below it.
+    /// The deepest part of `path` that exists, and the names that are missing below it. Links of the image that lead to what
+    /// does not exist are followed, within the root as all others: what is missing is their targets.
     fn longest_existing(&self, path: &Path) -> Result<(OwnedFd, Vec<PathBuf>)> {
+        let mut path = path.to_owned();
+        // As many links as the kernel follows in one path.
+        for _ in 0..40 {
+            let (dir, existing, missing) = self.split(&path)?;
+            let Some(first) = missing.first() else { return Ok((dir, missing)) };
+            match rustix::fs::readlinkat(&dir, first, Vec::new()) {
+                // Missing, or just made by somebody else, as something that is no link.
+                Err(Errno::NOENT | Errno::INVAL) => return Ok((dir, missing)),
+                Err(error) => return Err(error).at_with(|| format!("read the link {}", path.display())),
+                Ok(target) => {
+                    path = existing.join(OsStr::from_bytes(target.to_bytes()));
+                    path.extend(&missing[1..]);
+                }
+            }
+        }
+        Err(Errno::LOOP).at_with(|| format!("make {}", path.display()))
+    }
+
+    /// What of `path` exists, opened and as text, and the names behind it.
+    fn split(&self, path: &Path) -> Result<(OwnedFd, PathBuf, Vec<PathBuf>)> {
         let mut missing = Vec::new();
         let mut prefix = path;
         loop {
@@ -98,11 +116,26 @@ impl Root {
                 Err(Errno::NOENT) => {}
                 opened => {
                     missing.reverse();
-                    return Ok((opened.at_with(|| format!("open {}", place.display()))?, missing));
+                    let dir = opened.at_with(|| format!("open {}", place.display()))?;
+                    return Ok((dir, place.to_owned(), missing));
                 }
             }
         }
     }
+}
+
+/// Makes `names` in `dir`, each in the one before.
+fn make_dirs(mut dir: OwnedFd, names: &[PathBuf], path: &Path) -> Result<OwnedFd> {
+    for name in names {
+        match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
+            // Not following: a link that appeared meanwhile leads nowhere we go.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).at_with(|| format!("make {}", path.display())),
+        }
+        dir = rustix::fs::openat(&dir, name, PLACE | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+            .at_with(|| format!("make {}", path.display()))?;
+    }
+    Ok(dir)
 }
 
 impl AsFd for Root {
@@ -133,14 +166,33 @@ mod tests {
         symlink("../../../../../../..", dir.path().join("up")).unwrap();
         symlink("/proc/self/cwd", dir.path().join("magic")).unwrap();
         let root = root(dir.path());
-        // The absolute link dangles within the root: it is neither followed out nor made.
-        assert!(root.make_dir(Path::new("/absolute/x")).is_err());
+        // The absolute link dangles within the root: its target is made there.
+        root.make_dir(Path::new("/absolute/x")).unwrap();
+        assert!(dir.path().join(outside.path().strip_prefix("/").unwrap()).join("x").is_dir());
         root.make_dir(Path::new("/up/made/deep")).unwrap();
         assert!(dir.path().join("made/deep").is_dir());
-        assert!(root.make_dir(Path::new("/magic/x")).is_err());
+        root.make_dir(Path::new("/magic/x")).unwrap();
+        assert!(dir.path().join("proc/self/cwd/x").is_dir());
         root.make_file(Path::new("/up/../etc/file")).unwrap();
         assert!(dir.path().join("etc/file").is_file());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_to_what_is_missing_are_followed_within_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("etc")).unwrap();
+        symlink("/tmp/foo/bar", dir.path().join("jump")).unwrap();
+        symlink("/jump/baz/hosts", dir.path().join("etc/hosts")).unwrap();
+        symlink("../up/../other", dir.path().join("etc/relative")).unwrap();
+        symlink("loop2", dir.path().join("loop1")).unwrap();
+        symlink("loop1", dir.path().join("loop2")).unwrap();
+        let root = root(dir.path());
+        root.make_file(Path::new("/etc/hosts")).unwrap();
+        assert!(dir.path().join("tmp/foo/bar/baz/hosts").is_file());
+        // `up` does not exist, and `..` of what does not exist is nowhere.
+        assert!(root.make_dir(Path::new("/etc/relative")).is_err());
+        assert!(root.make_dir(Path::new("/loop1/x")).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod signal;
 
 pub(crate) use clone::{Born, clone3};
 pub(crate) use exec::{CStringArray, borrow, close_all_but, close_range_cloexec, execve, execveat, exit};
-pub(crate) use mount::{MountAttr, mount_setattr};
+pub(crate) use mount::{MountAttr, map_ids, mount_setattr};
 pub(crate) use namespace::{setns, unshare};
 pub(crate) use net::loopback_up;
 pub(crate) use sched::{SchedAttr, join_session_keyring, set_io_priority, set_personality, set_scheduler};

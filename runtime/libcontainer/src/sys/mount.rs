@@ -14,10 +14,23 @@ pub(crate) struct MountAttr {
     pub(crate) propagation: u64,
 }
 
+/// Has the mount `mount`, which must be attached nowhere, and with `recursive` all below it, show the ids of `user_namespace`.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, recursive: bool, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    let userns_fd = user_namespace.as_raw_fd() as u64;
+    change(
+        mount,
+        recursive,
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd },
+    )
+}
+
 /// Changes the mount that `mount` is the root of, and with `recursive` all below it.
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> Result<()> {
-    let attr =
-        libc::mount_attr { attr_set: attr.set, attr_clr: attr.clear, propagation: attr.propagation, userns_fd: 0 };
+    let MountAttr { set, clear, propagation } = attr;
+    change(mount, recursive, libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 })
+}
+
+fn change(mount: BorrowedFd<'_>, recursive: bool, attr: libc::mount_attr) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is null-terminated, `attr` lives across the call and has the size given.
     check(unsafe {

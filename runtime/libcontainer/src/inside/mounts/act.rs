@@ -2,7 +2,11 @@
 //! it is moved onto a place that was resolved within the root once. A link that is swapped meanwhile changes nothing
 //! (CVE-2021-30465).
 
-use super::step::{Step, What};
+use super::{
+    bind,
+    new::{self, Label},
+    step::{Source, Step, What},
+};
 use crate::{
     error::{At, Error, Result},
     inside::{
@@ -13,14 +17,12 @@ use crate::{
     spec::NamespaceKind,
     sys::{MountAttr, mount_setattr},
 };
+use libc::MS_RDONLY;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{CWD, Mode, OFlags, ResolveFlags},
+    fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-        fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
-    },
+    mount::{MoveMountFlags, move_mount},
 };
 use std::path::Path;
 
@@ -28,30 +30,60 @@ use std::path::Path;
 pub(crate) struct Surroundings<'a> {
     pub(crate) cgroup: &'a Placement,
     pub(crate) namespaces: &'a [NamespaceKind],
+    /// For the files of new file systems.
+    pub(crate) label: Label<'a>,
+    /// Gives the detached mount of the step with this index the ids that it asks for.
+    pub(crate) map_ids: &'a dyn Fn(usize, BorrowedFd<'_>) -> Result<()>,
+    /// In a user namespace flags of the host's mounts are not to be taken off.
+    pub(crate) locked: bool,
 }
 
-/// Makes all mounts below `root`, in the order given. `sources` holds the bind sources that were opened outside.
+/// Makes all mounts below `root`, in the order given. `sources` holds the bind sources that were opened outside. Returns those
+/// that [`seal`] makes read-only, once nothing is made in them any more.
 pub(crate) fn mount_all(
     root: &Root,
     steps: &[Step],
     sources: Vec<Option<OwnedFd>>,
     around: &Surroundings<'_>,
-) -> Result<()> {
+) -> Result<Vec<OwnedFd>> {
+    let mut writable = Vec::new();
     let sources = sources.into_iter().chain(std::iter::repeat_with(|| None));
-    for (step, source) in steps.iter().zip(sources) {
-        mount_one(root, step, source, around).at_with(|| step.field.clone())?;
+    for ((i, step), source) in steps.iter().enumerate().zip(sources) {
+        let mount = mount_one(root, i, step, source, around).at_with(|| step.field.clone())?;
+        if step.sealed_late() {
+            writable.push(mount);
+        }
     }
-    Ok(())
+    Ok(writable)
 }
 
-fn mount_one(root: &Root, step: &Step, source: Option<OwnedFd>, around: &Surroundings<'_>) -> Result<()> {
+/// Makes mounts read-only that had to be written to.
+pub(crate) fn seal(mounts: &[OwnedFd]) -> Result<()> {
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    mounts.iter().try_for_each(|mount| set(mount.as_fd(), false, attr))
+}
+
+fn mount_one(
+    root: &Root,
+    index: usize,
+    step: &Step,
+    opened: Option<OwnedFd>,
+    around: &Surroundings<'_>,
+) -> Result<OwnedFd> {
     let mount = match &step.what {
-        What::Bind { source: path, recursive } => {
-            let mount = match source {
-                Some(mount) => mount,
-                None => open_bind_source(path, *recursive)?,
+        What::Bind { source, recursive, id_map } => {
+            let mount = match (opened, source) {
+                (Some(mount), _) => mount,
+                (None, Source::Host(path)) => bind::open_source(path, *recursive)?,
+                (None, Source::Root(path)) => {
+                    let mount = bind::open_inner(root, path, *recursive)?;
+                    if id_map.is_some() {
+                        (around.map_ids)(index, mount.as_fd())?;
+                    }
+                    mount
+                }
             };
-            set(mount.as_fd(), false, step.attr)?;
+            bind::apply(mount.as_fd(), step.flags, around.locked && matches!(source, Source::Host(_)))?;
             let place = if file_type(&mount).at("stat the source")?.is_dir() {
                 root.make_dir(&step.destination)?
             } else {
@@ -64,12 +96,20 @@ fn mount_one(root: &Root, step: &Step, source: Option<OwnedFd>, around: &Surroun
             mount
         }
         What::New { kind, source, parameters, copy_up } => {
+            // As the destination is now, before it is made.
+            let mode =
+                if kind == "tmpfs" { root.open(&step.destination).ok().map(|it| new::mode_of(&it)) } else { None };
             let place = if step.what.on_plain_directory() {
                 plain_directory(root, &step.destination, kind)?
             } else {
                 root.make_dir(&step.destination)?
             };
-            let mount = new_mount(kind, source, parameters, step.attr.set)?;
+            let mut flags = step.flags;
+            if step.sealed_late() {
+                flags.add(MS_RDONLY, false);
+            }
+            let wanted = new::Wanted { kind, source, parameters, flags, mode: mode.transpose()?, label: around.label };
+            let mount = new::mount(&wanted)?;
             if *copy_up {
                 super::copy_up::copy(&place, &mount).at("tmpcopyup")?;
             }
@@ -82,7 +122,7 @@ fn mount_one(root: &Root, step: &Step, source: Option<OwnedFd>, around: &Surroun
         }
         What::Remount => {
             let place = root.open(&step.destination).at("open")?;
-            set(place.as_fd(), false, step.attr)?;
+            set(place.as_fd(), false, step.flags.bind())?;
             place
         }
     };
@@ -91,57 +131,7 @@ fn mount_one(root: &Root, step: &Step, source: Option<OwnedFd>, around: &Surroun
         let attr = MountAttr { propagation, ..MountAttr::default() };
         mount_setattr(mount.as_fd(), recursive, attr).at("set the propagation")?;
     }
-    Ok(())
-}
-
-/// A detached copy of the host's tree at `path`.
-pub(crate) fn open_bind_source(path: &Path, recursive: bool) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    open_tree(CWD, path, flags).at_with(|| format!("open the source {}", path.display()))
-}
-
-/// A new file system, attached nowhere.
-fn new_mount(kind: &str, source: &str, parameters: &[(String, Option<String>)], attr: u64) -> Result<OwnedFd> {
-    let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
-        Err(Errno::NODEV) => {
-            return Err(Error::other(format!("type {kind:?}: this kernel has no such file system")));
-        }
-        context => context.at_with(|| format!("fsopen {kind}"))?,
-    };
-    let source = if source.is_empty() { kind } else { source };
-    // What the kernel says of a refusal is more than its number.
-    let checked = |result: rustix::io::Result<()>, step: String| {
-        result.map_err(|errno| Error::from(errno).at(format!("{step}{}", kernel_log(&context))))
-    };
-    checked(fsconfig_set_string(&context, "source", source), format!("source {source}"))?;
-    for (key, value) in parameters {
-        match value {
-            // fsconfig(2) takes 255 bytes a value; overlayfs takes its layers one by one as well.
-            Some(layers) if key == "lowerdir" && layers.len() > 255 && !layers.contains("::") => {
-                for layer in layers.split(':') {
-                    checked(fsconfig_set_string(&context, "lowerdir+", layer), format!("option lowerdir={layer}"))?;
-                }
-            }
-            Some(value) => checked(fsconfig_set_string(&context, &**key, &**value), format!("option {key}={value}"))?,
-            None => checked(fsconfig_set_flag(&context, &**key), format!("option {key}"))?,
-        }
-    }
-    checked(fsconfig_create(&context), format!("make the {kind}"))?;
-    let attr = MountAttrFlags::from_bits_retain(attr as u32);
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).at_with(|| format!("mount the {kind}"))
-}
-
-/// What the kernel says of the last failure on a file-system context, in brackets.
-fn kernel_log(context: &OwnedFd) -> String {
-    let mut line = [0; 256];
-    match rustix::io::read(context, &mut line) {
-        // `e ` for an error, then the text.
-        Ok(n) if n > 2 => format!(" ({})", String::from_utf8_lossy(&line[2..n]).trim_end()),
-        _ => String::new(),
-    }
+    Ok(mount)
 }
 
 /// A directory that no link of the image stands in for.
@@ -162,25 +152,35 @@ fn plain_directory(root: &Root, destination: &Path, kind: &str) -> Result<OwnedF
 /// Binds the container's own cgroup directories, which is what its cgroup namespace would show of a fresh mount, for a
 /// thousandth of the time. Without such a namespace `/proc/self/cgroup` names whole paths, so v2 is shown from its root.
 fn mount_cgroup(step: &Step, place: BorrowedFd<'_>, around: &Surroundings<'_>) -> Result<OwnedFd> {
-    let attr = step.attr;
+    let attr = step.flags.listed();
     if around.cgroup.mode == CgroupMode::V2 {
         let own = around.namespaces.contains(&NamespaceKind::Cgroup);
         let [hierarchy] = around.cgroup.hierarchies.as_slice() else {
             return Err(Error::other("cgroup v2 has one hierarchy"));
         };
-        let mount = open_bind_source(&if own { hierarchy.dir() } else { hierarchy.mount.clone() }, false)?;
+        let mount = bind::open_source(&if own { hierarchy.dir() } else { hierarchy.mount.clone() }, false)?;
         set(mount.as_fd(), false, attr)?;
         put(step, mount.as_fd(), place)?;
         return Ok(mount);
     }
     let parameters = [("mode".to_owned(), Some("755".to_owned()))];
-    let tmpfs = new_mount("tmpfs", "cgroup", &parameters, attr.set & !libc::MOUNT_ATTR_RDONLY)?;
+    let mut flags = step.flags;
+    flags.add(MS_RDONLY, false);
+    let wanted = new::Wanted {
+        kind: "tmpfs",
+        source: "cgroup",
+        parameters: &parameters,
+        flags,
+        mode: None,
+        label: around.label,
+    };
+    let tmpfs = new::mount(&wanted)?;
     put(step, tmpfs.as_fd(), place)?;
     for View { name, source, links } in cgroup::container_view(around.cgroup) {
         rustix::fs::mkdirat(&tmpfs, &*name, Mode::from_raw_mode(0o755)).at_with(|| format!("make {name}"))?;
         let place = rustix::fs::openat(&tmpfs, &*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .at_with(|| format!("open {name}"))?;
-        let mount = open_bind_source(&source, false)?;
+        let mount = bind::open_source(&source, false)?;
         set(mount.as_fd(), false, attr)?;
         attach(mount.as_fd(), place.as_fd())?;
         for link in links {
@@ -209,7 +209,7 @@ pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()>
     move_mount(mount, "", place, "", flags).at("attach the mount")
 }
 
-fn set(mount: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> Result<()> {
+pub(super) fn set(mount: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> Result<()> {
     if attr == MountAttr::default() {
         return Ok(());
     }

@@ -1,17 +1,79 @@
 //! Mount options, as `mounts[].options` names them (runtime-spec `config.md`, "Linux mount options").
 
+use super::flags::{self, Flags};
 use crate::sys::MountAttr;
-use libc::{
-    MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME,
-    MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE,
-};
+use libc::{MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE};
+
+/// Every word that is known here, for `features`; what is not is the file system's own.
+pub const KNOWN: [&str; 61] = [
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+];
 
 /// One mount's options, sorted by what acts on them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     /// Of the mount itself.
-    pub(crate) attr: MountAttr,
+    pub(crate) flags: Flags,
     /// Of the mount and all below it (`rro`, …).
     pub(crate) recursive: MountAttr,
     /// In the order given; each with whether it is recursive.
@@ -21,8 +83,8 @@ pub(crate) struct Options {
     pub(crate) remount: bool,
     /// Fill a new tmpfs with what the image has there.
     pub(crate) copy_up: bool,
-    /// `idmap` or `ridmap` was asked for.
-    pub(crate) id_mapped: bool,
+    /// `Some(recursive)` for `idmap` and `ridmap`.
+    pub(crate) id_map: Option<bool>,
     /// The file system's own parameters.
     pub(crate) parameters: Vec<(String, Option<String>)>,
 }
@@ -38,11 +100,13 @@ impl Options {
     }
 
     fn add(&mut self, option: &str) {
-        if let Some((set, clear)) = attribute(option) {
-            return apply(&mut self.attr, set, clear);
+        if let Some((bit, set)) = flags::of(option) {
+            return self.flags.add(bit, set);
         }
-        if let Some((set, clear)) = option.strip_prefix('r').and_then(attribute) {
-            return apply(&mut self.recursive, set, clear);
+        if let Some((set, clear)) = flags::recursive(option) {
+            self.recursive.set = self.recursive.set & !clear | set;
+            self.recursive.clear = self.recursive.clear & !set | clear;
+            return;
         }
         if let Some(propagation) = propagation(option) {
             return self.propagation.push(propagation);
@@ -52,41 +116,15 @@ impl Options {
             "rbind" => self.bind = Some(true),
             "remount" => self.remount = true,
             "tmpcopyup" => self.copy_up = true,
-            "idmap" | "ridmap" => self.id_mapped = true,
-            "" | "defaults" | "loud" | "async" | "nomand" | "noiversion" | "nolazytime" => {}
+            "idmap" => self.id_map = Some(false),
+            "ridmap" => self.id_map = Some(true),
+            "" | "defaults" => {}
             _ => self.parameters.push(match option.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (option.to_owned(), None),
             }),
         }
     }
-}
-
-fn apply(attr: &mut MountAttr, set: u64, clear: u64) {
-    attr.set = attr.set & !clear | set;
-    attr.clear = attr.clear & !set | clear;
-}
-
-/// The bits to set and to clear. The access-time modes are one field: whoever sets a mode clears the field first.
-fn attribute(option: &str) -> Option<(u64, u64)> {
-    Some(match option {
-        "ro" => (MOUNT_ATTR_RDONLY, 0),
-        "rw" => (0, MOUNT_ATTR_RDONLY),
-        "nosuid" => (MOUNT_ATTR_NOSUID, 0),
-        "suid" => (0, MOUNT_ATTR_NOSUID),
-        "nodev" => (MOUNT_ATTR_NODEV, 0),
-        "dev" => (0, MOUNT_ATTR_NODEV),
-        "noexec" => (MOUNT_ATTR_NOEXEC, 0),
-        "exec" => (0, MOUNT_ATTR_NOEXEC),
-        "nodiratime" => (MOUNT_ATTR_NODIRATIME, 0),
-        "diratime" => (0, MOUNT_ATTR_NODIRATIME),
-        "nosymfollow" => (MOUNT_ATTR_NOSYMFOLLOW, 0),
-        "symfollow" => (0, MOUNT_ATTR_NOSYMFOLLOW),
-        "noatime" => (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
-        "strictatime" => (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
-        "atime" | "relatime" | "norelatime" | "nostrictatime" => (MOUNT_ATTR_RELATIME, MOUNT_ATTR__ATIME),
-        _ => return None,
-    })
 }
 
 /// `rshared` and its like.
@@ -108,6 +146,7 @@ pub(crate) fn propagation(option: &str) -> Option<(u64, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use libc::{MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_RDONLY, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
 
     fn parse(options: &str) -> Options {
         Options::parse(&options.split(',').map(str::to_owned).collect::<Vec<_>>())
@@ -116,24 +155,28 @@ mod tests {
     #[test]
     fn sorts_options() {
         let o = parse("nosuid,noexec,nodev,ro,size=65536k,newinstance");
-        assert_eq!(o.attr.set, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY);
+        assert_eq!(o.flags.set, MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY);
         assert_eq!(o.parameters, [("size".into(), Some("65536k".into())), ("newinstance".into(), None)]);
-        assert_eq!(o.bind, None);
+        assert_eq!((o.bind, o.id_map), (None, None));
 
-        let o = parse("rbind,rro,rslave");
-        assert_eq!((o.bind, o.attr.set, o.recursive.set), (Some(true), 0, MOUNT_ATTR_RDONLY));
-        assert_eq!(o.propagation, [(MS_SLAVE, true)]);
+        let o = parse("rbind,rro,rslave,ridmap");
+        assert_eq!((o.bind, o.flags.set, o.recursive.set), (Some(true), 0, MOUNT_ATTR_RDONLY));
+        assert_eq!((o.propagation, o.id_map), (vec![(MS_SLAVE, true)], Some(true)));
         assert_eq!(parse("rbind,bind").bind, Some(true));
     }
 
     #[test]
-    fn later_options_win() {
-        let o = parse("ro,rw");
-        assert_eq!((o.attr.set, o.attr.clear), (0, MOUNT_ATTR_RDONLY));
-        let o = parse("rw,ro");
-        assert_eq!((o.attr.set, o.attr.clear), (MOUNT_ATTR_RDONLY, 0));
-        let o = parse("noatime,strictatime");
-        assert_eq!(o.attr.set, MOUNT_ATTR_STRICTATIME);
-        assert_eq!(o.attr.clear, MOUNT_ATTR__ATIME);
+    fn the_last_recursive_access_time_counts() {
+        let o = parse("rnoatime,rstrictatime,rnoatime");
+        assert_eq!((o.recursive.set, o.recursive.clear), (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME));
+        assert_eq!(parse("rnoatime,ratime").recursive.set, 0);
+    }
+
+    #[test]
+    fn what_is_known_is_no_parameter() {
+        for option in KNOWN {
+            assert!(parse(option).parameters.is_empty(), "{option}");
+        }
+        assert!(KNOWN.is_sorted());
     }
 }
