@@ -80,7 +80,8 @@ pub fn enter_v1() {
     }
 }
 
-fn leave_shared_mounts() {
+/// Gives the calling thread mounts of its own, which nobody else sees change.
+pub fn leave_shared_mounts() {
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare the mount namespace (the tests run as root)");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .expect("make mounts private");

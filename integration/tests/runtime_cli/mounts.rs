@@ -203,6 +203,24 @@ fn propagation_is_what_the_mount_says() {
 }
 
 #[test]
+fn a_shared_root_leaves_the_hosts_mounts_as_they_are() {
+    let mut case = Case::new();
+    // The thread's own mounts stand for a host's, and are as systemd makes those: every one has peers.
+    cgroups::leave_shared_mounts();
+    let every = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SHARED;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, every, None::<&str>).unwrap();
+    let table = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let before = table();
+    case.spec["linux"]["rootfsPropagation"] = json!("shared");
+    case.hold();
+    assert_eq!(table(), before, "while it runs");
+    case.kill("KILL").ok();
+    case.wait();
+    case.delete().ok();
+    assert_eq!(table(), before, "after it");
+}
+
+#[test]
 fn propagation_of_the_root_is_what_was_asked() {
     for (asked, seen) in [("private", ""), ("slave", ""), ("rprivate", ""), ("rslave", "")] {
         let mut case = Case::new();

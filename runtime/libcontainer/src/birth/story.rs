@@ -507,8 +507,13 @@ fn enter_root(root: &Root, no_pivot: bool, propagation: Option<u64>) -> Result<(
             let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
             mount_setattr(root.as_fd(), false, private).at("make the root private")?;
         }
-        // The old root comes to lie on top of the new one, and is taken off.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let old = rustix::fs::open("/", flags, Mode::empty()).at("open the old root")?;
+        // The old root comes to lie on top of the new one, and is taken off. It must be nobody's peer by then, or the host's
+        // mounts would go with it.
         rustix::process::pivot_root(".", ".").at("pivot_root (--no-pivot is for roots on a ramdisk)")?;
+        let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+        mount_setattr(old.as_fd(), true, slave).at("make the old root a slave")?;
         unmount(".", UnmountFlags::DETACH).at("unmount the old root")?;
     }
     if let Some(propagation) = propagation {

@@ -26,7 +26,7 @@ impl HostTrees {
     pub(super) fn open(plan: &Plan, user_namespaces: &UserNamespaces) -> Result<Self> {
         // A clone of a shared mount is its peer: without this, mounts in the container could reach the host.
         let (propagation, recursive) = plan.propagation;
-        let open = |path: &Path, whole: bool| {
+        let open = |path: &Path, whole: bool, propagation: u64| {
             let tree = mounts::open_source(path, whole)?;
             let attr = MountAttr { propagation, ..MountAttr::default() };
             mount_setattr(tree.as_fd(), recursive, attr).at("set the propagation")?;
@@ -34,7 +34,7 @@ impl HostTrees {
         };
         let bind = |step: &Step| -> Result<Option<OwnedFd>> {
             let What::Bind { source: Source::Host(source), recursive, id_map } = &step.what else { return Ok(None) };
-            let tree = open(source, *recursive)?;
+            let tree = open(source, *recursive, propagation)?;
             if let Some(id_map) = id_map {
                 user_namespaces.map(tree.as_fd(), id_map)?;
             }
@@ -42,7 +42,9 @@ impl HostTrees {
         };
         let nodes = if plan.in_user_namespace() { plan.nodes.as_slice() } else { &[] };
         Ok(Self {
-            root: open(&plan.rootfs, true).at("root.path")?,
+            // Never a peer: what the container mounts on it would be mounted on the host. Once it is the root it becomes
+            // what was asked, in a peer group of its own.
+            root: open(&plan.rootfs, true, libc::MS_SLAVE).at("root.path")?,
             binds: plan.mounts.iter().map(|step| bind(step).at_with(|| step.field.clone())).collect::<Result<_>>()?,
             devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
         })
