@@ -187,6 +187,11 @@ impl Case {
         self.launch("run", &all)
     }
 
+    /// What the runtime leaves behind becomes ours to reap, also where a test runs it by itself.
+    pub fn subreaper(&self) {
+        become_subreaper();
+    }
+
     #[track_caller]
     fn launch(&self, verb: &str, flags: &[&str]) -> Out {
         become_subreaper();

@@ -76,7 +76,16 @@ pub fn bin_dir() -> PathBuf {
 
 /// The static program that goes into containers.
 pub fn probe() -> PathBuf {
-    let path = build_dir().join("probe");
+    beside_tests("probe")
+}
+
+/// The program that kills others between two of their steps.
+pub fn stalk() -> PathBuf {
+    beside_tests("stalk")
+}
+
+fn beside_tests(name: &str) -> PathBuf {
+    let path = build_dir().join(name);
     assert!(path.exists(), "{} does not exist: build it with `cargo build -p integration`", path.display());
     path
 }

@@ -13,6 +13,7 @@ mod exec;
 mod exec_cgroup;
 mod hooks;
 mod idmap;
+mod killed;
 mod lifecycle;
 mod mount_flags;
 mod mounts;

@@ -33,7 +33,7 @@ impl Status {
     pub fn of(slot: &Slot, state: &State) -> Self {
         if !process::is_alive(state.pid, state.start_time) {
             Self::Stopped
-        } else if slot.waits_for_start() {
+        } else if slot.waits_for_start() && birth::is_watched(slot.dir()) {
             Self::Created
         } else if Cgroup::open(&state.cgroup.freezer()).and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false) {
             Self::Paused

@@ -6,6 +6,7 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
+use std::time::{Duration, Instant};
 
 /// The fields of `/proc/<pid>/stat` that tell whether a process lives and which one it is (proc_pid_stat(5)).
 struct Stat {
@@ -57,12 +58,23 @@ pub fn open(pid: i32, start_time: u64) -> Result<OwnedFd> {
     if is_alive(pid, start_time) { Ok(pidfd) } else { Err(gone()) }
 }
 
-/// Waits until the process is gone; it need not be a child.
+/// Waits until the killed process is gone; it need not be a child. Not for ever: the first process of a pid namespace stays
+/// until all others of it are reaped, by parents that may be outside.
 pub fn wait_gone(pidfd: BorrowedFd<'_>) -> Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let until = Instant::now() + PATIENCE;
     loop {
-        match poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], None) {
+        let left = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], left.as_ref()) {
             Err(Errno::INTR) => {}
+            Ok(0) => {
+                return Err(Error::other(format!(
+                    "container init still running {} s after SIGKILL: has a process that was started in the container ended \
+                     without its parent waiting for it?",
+                    PATIENCE.as_secs()
+                )));
+            }
             polled => return polled.at("wait for the process").map(drop),
         }
     }

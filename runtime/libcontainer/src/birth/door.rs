@@ -5,7 +5,8 @@
 //!   init:  accept, read the byte; run the startContainer hooks; exec, which closes the stream, or send why it failed
 //! ```
 //!
-//! A connection refused means that nobody listens any more, so a dead init is seen at once.
+//! A connection refused means that nobody listens any more, so a dead init is seen at once, and so is one that was started
+//! by a `start` that died before it removed the socket.
 
 use crate::{
     error::{At, Error, Result},
@@ -75,6 +76,16 @@ pub fn open(slot: &Slot) -> Result<()> {
         Ok(_) => Err(Error::other(text)),
         Err(error) => Err(error).at("hear from init"),
     }
+}
+
+/// Whether init listens behind the socket's file, which stays behind if a `start` is killed after it knocked.
+pub(crate) fn is_watched(dir: BorrowedFd<'_>) -> bool {
+    // Without waiting: an init that is frozen answers nobody, and listens.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let knock = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .at("socket")
+        .and_then(|socket| connect(&socket, &address(dir)?).at("connect to start.sock"));
+    !matches!(knock, Err(error) if matches!(error.errno(), Some(libc::ECONNREFUSED | libc::ENOENT)))
 }
 
 fn unix_socket() -> Result<OwnedFd> {

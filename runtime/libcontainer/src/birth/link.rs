@@ -17,8 +17,9 @@
 
 use crate::error::{At, Error, Result};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, BorrowedFd, OwnedFd},
-    io::Errno,
+    io::{Errno, retry_on_intr},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -72,10 +73,24 @@ impl ToInside {
     }
 
     /// Waits for the first word; returns who init is: the process that was cloned, or one that it made in its stead.
-    pub(crate) fn expect_needs_ids(&self, cloned: Pid) -> Result<Pid> {
+    pub(crate) fn expect_needs_ids(&self, cloned: Pid, pidfd: BorrowedFd<'_>) -> Result<Pid> {
+        // A waypoint that dies after it has made init, and before it said so, leaves the stream open in a process that waits
+        // for us: the stream alone would never end.
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut fds, None)).at("listen across the birth")?;
+        if fds[0].revents().is_empty() && self.is_silent()? {
+            return Err(Error::other(format!("the container's init died before it said {:?}", Inside::NeedsIds)));
+        }
         let (packet, _) = self.hear(Inside::NeedsIds)?;
         let pid = <[u8; 4]>::try_from(packet).map_or(0, i32::from_ne_bytes);
         Ok(Pid::from_raw(pid).unwrap_or(cloned))
+    }
+
+    /// Whether nothing has been said that was not heard yet: asked once the speaker is dead.
+    fn is_silent(&self) -> Result<bool> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        Ok(retry_on_intr(|| poll(&mut fds, Some(&now))).at("listen across the birth")? == 0)
     }
 
     /// Waits for `word`; returns the descriptor that came with it.
@@ -215,14 +230,17 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::PidfdFlags;
 
     #[test]
     fn words_texts_and_descriptors_arrive() {
         let (outside, inside) = pair().unwrap();
+        // A process that lives: ourselves.
+        let speaker = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
         inside.say_needs_ids(None).unwrap();
-        assert_eq!(outside.expect_needs_ids(Pid::INIT).unwrap(), Pid::INIT);
+        assert_eq!(outside.expect_needs_ids(Pid::INIT, speaker.as_fd()).unwrap(), Pid::INIT);
         inside.say_needs_ids(Pid::from_raw(7)).unwrap();
-        assert_eq!(outside.expect_needs_ids(Pid::INIT).unwrap(), Pid::from_raw(7).unwrap());
+        assert_eq!(outside.expect_needs_ids(Pid::INIT, speaker.as_fd()).unwrap(), Pid::from_raw(7).unwrap());
         outside.say(Outside::Go, 42).unwrap();
         assert_eq!(inside.expect(Outside::Go).unwrap(), 42);
         let null = std::fs::File::open("/dev/null").unwrap();
@@ -249,6 +267,19 @@ mod tests {
         outside.expect_mounts(serve).unwrap();
         asks.join().unwrap();
         assert_eq!(served.into_inner(), [7, 9]);
+    }
+
+    #[test]
+    fn a_dead_speaker_is_seen_though_another_holds_the_stream() {
+        let (outside, inside) = pair().unwrap();
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(dead.id() as i32).unwrap();
+        let speaker = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        dead.wait().unwrap();
+        assert!(outside.expect_needs_ids(pid, speaker.as_fd()).unwrap_err().to_string().contains("died"));
+        // Its last word counts.
+        inside.say_needs_ids(Pid::from_raw(7)).unwrap();
+        assert_eq!(outside.expect_needs_ids(pid, speaker.as_fd()).unwrap(), Pid::from_raw(7).unwrap());
     }
 
     #[test]

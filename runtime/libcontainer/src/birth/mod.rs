@@ -26,6 +26,7 @@ mod undo;
 mod user_namespaces;
 mod visit;
 
+pub(crate) use door::is_watched;
 pub use door::open as start;
 pub(crate) use story::oci_state;
 pub use story::{Created, Request, create};

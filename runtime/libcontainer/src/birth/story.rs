@@ -136,7 +136,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     };
     // Before anything can fail: what exists can be undone.
     undo.processes.push((pid, pidfd));
-    let (waypoint, pid) = (pid, to_inside.expect_needs_ids(pid)?);
+    let (waypoint, pid) = (pid, undo.expect_needs_ids(&to_inside)?);
     if pid != waypoint {
         undo.succeed_waypoint(pid)?;
     }

@@ -1,7 +1,8 @@
 //! What a birth has made so far. Dropped before it is disarmed, it takes all of it back.
 
+use super::link::ToInside;
 use crate::{
-    error::{At, Result},
+    error::{At, Error, Result},
     outside::cgroup::Cgroup,
     store::Slot,
 };
@@ -19,6 +20,14 @@ pub(super) struct Undo {
 }
 
 impl Undo {
+    /// Waits for the first word of the process that was made; returns who init is.
+    pub(super) fn expect_needs_ids(&self, link: &ToInside) -> Result<Pid> {
+        match self.processes.last() {
+            Some((pid, pidfd)) => link.expect_needs_ids(*pid, pidfd.as_fd()),
+            None => Err(Error::other("init is not on record")),
+        }
+    }
+
     /// The last process was a waypoint: it has made `pid` in its stead, a child of ours as well, and ended.
     pub(super) fn succeed_waypoint(&mut self, pid: Pid) -> Result<()> {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).at("pidfd_open")?;

@@ -121,7 +121,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     drop(to_outside);
     let mut undo = Undo::default();
     undo.processes.push((pid, pidfd));
-    let (waypoint, pid) = (pid, to_inside.expect_needs_ids(pid)?);
+    let (waypoint, pid) = (pid, undo.expect_needs_ids(&to_inside)?);
     if pid != waypoint {
         undo.succeed_waypoint(pid)?;
     }
