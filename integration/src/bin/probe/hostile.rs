@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use integration::wait;
+use nix::mount::MsFlags;
 use nix::sys::signal::{SigSet, Signal};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 /// Processes other than this one and its like: id and what /proc says is their executable.
 fn strangers() -> Vec<(i32, PathBuf)> {
@@ -56,8 +58,27 @@ pub(crate) fn ambush(fifo: &str) {
 }
 
 fn write_through(fd: &File) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    file.write_all(b"#!/evil\n")
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let write = |path: &str| fs::OpenOptions::new().write(true).open(path)?.write_all(b"#!/evil\n");
+    let Err(refused) = write(&path) else { return Ok(()) };
+    // Who may change mounts tries that first: on the spot, and on a copy.
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+    if nix::mount::mount(none, path.as_str(), none, flags, none).is_ok() && write(&path).is_ok() {
+        return Ok(());
+    }
+    let spot = "/tmp/spot";
+    fs::write(spot, "")?;
+    let copied = nix::mount::mount(Some(path.as_str()), spot, none, MsFlags::MS_BIND, none).is_ok()
+        || rustix::mount::open_tree(fd, "", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH)
+            .and_then(|tree| {
+                rustix::mount::move_mount(tree, "", rustix::fs::CWD, spot, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            })
+            .is_ok();
+    if copied && nix::mount::mount(none, spot, none, flags, none).is_ok() && write(spot).is_ok() {
+        return Ok(());
+    }
+    Err(refused)
 }
 
 /// Looks at every process that comes by until SIGTERM: a way from it to the host's root directory is told at once.

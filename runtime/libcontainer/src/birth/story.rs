@@ -361,7 +361,8 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, Own
     let may_set_groups = !plan.maps.as_ref().is_some_and(|maps| maps.deny_setgroups);
     // From now on the container can be entered: whoever does must not find the way out in us.
     hide_from_others()?;
-    let (poised, listener) = plan.process.assume(&prepared.procfs, may_set_groups, prepared.preserve_fds)?;
+    plan.process.apply_profile(&prepared.procfs)?;
+    let (poised, listener) = plan.process.assume(may_set_groups, prepared.preserve_fds)?;
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
 
     link.expect(Outside::Saved)?;

@@ -77,7 +77,6 @@ struct Prepared {
     namespaces: u64,
     pid_namespace: bool,
     user_namespace: bool,
-    procfs: Procfs,
     console: Option<OwnedFd>,
     preserve_fds: u32,
     keyring: Option<String>,
@@ -103,7 +102,6 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
             .fold(0, |flags, kind| flags | super::plan::flag(*kind)),
         pid_namespace: has(NamespaceKind::Pid),
         user_namespace: has(NamespaceKind::User),
-        procfs: Procfs::open()?,
         console: visit.console,
         preserve_fds: visit.preserve_fds,
         keyring: (!visit.no_new_keyring).then(|| format!("_ses.{}", state.id)),
@@ -180,8 +178,11 @@ fn inside(prepared: Prepared, link: &ToOutside) -> ! {
 /// Whoever returns is in all namespaces, as a new process if the pid namespace is another.
 fn enter_namespaces(prepared: &Prepared, link: &ToOutside) -> Result<()> {
     let init = prepared.init.as_fd();
-    let needed =
-        [Some(link.as_fd()), Some(init), Some(prepared.procfs.as_fd()), prepared.console.as_ref().map(AsFd::as_fd)];
+    if prepared.plan.has_profile() {
+        // Here and not by who becomes the program: a descriptor of the host's procfs leads to every process of the host.
+        prepared.plan.apply_profile(&Procfs::open()?)?;
+    }
+    let needed = [Some(link.as_fd()), Some(init), prepared.console.as_ref().map(AsFd::as_fd)];
     let needed: Vec<BorrowedFd<'_>> = needed.into_iter().flatten().collect();
     descriptors::close_others(&needed, prepared.preserve_fds)?;
     // All at once, by the pidfd: they are init's, whatever happens to its number. The mount namespace brings its root and
@@ -226,7 +227,7 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
         console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
     }
-    let (poised, listener) = plan.assume(&prepared.procfs, true, prepared.preserve_fds)?;
+    let (poised, listener) = plan.assume(true, prepared.preserve_fds)?;
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
 
     link.expect(Outside::Saved)?;

@@ -105,27 +105,32 @@ impl ProcessPlan {
         }
     }
 
+    /// Whether a profile is to be applied.
+    pub(crate) fn has_profile(&self) -> bool {
+        !self.apparmor_profile.is_empty()
+    }
+
+    /// Has the next program run under the AppArmor profile; what is cloned until then inherits that.
+    pub(crate) fn apply_profile(&self, procfs: &Procfs) -> Result<()> {
+        if !self.has_profile() {
+            return Ok(());
+        }
+        // With one security module the general file serves; with several, AppArmor has its own.
+        let profile = format!("exec {}", self.apparmor_profile);
+        procfs
+            .write("self/attr/apparmor/exec", &profile)
+            .or_else(|_| procfs.write("self/attr/exec", &profile))
+            .at_with(|| format!("apply apparmor profile {:?}", self.apparmor_profile))
+    }
+
     /// Becomes the process in everything but the program. Returns the seccomp notification descriptor, if one is asked
     /// for, with what is left to do.
-    pub(crate) fn assume(
-        self,
-        procfs: &Procfs,
-        may_set_groups: bool,
-        keep_fds: u32,
-    ) -> Result<(Poised, Option<OwnedFd>)> {
+    pub(crate) fn assume(self, may_set_groups: bool, keep_fds: u32) -> Result<(Poised, Option<OwnedFd>)> {
         if let Some(attr) = self.scheduler {
             sys::set_scheduler(attr).at("process.scheduler")?;
         }
         if let Some((class, level)) = self.io_priority {
             sys::set_io_priority(class, level).at("process.ioPriority")?;
-        }
-        if !self.apparmor_profile.is_empty() {
-            // With one security module the general file serves; with several, AppArmor has its own.
-            let profile = format!("exec {}", self.apparmor_profile);
-            procfs
-                .write("self/attr/apparmor/exec", &profile)
-                .or_else(|_| procfs.write("self/attr/exec", &profile))
-                .at_with(|| format!("apply apparmor profile {:?}", self.apparmor_profile))?;
         }
         descriptors::hand_over(keep_fds)?;
         if self.no_new_privileges {

@@ -3,12 +3,14 @@
 
 use crate::error::{At, Error, Result};
 use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
+    fd::{AsFd, OwnedFd},
     fs::{Mode, OFlags, ResolveFlags},
 };
 
 /// `PROC_SUPER_MAGIC` of the kernel.
 pub(crate) const PROC: i64 = 0x9fa0;
+/// `PROC_ROOT_INO` of the kernel: the root of every procfs, and of nothing else in it.
+const ROOT: u64 = 1;
 
 /// The host's procfs. `self` in it is the caller, whatever namespaces it is in; `sys/net` is of the caller's network.
 pub(crate) struct Procfs(OwnedFd);
@@ -21,32 +23,36 @@ impl Procfs {
         if rustix::fs::fstatfs(&dir).at("statfs /proc")?.f_type != PROC {
             return Err(Error::other("/proc is no procfs: mount one"));
         }
+        if rustix::fs::fstat(&dir).at("stat /proc")?.st_ino != ROOT {
+            return Err(Error::other("/proc is a part of a procfs: mount a whole one"));
+        }
         Ok(Self(dir))
     }
 
     /// Writes `value` to an existing file in one write(2), which is what its parser expects.
     pub(crate) fn write(&self, path: &str, value: &str) -> Result<()> {
-        // `self` is a link of procfs itself; a mount in the way would not be procfs.
-        let rules = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::openat2(&self.0, path, flags, Mode::empty(), rules)
+        self.open_beneath(path, OFlags::WRONLY)
             .and_then(|file| rustix::io::write(file, value.as_bytes()))
             .at_with(|| format!("write {value:?} to /proc/{path}"))
             .map(drop)
     }
-}
 
-impl AsFd for Procfs {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    fn open_beneath(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        // `self` is a link of procfs itself; a mount in the way would not be this procfs.
+        let rules = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), rules)
     }
 }
 
 impl Procfs {
     /// Moves the caller itself into the time namespace that it made for its children.
     pub(crate) fn enter_time_for_children(&self) -> Result<()> {
-        let path = "self/ns/time_for_children";
-        rustix::fs::openat(&self.0, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        // Only the last link is one of the kernel's magic ones.
+        self.open_beneath("self/ns", OFlags::PATH | OFlags::DIRECTORY)
+            .and_then(|dir| {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                rustix::fs::openat(&dir, "time_for_children", flags, Mode::empty())
+            })
             .and_then(|fd| crate::sys::setns(fd.as_fd(), libc::CLONE_NEWTIME as u64))
             .at("enter the time namespace")
     }

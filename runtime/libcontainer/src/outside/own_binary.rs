@@ -4,10 +4,15 @@
 //! interpreter in a hostile image), and other processes of the container can then open that file through
 //! `/proc/<pid>/exe` and write to it once nobody executes it. So what enters containers runs from a copy of the program's
 //! *mount* that is read-only and attached nowhere: opening it for writing through any `/proc` link fails with EROFS,
-//! because a descriptor opened through a magic link keeps the mount that it was reached by. Nobody can make that mount
-//! writable again: changing a mount needs it to be in the caller's mount namespace, or a descriptor of the tree that it
-//! was cloned with; that one is closed by the exec that uses it, which dissolves the tree. No memory is copied, unlike with
-//! a sealed memfd, which is used where the caller may not clone mounts.
+//! because a descriptor opened through a magic link keeps the mount that it was reached by.
+//!
+//! Nobody can make that mount writable again, or get a writable one from it. mount_setattr(2), remounting, bind mounts and
+//! open_tree(2) all ask that the mount is in the caller's mount namespace, or in a detached tree that somebody holds by the
+//! descriptor it was cloned with; that descriptor is closed by the exec that uses it, which dissolves the tree, and from then
+//! on the mount is in no namespace. All this holds for a caller with every capability. A host's own read-only mount does
+//! not do: whoever keeps a descriptor could wait until the host makes it writable for an upgrade. So the mount has to be one
+//! of the file alone, which tells ours. No memory is copied, unlike with a sealed memfd, which is used where the caller may
+//! not clone mounts. It takes one more execve(2), of this very file.
 
 use crate::{
     error::{At, Error, Result},
@@ -15,7 +20,7 @@ use crate::{
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags},
+    fs::{Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, StatxAttributes, StatxFlags},
     mount::{OpenTreeFlags, open_tree},
 };
 use std::{convert::Infallible, os::unix::ffi::OsStrExt};
@@ -26,10 +31,8 @@ const EXE: &str = "/proc/self/exe";
 /// with the same arguments. To be called before anything else is done for a container.
 pub fn protect() -> Result<()> {
     let exe = rustix::fs::open(EXE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open /proc/self/exe")?;
-    let stat = rustix::fs::fstatvfs(&exe).at("statvfs /proc/self/exe")?;
     // Only a memfd has seals.
-    let sealed = rustix::fs::fcntl_get_seals(&exe).is_ok_and(|seals| seals.contains(SEALS));
-    if sealed || stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if rustix::fs::fcntl_get_seals(&exe).is_ok_and(|seals| seals.contains(SEALS)) || is_read_only_alone(&exe)? {
         return Ok(());
     }
     let safe = match read_only_mount() {
@@ -39,6 +42,16 @@ pub fn protect() -> Result<()> {
         Err(_) => sealed_copy()?,
     };
     match start_anew(&safe)? {}
+}
+
+/// Whether a file was opened by a read-only mount that has nothing but this file.
+fn is_read_only_alone(file: &OwnedFd) -> Result<bool> {
+    let stat = rustix::fs::fstatvfs(file).at("statvfs /proc/self/exe")?;
+    if !stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(false);
+    }
+    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::empty()).at("statx /proc/self/exe")?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 fn read_only_mount() -> Result<OwnedFd> {
