@@ -11,7 +11,7 @@ const MAP_LINES: u32 = 340;
 const FIRST: u32 = 2000;
 
 fn maps(case: &mut Case, lines: u32) {
-    let map: Vec<_> = (0..lines).map(|n| json!({ "containerID": n, "hostID": 100_000 + n, "size": 1 })).collect();
+    let map: Vec<_> = (0..lines).map(|n| json!({ "containerID": n, "hostID": FIRST + n, "size": 1 })).collect();
     case.spec["linux"]["uidMappings"] = json!(map);
     case.spec["linux"]["gidMappings"] = json!(map);
 }

@@ -44,16 +44,14 @@ fn lines(mappings: &[IdMapping]) -> String {
 /// A long map is told by its beginning.
 fn summary(text: &str) -> String {
     const LINES: usize = 4;
-    let mut short = text.lines().take(LINES).collect::<Vec<_>>().join("\n");
+    let short = text.lines().take(LINES).collect::<Vec<_>>().join("\n");
     match text.lines().count() {
-        0..=LINES => {}
+        0..=LINES => short,
         // user_namespaces(7): no more than 340 lines, and less than a page.
         all => {
-            short +=
-                &format!("… {all} lines, {} bytes (the kernel takes 340 lines in less than 4096 bytes)", text.len())
+            format!("{short}… {all} lines, {} bytes (the kernel takes 340 lines in less than 4096 bytes)", text.len())
         }
     }
-    short
 }
 
 fn write(pid: Pid, file: &str, text: &str) -> Result<()> {
