@@ -33,8 +33,11 @@ fn cve_2021_43784_fields_too_long_for_what_carries_them() {
         maps(&mut case, lines);
         let out = case.run();
         assert_ne!(out.code, 0, "{lines} lines: {out}");
-        assert!(out.peer || out.stderr.len() < 1000, "{out}");
-        case.nothing_left();
+        if !out.peer {
+            // runc's first stage stays for a moment longer than runc itself.
+            assert!(out.stderr.len() < 1000, "{out}");
+            case.nothing_left();
+        }
     }
     let mut case = Case::new();
     for length in [4096, 65_536, 70_000] {
