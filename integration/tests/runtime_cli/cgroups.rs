@@ -227,3 +227,58 @@ fn on_v2_alone_the_container_is_in_its_cgroup_and_leaves_none() {
     case.delete().ok();
     case.nothing_left();
 }
+
+#[test]
+fn a_container_that_may_write_to_its_cgroup_owns_it_and_not_its_limits() {
+    use std::os::unix::fs::MetadataExt;
+    let mut case = Case::new();
+    not_on!(case, "crun version 1.8.1", "cannot run on cgroup v2 alone without CAP_SYS_RESOURCE");
+    not_on!(case, "runc", "gives it by way of systemd alone");
+    drop(case);
+    case = Case::on_v2();
+    case.user_namespace();
+    for mount in case.spec["mounts"].as_array_mut().unwrap() {
+        if mount["type"] == "cgroup" {
+            mount["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+        }
+    }
+    case.hold();
+    let dir = Path::new("/sys/fs/cgroup").join(&case.id);
+    let owner = |name: &str| fs::metadata(dir.join(name)).unwrap().uid();
+    for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        assert_eq!(owner(name), 100_000, "{name:?}");
+    }
+    for name in ["cgroup.max.depth", "cgroup.freeze"] {
+        assert_eq!(owner(name), 0, "{name:?}");
+    }
+    case.exec_attempts(&[
+        ("mkdir /sys/fs/cgroup/inner", Ok("")),
+        ("openw /sys/fs/cgroup/cgroup.max.depth", Err("EACCES")),
+    ]);
+    assert!(dir.join("inner").exists());
+}
+
+#[test]
+fn a_container_that_only_sees_its_cgroup_does_not_own_it() {
+    use std::os::unix::fs::MetadataExt;
+    let mut case = Case::new();
+    not_on!(case, "crun version 1.8.1", "cannot run on cgroup v2 alone without CAP_SYS_RESOURCE");
+    drop(case);
+    case = Case::on_v2();
+    case.user_namespace();
+    case.hold();
+    let dir = Path::new("/sys/fs/cgroup").join(&case.id);
+    assert_eq!(fs::metadata(dir.join("cgroup.procs")).unwrap().uid(), 0);
+}
+
+#[test]
+fn shares_of_the_cache_are_refused_where_the_processor_has_none_to_give() {
+    let mut case = Case::new();
+    not_on!(case, "crun version 1.8.1", "ignores them");
+    if Path::new("/sys/fs/resctrl/schemata").exists() {
+        skip!("this machine has Intel RDT");
+    }
+    case.spec["linux"]["intelRdt"] = json!({ "l3CacheSchema": "L3:0=f" });
+    case.create().refused(&["linux.intelRdt", "Intel RDT is not enabled"]);
+    case.nothing_left();
+}

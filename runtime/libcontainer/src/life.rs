@@ -178,6 +178,9 @@ fn destroy(slot: &Slot, state: &State) -> Result<()> {
         }
         removed => removed?,
     }
+    if let Some(rdt) = &state.rdt {
+        rdt.remove()?;
+    }
     slot.remove()?;
     if let Some(hooks) = hooks? {
         let oci = OciState { pid: 0, ..birth::oci_state(state, "stopped") };

@@ -11,7 +11,7 @@
 
 use crate::{
     error::{At, Error, Kind, Result},
-    outside::cgroup::Placement,
+    outside::{cgroup::Placement, rdt},
     spec::{NamespaceKind, Resources},
 };
 use rustix::{
@@ -71,6 +71,9 @@ pub struct State {
     /// The resources in force since the last `update`; before the first they are the kept configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Box<Resources>>,
+    /// Its groups of Intel RDT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<rdt::Group>,
 }
 
 /// The directory of all containers.

@@ -13,10 +13,11 @@ use crate::{
 };
 
 /// Changes the limits of a running, created or paused container to those that `change` names, and puts them on record.
+/// `schemata` are lines for its class of Intel RDT.
 ///
 /// # Errors
 /// [`Kind::NotRunning`] for a stopped container; a refusal by the kernel, after which the limits are those from before.
-pub fn update(slot: &Slot, change: &Resources) -> Result<()> {
+pub fn update(slot: &Slot, change: &Resources, schemata: &str) -> Result<()> {
     slot.lock()?;
     let mut state = life::load(slot)?;
     if Status::of(slot, &state) == Status::Stopped {
@@ -27,7 +28,16 @@ pub fn update(slot: &Slot, change: &Resources) -> Result<()> {
         None => Spec::parse(&slot.config()?)?.linux.resources,
     };
     let (record, writes) = merge(in_force, change);
+    let rdt = match &state.rdt {
+        None if !schemata.is_empty() => {
+            return Err(Error::other("updating a non-existent Intel RDT configuration is not supported"));
+        }
+        rdt => rdt.as_ref(),
+    };
     Cgroup::open(&state.cgroup)?.set(&writes)?;
+    if let Some(rdt) = rdt {
+        rdt.set(schemata)?;
+    }
     state.resources = Some(Box::new(record));
     slot.save(&state)
 }

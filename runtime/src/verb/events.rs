@@ -7,6 +7,7 @@ use libcontainer::{
     outside::{
         cgroup::{Cgroup, Stats},
         network::{self, Interface},
+        rdt,
     },
     process,
     store::State,
@@ -17,7 +18,6 @@ use rustix::{
     io::Errno,
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
 use std::time::{Duration, Instant};
 
 /// One line of output: runc's names and order.
@@ -34,7 +34,7 @@ struct Event<'a> {
 struct Data {
     #[serde(flatten)]
     cgroup: Stats,
-    intel_rdt: Map<String, Value>,
+    intel_rdt: rdt::Stats,
     /// `null` for none.
     network_interfaces: Option<Vec<Interface>>,
 }
@@ -102,7 +102,11 @@ fn watch(state: &State, cgroup: &Cgroup, interval: Duration) -> Result<()> {
 fn data(state: &State, cgroup: &Cgroup) -> Result<Data> {
     let interfaces = network::interfaces(state)?;
     let network_interfaces = (!interfaces.is_empty()).then_some(interfaces);
-    Ok(Data { cgroup: cgroup.stats()?, intel_rdt: Map::new(), network_interfaces })
+    Ok(Data {
+        cgroup: cgroup.stats()?,
+        intel_rdt: state.rdt.as_ref().map(rdt::stats).unwrap_or_default(),
+        network_interfaces,
+    })
 }
 
 fn print(state: &State, kind: &str, data: Option<Data>) -> Result<()> {

@@ -6,6 +6,7 @@ use crate::{
 };
 use libcontainer::{
     At, Error, Kind, Result,
+    outside::rdt,
     spec::{Pids, Resources},
 };
 use std::path::Path;
@@ -15,17 +16,27 @@ pub(crate) fn run(global: &Global, args: &Update) -> Result<u8> {
         Some(source) => resources_in(source)?,
         None => resources_of(args)?,
     };
-    for (flag, given, what) in [
-        ("--l3-cache-schema", &args.l3_cache_schema, "Intel RDT/CAT: l3 cache schema is not enabled"),
-        ("--mem-bw-schema", &args.mem_bw_schema, "Intel RDT/MBA: memory bandwidth schema is not enabled"),
-    ] {
-        if given.as_deref().is_some_and(|it| !it.is_empty()) {
-            return Err(Error::invalid(flag, what));
-        }
-    }
+    let schemata = schemata_of(args)?;
     let slot = super::find(global, &args.id)?;
-    libcontainer::update::update(&slot, &change).at_with(|| format!("update {}", args.id))?;
+    libcontainer::update::update(&slot, &change, &schemata).at_with(|| format!("update {}", args.id))?;
     Ok(0)
+}
+
+/// Lines for the container's class of Intel RDT.
+fn schemata_of(args: &Update) -> Result<String> {
+    let mut lines = String::new();
+    for (given, resource, refusal) in [
+        (&args.l3_cache_schema, "L3", "Intel RDT/CAT: l3 cache schema is not enabled"),
+        (&args.mem_bw_schema, "MB", "Intel RDT/MBA: memory bandwidth schema is not enabled"),
+    ] {
+        let Some(schema) = given.as_deref().filter(|it| !it.is_empty()) else { continue };
+        if !rdt::root().is_some_and(|root| rdt::has(&root, resource)) {
+            return Err(Error::new(Kind::Invalid, refusal));
+        }
+        lines.push_str(schema);
+        lines.push('\n');
+    }
+    Ok(lines)
 }
 
 fn resources_in(source: &str) -> Result<Resources> {

@@ -10,7 +10,7 @@ use crate::{
         sysctl,
     },
     outside::ids::Maps,
-    spec::{Hook, Linux, Namespace, NamespaceKind, Spec},
+    spec::{Hook, Linux, Mount, Namespace, NamespaceKind, Spec},
 };
 use libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS};
 use std::{
@@ -22,6 +22,8 @@ use std::{
 pub(crate) struct Plan {
     pub(crate) cradle: Cradle,
     pub(crate) maps: Option<Maps>,
+    /// The host's number of the user who gets the container's cgroup (runtime-spec `config-linux.md`, "Cgroup ownership").
+    pub(crate) cgroup_owner: Option<u32>,
     /// In the order in which the kernel is to have them: other namespaces' offsets are its format's, one a line.
     pub(crate) time_offsets: String,
     pub(crate) rootfs: PathBuf,
@@ -119,6 +121,7 @@ impl Plan {
         let rootfs = bundle.join(&root.path);
         Ok(Self {
             maps: maps(linux, &cradle, privileged)?,
+            cgroup_owner: cgroup_owner(spec, process.user.uid, &cradle.user, new(NamespaceKind::Cgroup)),
             time_offsets: time_offsets(linux, new(NamespaceKind::Time))?,
             rootfs: rootfs.clone(),
             readonly_root: root.readonly,
@@ -239,7 +242,6 @@ pub(crate) fn flag(kind: NamespaceKind) -> u64 {
 
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
     for (field, asked) in [
-        ("linux.intelRdt", linux.intel_rdt.is_some()),
         ("linux.memoryPolicy", linux.memory_policy.is_some()),
         ("linux.netDevices", !linux.net_devices.is_empty()),
     ] {
@@ -288,6 +290,27 @@ fn maps(linux: &Linux, cradle: &Cradle, privileged: bool) -> Result<Option<Maps>
         UserNamespace::New | UserNamespace::NewAfterJoins => Ok(Some(Maps::of(uids, gids, privileged))),
         UserNamespace::Callers | UserNamespace::Joined(_) => Ok(None),
     }
+}
+
+/// A container that sees its own cgroup, and may write there, owns it.
+fn cgroup_owner(spec: &Spec, uid: u32, user: &UserNamespace, own_view: bool) -> Option<u32> {
+    let read_only = |mount: &Mount| {
+        mount.options.iter().rfind(|it| matches!(&***it, "ro" | "rro" | "rw")).is_some_and(|it| it != "rw")
+    };
+    let writable = |mount: &Mount| matches!(&*mount.kind, "cgroup" | "cgroup2") && !read_only(mount);
+    if !own_view || !spec.mounts.iter().any(writable) {
+        return None;
+    }
+    let host = match user {
+        UserNamespace::Callers => uid,
+        UserNamespace::New | UserNamespace::NewAfterJoins => spec.linux.uid_mappings.iter().find_map(|map| {
+            let offset = uid.checked_sub(map.container_id).filter(|it| *it < map.size)?;
+            map.host_id.checked_add(offset)
+        })?,
+        // Its maps are somebody else's.
+        UserNamespace::Joined(_) => return None,
+    };
+    (host != 0).then_some(host)
 }
 
 fn time_offsets(linux: &Linux, new_time: bool) -> Result<String> {
@@ -355,6 +378,32 @@ mod tests {
             (r#"[{"type":"pid"},{"type":"mount"},{"type":"network","path":"/n"}]"#, false),
         ] {
             assert_eq!(cradle(json).waypoint, waypoint, "{json}");
+        }
+    }
+
+    #[test]
+    fn who_may_write_to_the_own_cgroup_owns_it() {
+        const RW: &str = r#"{"destination":"/sys/fs/cgroup","type":"cgroup","source":"c","options":["rw"]}"#;
+        const RO: &str = r#"{"destination":"/sys/fs/cgroup","type":"cgroup2","source":"c","options":["rw","ro"]}"#;
+        const USER: &str = r#""uidMappings":[{"containerID":0,"hostID":1000,"size":1},{"containerID":1,"hostID":5000,"size":9}],
+            "gidMappings":[{"containerID":0,"hostID":1000,"size":1}],"#;
+        for (uid, mount, maps, namespaces, expected) in [
+            (3, RW, USER, r#"{"type":"user"},{"type":"cgroup"}"#, Some(5002)),
+            (0, RW, USER, r#"{"type":"user"},{"type":"cgroup"}"#, Some(1000)),
+            (77, RW, USER, r#"{"type":"user"},{"type":"cgroup"}"#, None),
+            (3, RO, USER, r#"{"type":"user"},{"type":"cgroup"}"#, None),
+            (3, RW, USER, r#"{"type":"user"}"#, None),
+            (3, RW, "", r#"{"type":"user","path":"/u"},{"type":"cgroup"}"#, None),
+            (3, RW, "", r#"{"type":"cgroup"}"#, Some(3)),
+            (0, RW, "", r#"{"type":"cgroup"}"#, None),
+        ] {
+            let json = format!(
+                r#"{{"process":{{"cwd":"/","args":["a"],"user":{{"uid":{uid},"gid":0}}}},"root":{{"path":"r"}},
+                    "mounts":[{mount}],"linux":{{{maps}"namespaces":[{{"type":"mount"}},{namespaces}]}}}}"#
+            );
+            let spec = Spec::parse(json.as_bytes()).unwrap();
+            let plan = Plan::of(&spec, Path::new("/b"), true).unwrap();
+            assert_eq!(plan.cgroup_owner, expected, "{json}");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     outside::{
         cgroup::{self, Cgroup},
         hooks::{self, OciState},
-        limits,
+        limits, rdt,
     },
     process::start_time,
     spec::{Hooks, Spec},
@@ -105,6 +105,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     let placement =
         cgroup::place(&spec.linux.cgroups_path, request.id, &cgroup::Host::look(&spec.linux.cgroups_path)?)?;
     check_root(&plan)?;
+    let rdt = spec.linux.intel_rdt.as_ref().map(|it| rdt::Plan::of(it, request.id, rdt::root())).transpose()?;
 
     tracing::debug!("{}: make the cgroup and the container's directory", request.id);
     let mut undo = Undo::default();
@@ -117,6 +118,12 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     // Without privilege there may be fewer hierarchies than were asked for.
     state.cgroup = cgroup.placement().clone();
     state.owns_cgroup = true;
+    if let Some(owner) = plan.cgroup_owner.filter(|_| privileged) {
+        cgroup.give_to(owner)?;
+    }
+    if let Some(rdt) = rdt {
+        state.rdt = Some(undo.rdt.insert(rdt.make()?).clone());
+    }
     slot.save(&state)?;
     let mut prepared = prepare(plan, spec, &mut request, door, &state, privileged)?;
 
@@ -150,6 +157,9 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     }
     if let Some(cgroup) = &undo.cgroup {
         cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
+    }
+    if let Some(rdt) = &undo.rdt {
+        rdt.join(pid.as_raw_nonzero().get())?;
     }
     set_oom_score(pid, plan.process.oom_score_adj)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
@@ -233,6 +243,7 @@ fn first_state(spec: &Spec, request: &Request<'_>, plan: &Plan, cgroup: cgroup::
         own_pid_namespace: !plan.cradle.shares_pids(),
         late_hooks: !spec.hooks.poststart.is_empty() || !spec.hooks.poststop.is_empty(),
         resources: None,
+        rdt: None,
     }
 }
 

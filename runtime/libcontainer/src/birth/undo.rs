@@ -3,7 +3,7 @@
 use super::link::ToInside;
 use crate::{
     error::{At, Error, Result},
-    outside::cgroup::Cgroup,
+    outside::{cgroup::Cgroup, rdt},
     store::Slot,
 };
 use rustix::{
@@ -16,6 +16,7 @@ use rustix::{
 pub(super) struct Undo {
     pub(super) slot: Option<Slot>,
     pub(super) cgroup: Option<Cgroup>,
+    pub(super) rdt: Option<rdt::Group>,
     pub(super) processes: Vec<(Pid, OwnedFd)>,
 }
 
@@ -40,6 +41,7 @@ impl Undo {
 
     /// The birth is on record: everything stays. Returns what was made.
     pub(super) fn disarm(mut self) -> (Option<Slot>, Option<Cgroup>, Vec<(Pid, OwnedFd)>) {
+        self.rdt = None;
         (self.slot.take(), self.cgroup.take(), std::mem::take(&mut self.processes))
     }
 }
@@ -60,6 +62,9 @@ impl Drop for Undo {
         if let Some(cgroup) = self.cgroup.take() {
             complain("kill what is left in the cgroup", cgroup.kill_all());
             complain("remove the cgroup", cgroup.undo());
+        }
+        if let Some(rdt) = self.rdt.take() {
+            complain("Intel RDT", rdt.remove());
         }
         if let Some(slot) = self.slot.take() {
             complain("remove the container's directory", slot.remove());

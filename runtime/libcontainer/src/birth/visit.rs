@@ -124,6 +124,9 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
         undo.succeed_waypoint(pid)?;
     }
     cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
+    if let Some(rdt) = &state.rdt {
+        rdt.join(pid.as_raw_nonzero().get())?;
+    }
     set_oom_score(pid, prepared.plan.oom_score_adj)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
 

@@ -6,4 +6,5 @@ pub(crate) mod ids;
 pub(crate) mod limits;
 pub mod network;
 pub mod own_binary;
+pub mod rdt;
 pub(crate) mod seccomp_agent;

@@ -10,6 +10,7 @@ mod freeze;
 mod host;
 mod kill;
 mod make;
+mod own;
 mod place;
 mod setting;
 mod stat;
