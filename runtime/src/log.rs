@@ -2,6 +2,7 @@
 
 use crate::cli::{Global, LogFormat};
 use libcontainer::{At, Result};
+use rustix::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
 use std::{
     fmt::{self, Write as _},
@@ -15,23 +16,17 @@ use tracing::{
     span,
 };
 
-static TO_FILE: OnceLock<()> = OnceLock::new();
+static FILE: OnceLock<File> = OnceLock::new();
 
 /// Opens the log and sends everything there from now on.
 pub(crate) fn set_up(global: &Global) -> Result<()> {
-    let file = match &global.log {
-        None => None,
-        Some(path) => {
-            let file = File::options().append(true).create(true).open(path);
-            Some(file.at_with(|| format!("open the log {}", path.display()))?)
-        }
-    };
-    if file.is_some() {
+    if let Some(path) = &global.log {
+        let file = File::options().append(true).create(true).open(path);
         // Set once: this is called once.
-        let _ = TO_FILE.set(());
+        let _ = FILE.set(file.at_with(|| format!("open the log {}", path.display()))?);
     }
     let level = if global.debug { Level::DEBUG } else { Level::INFO };
-    let log = Log { file, json: global.log_format == LogFormat::Json, level };
+    let log = Log { json: global.log_format == LogFormat::Json, level };
     // Fails only where a log is set up already.
     drop(tracing::subscriber::set_global_default(log));
     Ok(())
@@ -39,12 +34,16 @@ pub(crate) fn set_up(global: &Global) -> Result<()> {
 
 /// Whether the log goes to a file.
 pub(crate) fn to_file() -> bool {
-    TO_FILE.get().is_some()
+    FILE.get().is_some()
+}
+
+/// The file's descriptor, if the log goes to one.
+pub(crate) fn descriptor() -> Option<BorrowedFd<'static>> {
+    FILE.get().map(AsFd::as_fd)
 }
 
 /// runc's formats are not among those of ready-made subscribers; events are all that we use.
 struct Log {
-    file: Option<File>,
     json: bool,
     level: Level,
 }
@@ -68,7 +67,7 @@ impl Log {
         if self.json {
             return serde_json::to_string(&Line { level, msg: message, time: &time }).unwrap_or_default();
         }
-        if self.file.is_none() && level == "error" {
+        if !to_file() && level == "error" {
             // What a person reads on a terminal is one plain line.
             return format!("runtime: {}", one_line(message));
         }
@@ -98,8 +97,8 @@ impl Subscriber for Log {
         event.record(&mut message);
         let line = self.line(*event.metadata().level(), &message.0) + "\n";
         // There is no other place to say that the log cannot be written.
-        let _ = match &self.file {
-            Some(file) => (&mut &*file).write_all(line.as_bytes()),
+        let _ = match FILE.get() {
+            Some(mut file) => file.write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
     }
@@ -131,7 +130,7 @@ mod tests {
 
     #[test]
     fn lines_are_those_that_engines_read() {
-        let log = Log { file: None, json: true, level: Level::INFO };
+        let log = Log { json: true, level: Level::INFO };
         let line = log.line(Level::ERROR, "exec: \"x\": not found");
         assert!(line.starts_with(r#"{"level":"error","msg":"exec: \"x\": not found","time":"2"#), "{line}");
         let log = Log { json: false, ..log };

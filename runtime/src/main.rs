@@ -11,7 +11,7 @@ mod wait;
 
 use clap::Parser;
 use cli::{Cli, Verb};
-use libcontainer::Result;
+use libcontainer::{At, Result, inside::descriptors};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -22,23 +22,18 @@ fn main() -> ExitCode {
         eprintln!("runtime: protect the runtime's own binary: {error}");
         return ExitCode::FAILURE;
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are answers; the rest is a failure as any other (clap would say 2, runc says 1).
-            let code = u8::from(error.use_stderr());
-            // Nowhere to say that the terminal is gone.
-            drop(error.print());
-            return ExitCode::from(code);
-        }
+    let Ok(cli) = Cli::try_parse() else {
+        return ExitCode::from(cli::help::answer(&std::env::args_os().collect::<Vec<_>>()));
     };
+    // Before the log, or anything else, is opened.
+    let claimed = descriptors::claim(cli.verb.preserved_fds()).at("--preserve-fds");
     if let Err(error) = log::set_up(&cli.global) {
         eprintln!("runtime: {error}");
         return ExitCode::FAILURE;
     }
     // runc's `exec` leaves the small codes to the process.
     let failure = if matches!(cli.verb, Verb::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE };
-    match run(cli) {
+    match claimed.and_then(|()| run(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!("{error}");

@@ -9,7 +9,7 @@ use rustix::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
         socketpair,
     },
-    termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
+    termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
 use std::{io::IoSliceMut, mem::MaybeUninit, os::unix::net::UnixStream, path::Path};
 
@@ -78,6 +78,10 @@ impl Picture {
             _ => None,
         });
         let master = master.ok_or_else(|| Error::other("no terminal came from the container"))?;
+        // The caller's terminal turns line ends into what it needs, and a file or a pipe gets them as they were written.
+        let mut modes = tcgetattr(&master).at("read the terminal's modes")?;
+        modes.output_modes -= OutputModes::ONLCR;
+        tcsetattr(&master, OptionalActions::Now, &modes).at("set the terminal's modes")?;
         // Who types faster than the container reads must not keep us from showing what it writes.
         rustix::io::ioctl_fionbio(&master, true).at("make the terminal non-blocking")?;
         let picture = Self { master, before: make_raw()?, typed: Vec::new() };
@@ -152,6 +156,7 @@ fn make_raw() -> Result<Option<Termios>> {
     let Ok(before) = tcgetattr(rustix::stdio::stdin()) else { return Ok(None) };
     let mut raw = before.clone();
     raw.make_raw();
+    raw.output_modes |= before.output_modes & OutputModes::OPOST;
     tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw).at("make the terminal raw")?;
     Ok(Some(before))
 }

@@ -87,11 +87,15 @@ pub fn kill(slot: &Slot, state: &State, signal: i32, all: bool) -> Result<()> {
     if all {
         return Cgroup::open(&state.cgroup)?.signal_all(signal);
     }
-    let pidfd = process::open(state.pid, state.start_time)?;
-    // Without a pid namespace of its own the rest would live on.
+    let pidfd = process::open(state.pid, state.start_time);
+    // Without a pid namespace of its own the rest would live on, and does so when init is gone.
     if signal == libc::SIGKILL && !state.own_pid_namespace {
-        return Cgroup::open(&state.cgroup)?.kill_all();
+        let cgroup = Cgroup::open(&state.cgroup)?;
+        if pidfd.is_ok() || !cgroup.pids()?.is_empty() {
+            return cgroup.kill_all();
+        }
     }
+    let pidfd = pidfd?;
     sys::send_signal(pidfd.as_fd(), signal).at_with(|| format!("send signal {signal} to {}", slot.id()))?;
     if signal == libc::SIGKILL && state.cgroup.mode == Mode::V1 {
         // What is frozen by v1 does not die.

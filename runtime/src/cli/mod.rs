@@ -1,18 +1,19 @@
 //! The command line: runc's verbs and flags.
 
+pub(crate) mod help;
 mod update;
 
 pub(crate) use update::Update;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// An OCI container runtime.
+/// Open Container Initiative runtime
 #[derive(Parser)]
 #[command(name = "runtime", version = VERSION, disable_version_flag = true)]
 pub(crate) struct Cli {
     /// Print the version, and that of the specification
-    #[arg(short, long, action = clap::ArgAction::Version)]
+    #[arg(short, long, action = ArgAction::Version)]
     version: Option<bool>,
     #[command(flatten)]
     pub(crate) global: Global,
@@ -20,8 +21,9 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
-/// Two lines, as engines expect them: the program's version, then the specification's.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+/// Three lines, as engines expect them.
+const VERSION: &str =
+    concat!("version ", env!("CARGO_PKG_VERSION"), "\ncommit: ", env!("TARE_COMMIT"), "\nspec: 1.3.0");
 
 #[derive(Args)]
 pub(crate) struct Global {
@@ -77,6 +79,17 @@ pub(crate) enum Verb {
     Spec(Spec),
     /// Print what this runtime supports
     Features,
+}
+
+impl Verb {
+    /// How many descriptors after standard error the caller passes on.
+    pub(crate) fn preserved_fds(&self) -> u32 {
+        match self {
+            Self::Create(Create { birth, .. }) | Self::Run(Run { birth, .. }) => birth.preserve_fds,
+            Self::Exec(exec) => exec.preserve_fds,
+            _ => 0,
+        }
+    }
 }
 
 #[derive(Args)]

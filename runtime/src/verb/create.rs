@@ -3,7 +3,7 @@
 use crate::{
     bundle::Bundle,
     cli::{Birth, Create, Global},
-    terminal,
+    log, terminal,
 };
 use libcontainer::{
     At, Result,
@@ -14,8 +14,8 @@ use libcontainer::{
 use rustix::fd::OwnedFd;
 
 pub(crate) fn run(global: &Global, args: &Create) -> Result<u8> {
-    descriptors::claim(args.birth.preserve_fds).at("--preserve-fds")?;
     let bundle = Bundle::read(&args.birth.bundle)?;
+    descriptors::release(args.birth.preserve_fds, log::descriptor())?;
     let console = args.birth.console_socket.as_deref().map(terminal::connect).transpose()?;
     create(global, &bundle, &args.birth, &args.id, console)?;
     Ok(0)
@@ -41,5 +41,5 @@ pub(crate) fn create(
         no_new_keyring: args.no_new_keyring,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
     };
-    birth::create(&store, &bundle.spec, request).at_with(|| format!("create {id}"))
+    birth::create(store, &bundle.spec, request).at_with(|| format!("create {id}"))
 }

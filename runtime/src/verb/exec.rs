@@ -3,6 +3,7 @@
 use crate::{
     bundle,
     cli::{Exec, Global},
+    log,
     terminal::{Console, Picture},
     wait,
 };
@@ -22,7 +23,8 @@ pub(crate) fn run(global: &Global, args: &Exec) -> Result<u8> {
 }
 
 fn exec(global: &Global, args: &Exec) -> Result<u8> {
-    descriptors::claim(args.preserve_fds).at("--preserve-fds")?;
+    let process = args.process.as_deref().map(process_in).transpose()?;
+    descriptors::release(args.preserve_fds, log::descriptor())?;
     let slot = super::find(global, &args.id)?;
     let state = life::load(&slot)?;
     match Status::of(&slot, &state) {
@@ -33,23 +35,27 @@ fn exec(global: &Global, args: &Exec) -> Result<u8> {
         _ => {}
     }
     let spec = Spec::parse(&slot.config()?).at("the container's config.json")?;
-    let process = match &args.process {
-        Some(path) => process_in(path)?,
+    let process = match process {
+        Some(process) => process,
         None => process_of(&spec, args)?,
     };
     let (engine, own) = Console::of(args.console_socket.as_deref(), process.terminal, args.detach)?.split();
     let signals = if args.detach { None } else { Some(Signals::take_all().at("take signals")?) };
+    let mut picture = None;
     let visit = Visit {
         process: &process,
         console: engine,
         preserve_fds: args.preserve_fds,
         no_new_keyring: false,
         cgroups: &cgroups_of(&args.cgroup)?,
-        announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
+        announce: &mut |pid, pidfd| {
+            // The terminal is in order before the program writes to it.
+            picture = own.as_ref().map(Picture::receive).transpose()?;
+            super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd)
+        },
     };
     let visitor = birth::exec(&state, &spec, visit)?;
     let Some(signals) = signals else { return Ok(0) };
-    let picture = own.map(|socket| Picture::receive(&socket)).transpose()?;
     wait::foreground(visitor.pid, visitor.pidfd.as_fd(), &signals, picture)
 }
 

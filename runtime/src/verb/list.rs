@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 pub(crate) fn run(global: &Global, args: &List) -> Result<u8> {
     let containers = match Store::open(&super::root(global)?, false) {
-        Err(error) if error.kind() == Kind::NotFound => Vec::new(),
+        // Before the first container there is no default root; a root that was named is expected to be there.
+        Err(error) if error.kind() == Kind::NotFound && global.root.is_none() => Vec::new(),
         store => all(&store?)?,
     };
     match (args.quiet, args.format) {

@@ -4,6 +4,7 @@ use super::create::create;
 use crate::{
     bundle::Bundle,
     cli::{Global, Run},
+    log,
     terminal::{Console, Picture},
     wait,
 };
@@ -11,8 +12,8 @@ use libcontainer::{At, Error, Result, Signals, inside::descriptors, life};
 use rustix::{fd::AsFd, process::Pid};
 
 pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
-    descriptors::claim(args.birth.preserve_fds).at("--preserve-fds")?;
     let bundle = Bundle::read(&args.birth.bundle)?;
+    descriptors::release(args.birth.preserve_fds, log::descriptor())?;
     let terminal = bundle.spec.process.as_ref().is_some_and(|process| process.terminal);
     let (engine, own) = Console::of_birth(&args.birth, terminal, args.detach)?.split();
     if args.detach {

@@ -8,7 +8,8 @@ use std::{fs::File, io::Write};
 pub(crate) fn run(args: &Spec) -> Result<u8> {
     let path = args.bundle.join("config.json");
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let config = if args.rootless { rootless(config(), uid, gid) } else { config() };
+    let config = config(libcontainer::outside::cgroup::is_unified());
+    let config = if args.rootless { rootless(config, uid, gid) } else { config };
     let text = serde_json::to_string_pretty(&config).map_err(|error| Error::other(error.to_string()))?;
     let file = File::create_new(&path);
     if file.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists) {
@@ -18,7 +19,15 @@ pub(crate) fn run(args: &Spec) -> Result<u8> {
     Ok(0)
 }
 
-fn config() -> Value {
+/// A cgroup namespace hides the host's tree where there is one tree; with v1's many the container's own paths stay
+/// visible, as tools written for v1 expect.
+fn config(unified: bool) -> Value {
+    let mut namespaces = json!([
+        { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
+    ]);
+    if unified && let Some(namespaces) = namespaces.as_array_mut() {
+        namespaces.push(json!({ "type": "cgroup" }));
+    }
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     json!({
         "ociVersion": libcontainer::spec::VERSION,
@@ -63,10 +72,7 @@ fn config() -> Value {
         ],
         "linux": {
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
-            "namespaces": [
-                { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
-                { "type": "cgroup" },
-            ],
+            "namespaces": namespaces,
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
                 "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
@@ -110,11 +116,11 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read() {
-        for config in [config(), rootless(config(), 1000, 1000)] {
+        for config in [config(false), config(true), rootless(config(true), 1000, 1000)] {
             let spec = libcontainer::spec::Spec::parse(config.to_string().as_bytes()).unwrap();
             assert_eq!(spec.mounts.len(), 7);
         }
-        let rootless = rootless(config(), 7, 8).to_string();
+        let rootless = rootless(config(true), 7, 8).to_string();
         assert!(rootless.contains(r#""hostID":7"#) && !rootless.contains("gid=5") && !rootless.contains("network"));
     }
 }

@@ -329,7 +329,7 @@ fn time_offsets(linux: &Linux, new_time: bool) -> Result<String> {
     Ok(text)
 }
 
-fn personality(linux: &Linux) -> Result<Option<u64>> {
+pub(super) fn personality(linux: &Linux) -> Result<Option<u64>> {
     let Some(personality) = &linux.personality else { return Ok(None) };
     if !personality.flags.is_empty() {
         return Err(Error::invalid("linux.personality.flags", "no flags are known"));

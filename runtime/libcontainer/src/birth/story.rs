@@ -97,7 +97,7 @@ impl Prepared {
 // Outside
 
 /// Makes a container, up to the point where its init waits for `start`. On failure nothing is left of it.
-pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Created> {
+pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Created> {
     let privileged = rustix::process::geteuid().is_root();
     let plan = Plan::of(spec, request.bundle, privileged)
         .at_with(|| request.bundle.join("config.json").display().to_string())?;
@@ -110,6 +110,7 @@ pub fn create(store: &Store, spec: &Spec, mut request: Request<'_>) -> Result<Cr
     tracing::debug!("{}: make the cgroup and the container's directory", request.id);
     let mut undo = Undo::default();
     let slot = undo.slot.insert(store.claim(request.id)?);
+    drop(store);
     let mut state = first_state(spec, &request, &plan, placement);
     slot.keep_config(request.config)?;
     slot.save(&state)?;
@@ -327,23 +328,29 @@ fn inside(prepared: Prepared, link: &ToOutside) -> ! {
 
 fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, OwnedFd, Hooks, State)> {
     let plan = &prepared.plan;
+    // runc's words, here and below, for those who look for a step in a debug log.
+    tracing::debug!("nsexec container setup: sessions, namespaces, ids");
     rustix::process::umask(Mode::empty());
     if plan.cradle.shares_pids() && plan.cradle.user != UserNamespace::New {
         // Before any namespace is entered that others live in: they could look into us by /proc (CVE-2016-9962).
         hide_from_others()?;
     }
+    // A waypoint is not yet the process whose clock is meant.
+    let clocks = if plan.cradle.waypoint { None } else { open_clocks(plan, &prepared.procfs)? };
     enter_namespaces(&plan.cradle, link)?;
+    let clocks = if plan.cradle.waypoint { open_clocks(plan, &prepared.procfs)? } else { clocks };
     // Not before: what a waypoint has made would be no leader of the session.
     rustix::process::setsid().at("setsid")?;
     prepared.state.pid = link.expect(Outside::Go)?;
     if plan.in_user_namespace() {
         identity::become_namespace_root(plan.may_set_groups())?;
     }
-    own_namespaces(plan, &prepared.procfs)?;
+    own_namespaces(plan, &prepared.procfs, clocks)?;
     if let Some(keyring) = &prepared.keyring {
         join_keyring(keyring)?;
     }
 
+    tracing::debug!("child process in init(): mounts and devices");
     let trees = prepared.trees.take();
     let (root, writable) = build_root(&prepared, trees, link)?;
     prepared.user_namespaces = UserNamespaces::default();
@@ -373,6 +380,8 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, Own
     // From now on the container can be entered: whoever does must not find the way out in us.
     hide_from_others()?;
     plan.process.apply_profile(&prepared.procfs)?;
+    // Not later: the container's seccomp filter may forbid to write.
+    tracing::debug!("init: closing the pipe to signal completion: what is left is the program");
     let (poised, listener) = plan.process.assume(may_set_groups, prepared.preserve_fds)?;
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
 
@@ -430,11 +439,12 @@ fn unshare(kinds: u64) -> Result<()> {
 }
 
 /// Makes the namespaces that only init can make for itself, and puts them in order.
-fn own_namespaces(plan: &Plan, procfs: &Procfs) -> Result<()> {
+fn own_namespaces(plan: &Plan, procfs: &Procfs, clocks: Option<OwnedFd>) -> Result<()> {
     unshare(plan.cradle.unshare)?;
     if plan.cradle.unshare & libc::CLONE_NEWTIME as u64 != 0 {
-        if !plan.time_offsets.is_empty() {
-            procfs.write("self/timens_offsets", &plan.time_offsets).at("linux.timeOffsets")?;
+        if let Some(clocks) = clocks {
+            rustix::io::write(clocks, plan.time_offsets.as_bytes())
+                .at_with(|| format!("linux.timeOffsets: write {:?} to /proc/self/timens_offsets", plan.time_offsets))?;
         }
         procfs.enter_time_for_children()?;
     }
@@ -442,6 +452,18 @@ fn own_namespaces(plan: &Plan, procfs: &Procfs) -> Result<()> {
         sys::loopback_up().at("bring up the loopback device")?;
     }
     Ok(())
+}
+
+/// The file of init's time offsets, opened before init changes its user: from then on the files of its `/proc` directory
+/// belong to the host's root. The kernel goes by the privilege of who opened it, and by init's namespace when it is written.
+fn open_clocks(plan: &Plan, procfs: &Procfs) -> Result<Option<OwnedFd>> {
+    if plan.time_offsets.is_empty() {
+        return Ok(None);
+    }
+    procfs
+        .open_beneath("self/timens_offsets", OFlags::WRONLY)
+        .map(Some)
+        .at("linux.timeOffsets: open /proc/self/timens_offsets")
 }
 
 /// Nobody may look into init through `/proc/<pid>` or trace it, while it still holds what is the host's.

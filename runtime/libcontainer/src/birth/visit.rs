@@ -77,6 +77,7 @@ struct Prepared {
     namespaces: u64,
     pid_namespace: bool,
     user_namespace: bool,
+    personality: Option<u64>,
     console: Option<OwnedFd>,
     preserve_fds: u32,
     keyring: Option<String>,
@@ -102,12 +103,15 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
             .fold(0, |flags, kind| flags | super::plan::flag(*kind)),
         pid_namespace: has(NamespaceKind::Pid),
         user_namespace: has(NamespaceKind::User),
+        personality: super::plan::personality(&spec.linux)?,
         console: visit.console,
         preserve_fds: visit.preserve_fds,
         keyring: (!visit.no_new_keyring).then(|| format!("_ses.{}", state.id)),
         init,
     };
 
+    // As in a birth, runc's words for the steps.
+    tracing::debug!("nsexec container setup: cgroup and namespaces of {}", state.id);
     let (to_inside, to_outside) = link::pair()?;
     let (pid, pidfd) = match clone_into(&cgroup, state, visit.cgroups)? {
         Born::Child => {
@@ -127,6 +131,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     if let Some(rdt) = &state.rdt {
         rdt.join(pid.as_raw_nonzero().get())?;
     }
+    tracing::debug!("child process in init(): it is {}; limits, user, seccomp", pid.as_raw_nonzero());
     set_oom_score(pid, prepared.plan.oom_score_adj)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
 
@@ -142,6 +147,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     if let Some((_, pidfd)) = undo.processes.last() {
         (visit.announce)(pid, pidfd.as_fd())?;
     }
+    tracing::debug!("setns_init: about to exec: what is left is the program");
     to_inside.say(Outside::Saved, 0)?;
 
     to_inside.expect_end()?;
@@ -229,6 +235,9 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
         console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
+    }
+    if let Some(domain) = prepared.personality {
+        sys::set_personality(domain).at("personality")?;
     }
     let (poised, listener) = plan.assume(true, prepared.preserve_fds)?;
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;

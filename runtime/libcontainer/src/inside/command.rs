@@ -28,6 +28,8 @@ impl Command {
     pub(crate) fn find(args: &[String], env: &[String], uid: u32) -> Result<Self> {
         let Some(name) = args.first() else { return Err(Error::invalid("process.args", "must not be empty")) };
         let mut env = last_of_each(env);
+        // runc takes an empty one for a missing one.
+        env.retain(|entry| entry != "HOME=");
         if !env.iter().any(|entry| entry.starts_with("HOME=")) {
             env.push(format!("HOME={}", home_of(uid)));
         }
@@ -44,7 +46,7 @@ impl Command {
 
     /// Becomes the program.
     pub(crate) fn execute(&self) -> Result<Infallible> {
-        Err(execve(&self.path, &self.args, &self.env)).at_with(|| format!("exec {:?}", self.name))
+        Err(execve(&self.path, &self.args, &self.env)).at_with(|| format!("exec {}", self.name))
     }
 }
 

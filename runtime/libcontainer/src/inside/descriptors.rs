@@ -30,6 +30,13 @@ pub fn claim(keep: u32) -> Result<()> {
     sys::close_range_cloexec(FIRST).at("close_range")
 }
 
+/// Closes what the caller left open, but for `keep` descriptors and the log: an init that waits for `start` would hold it,
+/// and who reads a pipe to its end would wait with it. To be called once the files that the caller named are read, which
+/// may be such descriptors (`/dev/fd/63`), and before anything is opened for a container.
+pub fn release(keep: u32, log: Option<BorrowedFd<'_>>) -> Result<()> {
+    close_others(log.as_slice(), keep)
+}
+
 /// Lets the program that is about to run inherit `keep` descriptors after standard error, and no others.
 pub(crate) fn hand_over(keep: u32) -> Result<()> {
     sys::close_range_cloexec(FIRST).at("close_range")?;
@@ -40,8 +47,8 @@ pub(crate) fn hand_over(keep: u32) -> Result<()> {
     Ok(())
 }
 
-/// Closes all but the standard streams, `keep` descriptors after them, and `needed`. Only for a clone that never returns.
-/// The log is among the others: such a clone must not write to it.
+/// Closes all but the standard streams, `keep` descriptors after them, and `needed`. Only where nothing else is owned, or
+/// for a clone that never returns; if the log is among the others, such a clone must not write to it.
 pub(crate) fn close_others(needed: &[BorrowedFd<'_>], keep: u32) -> Result<()> {
     let mut needed: Vec<i32> = needed.iter().map(AsRawFd::as_raw_fd).chain(0..FIRST).chain(numbers(keep)?).collect();
     sys::close_all_but(&mut needed).at("close_range")

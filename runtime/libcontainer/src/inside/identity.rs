@@ -85,8 +85,8 @@ impl CapSets {
         };
         // capabilities(7): ambient ones must be permitted and inheritable.
         let ambient = sets.ambient & sets.permitted & sets.inheritable;
-        if ambient != sets.ambient {
-            tracing::warn!("can't raise ambient capabilities that are not both permitted and inheritable");
+        for name in (sets.ambient - ambient).iter().filter_map(name) {
+            tracing::warn!("can't raise ambient capability {name}: it is not both permitted and inheritable");
         }
         Self { ambient, ..sets }
     }

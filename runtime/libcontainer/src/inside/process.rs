@@ -127,7 +127,15 @@ impl ProcessPlan {
     /// for, with what is left to do.
     pub(crate) fn assume(self, may_set_groups: bool, keep_fds: u32) -> Result<(Poised, Option<OwnedFd>)> {
         if let Some(attr) = self.scheduler {
-            sys::set_scheduler(attr).at("process.scheduler")?;
+            sys::set_scheduler(attr).map_err(|errno| {
+                let hint = if errno == Errno::PERM {
+                    "; SCHED_DEADLINE takes every CPU: process scheduler can't be used together with AllowedCPUs \
+                     (linux.resources.cpu.cpus)"
+                } else {
+                    ""
+                };
+                Error::other(format!("process.scheduler: {}{hint}", Error::from(errno)))
+            })?;
         }
         if let Some((class, level)) = self.io_priority {
             sys::set_io_priority(class, level).at("process.ioPriority")?;

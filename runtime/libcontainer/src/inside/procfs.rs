@@ -37,7 +37,8 @@ impl Procfs {
             .map(drop)
     }
 
-    fn open_beneath(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    /// Opens what is there.
+    pub(crate) fn open_beneath(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         // `self` is a link of procfs itself; a mount in the way would not be this procfs.
         let rules = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), rules)

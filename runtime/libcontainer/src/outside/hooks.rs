@@ -3,6 +3,7 @@
 use crate::{
     error::{At, Error, Result},
     spec::Hook,
+    sys,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -50,7 +51,7 @@ pub(crate) fn run(name: &str, hooks: &[Hook], state: &OciState<'_>, cwd: Option<
     let state = serde_json::to_vec(state).map_err(|error| Error::other(error.to_string()))?;
     for (i, hook) in hooks.iter().enumerate() {
         tracing::debug!("{name} hook #{i}: {}", hook.path.display());
-        run_one(hook, &state, cwd).at_with(|| format!("error running {name} hook #{i} {}", hook.path.display()))?;
+        run_one(hook, &state, cwd).at_with(|| format!("error running {name} hook #{i}: {}", hook.path.display()))?;
     }
     Ok(())
 }
@@ -82,7 +83,7 @@ fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
     let text = String::from_utf8_lossy(&text);
     let ended = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+        (None, signal) => format!("signal: {}", sys::signal_text(signal.unwrap_or_default())),
     };
     Err(Error::other(format!("{ended}, output: {}", text.trim().replace('\n', "; "))))
 }

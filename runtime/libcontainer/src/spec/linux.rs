@@ -260,7 +260,9 @@ pub struct ThrottleDevice {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HugepageLimit {
-    /// `2MB`, `1GB`, …
+    /// `2MB`, `1GB`, … Also read as `pagesize`: Go, and with it runc and the configurations made for it, takes names in any
+    /// case.
+    #[serde(alias = "pagesize")]
     pub page_size: String,
     pub limit: u64,
 }

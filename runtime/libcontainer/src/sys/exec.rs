@@ -53,8 +53,8 @@ pub(crate) fn close_range_cloexec(first: RawFd) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
-/// Closes every descriptor but those of `needed`, for a clone that does not return and that holds copies of descriptors which
-/// are somebody else's business. What owns a closed one there must not be used or dropped any more.
+/// Closes every descriptor but those of `needed`: those that nobody here owns, or, in a clone that does not return, copies
+/// of descriptors which are somebody else's business. What owns a closed one there must not be used or dropped any more.
 pub(crate) fn close_all_but(needed: &mut [RawFd]) -> Result<()> {
     needed.sort_unstable();
     let mut first = 0;

@@ -18,8 +18,8 @@ pub(crate) use mount::{MountAttr, map_ids, mount_setattr};
 pub(crate) use namespace::{setns, unshare};
 pub(crate) use net::loopback_up;
 pub(crate) use sched::{SchedAttr, join_session_keyring, set_io_priority, set_personality, set_scheduler};
-pub(crate) use signal::reset_signals;
 pub use signal::{Signals, send_signal};
+pub(crate) use signal::{reset_signals, signal_text};
 
 use rustix::io::{Errno, Result};
 

@@ -28,7 +28,11 @@ pub(crate) fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
     }
     let null = open_null()?;
     let mut empty = None;
-    for path in paths {
+    for (i, path) in paths.iter().enumerate() {
+        // Engines add theirs to the user's.
+        if paths[..i].contains(path) {
+            continue;
+        }
         let covered = match root.open(path) {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             place => place.map_err(Into::into).and_then(|place| {

@@ -58,12 +58,20 @@ pub(super) struct Mounted {
     pub(super) own: PathBuf,
 }
 
+fn is_v2(path: &str) -> bool {
+    statfs(path).is_ok_and(|at| at.f_type as u64 == CGROUP2)
+}
+
+/// Whether the host has v2 alone.
+pub fn is_unified() -> bool {
+    is_v2(ROOT)
+}
+
 impl Host {
     /// Looks at the host. On pure v2 that is one call for an absolute `cgroups_path`; a relative one also needs
     /// `/proc/self/cgroup`, and v1 the mount table as well.
     pub fn look(cgroups_path: &str) -> Result<Self> {
-        let is_v2 = |path: &str| statfs(path).is_ok_and(|at| at.f_type as u64 == CGROUP2);
-        if is_v2(ROOT) {
+        if is_unified() {
             let own = if cgroups_path.starts_with('/') { None } else { own_v2(&self_cgroup()?) };
             return Ok(Self { hierarchies: Hierarchies::V2 { mount: ROOT.into(), own } });
         }

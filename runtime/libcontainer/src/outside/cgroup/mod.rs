@@ -22,7 +22,7 @@ mod v2;
 mod values;
 mod watch;
 
-pub use host::Host;
+pub use host::{Host, is_unified};
 pub use place::{Below, Hierarchy, Mode, Placement, View, container_view, place};
 pub use setting::{Otherwise, Setting};
 pub use stat::Stats;

@@ -147,7 +147,11 @@ fn try_remove(path: &Path, v2: bool, until: Instant) -> Result<()> {
         let pids = pids(dir.as_fd())?;
         let now = Instant::now();
         let emptied = if v2 {
-            file::await_event(dir.as_fd(), "populated 0", until.saturating_duration_since(now))?
+            match file::await_event(dir.as_fd(), "populated 0", until.saturating_duration_since(now)) {
+                // Somebody else has removed it meanwhile.
+                Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
+                emptied => emptied?,
+            }
         } else if pids.is_empty() {
             // The last process is off the list already, and not yet off the books: v1 has no event for that.
             file::wait(&mut [], now + PAUSE)?;
