@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 #[test]
 fn list_shows_what_there_is_in_three_forms() {
     let case = Case::new();
+    std::fs::create_dir(case.state_dir()).unwrap();
     assert_eq!(case.call(&["list", "--quiet"]).ok().stdout, "");
     case.hold();
 
@@ -36,8 +37,19 @@ fn list_shows_what_there_is_in_three_forms() {
 #[test]
 fn list_of_nothing_is_an_empty_answer() {
     let case = Case::new();
+    std::fs::create_dir(case.state_dir()).unwrap();
     let all = case.call(&["list", "--format", "json"]).ok().json();
     assert!(all.is_null() || all == json!([]), "{all}");
+}
+
+#[test]
+fn list_below_a_root_that_is_not_there_fails() {
+    let case = Case::new();
+    not_on!(case, "runc version 1.1", "makes the root first");
+    not_on!(case, "crun", "lists nothing");
+    let out = case.call(&["list"]).is(1);
+    assert!(out.stderr.contains(case.state_dir().to_str().unwrap()), "{out}");
+    assert!(!case.state_dir().exists(), "looking makes nothing");
 }
 
 #[test]
@@ -208,7 +220,17 @@ fn version_and_help_answer_without_work() {
         let out = case.call(words).ok();
         assert!(!out.stdout.is_empty(), "{out}");
     }
-    assert!(case.call(&["--version"]).stdout.contains("spec: 1."), "engines read the version of the specification");
+    // Docker and containerd take it apart: the name and the version, the commit, the specification's version.
+    for flag in ["--version", "-v"] {
+        if flag == "-v" && case.runtime.is("crun") {
+            continue;
+        }
+        let version = case.call(&[flag]).ok().stdout;
+        let first: Vec<&str> = version.lines().next().unwrap_or_default().split(' ').collect();
+        assert!(first.len() == 3 && first[1] == "version" && first[2].starts_with(|c: char| c.is_ascii_digit()));
+        assert!(version.lines().any(|line| line.starts_with("commit: ")), "{version}");
+        assert!(version.lines().any(|line| line.starts_with("spec: 1.")), "{version}");
+    }
     assert!(!case.state_dir().exists() || std::fs::read_dir(case.state_dir()).unwrap().count() == 0);
 }
 
@@ -251,6 +273,7 @@ fn two_state_directories_do_not_see_each_other() {
     let case = Case::new();
     case.create().ok();
     let other = Case::new();
+    std::fs::create_dir(other.state_dir()).unwrap();
     assert_eq!(other.call(&["list", "-q"]).ok().stdout, "");
     let mut command = other.command();
     command.args(["state", &case.id]);

@@ -17,9 +17,13 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
 
 /// A signal in words, as Go and with it runc prints it: `bad system call`.
 pub(crate) fn signal_text(signal: i32) -> String {
-    // SAFETY: the text is a static one, or of this thread, until the next call; it is copied at once.
-    let text = unsafe { std::ffi::CStr::from_ptr(libc::strsignal(signal)) };
-    text.to_string_lossy().to_lowercase()
+    // SAFETY: takes no pointers.
+    let text = unsafe { libc::strsignal(signal) };
+    if text.is_null() {
+        return signal.to_string();
+    }
+    // SAFETY: the text is a static one, or of this thread until the next call; it is copied at once.
+    unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().to_lowercase()
 }
 
 /// Gives the caller what a program expects at its start: nothing blocked, and SIGPIPE (which Rust's start-up ignores)
