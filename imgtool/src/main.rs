@@ -68,6 +68,7 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::Inspect(args) => ("inspect", verb::inspect::run(&store, args)),
         Verb::Rm(args) => ("rm", verb::rm::run(&store, args)),
         Verb::Bundle(args) => ("bundle", verb::bundle::run(&store, args)),
+        Verb::Network(args) => ("network", verb::network::run(args)),
         Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(&store, args)),
     }
 }

@@ -7,19 +7,25 @@
 //!   overlay/{upper,work}
 //!   etc/{hostname,hosts,resolv.conf}    bound into the container
 //!   volumes/N/        one for each of the image's volumes, with what the image has there
+//!   network.json      what the hooks in config.json do to connect a container, where they do
 //!   bundle.json       what `unbundle` must know: the store and the image
 //! ```
 
 mod caps;
+mod health;
+mod link;
+mod network;
 mod options;
 mod overlay;
 mod remove;
 mod rootfs;
 mod seccomp;
+mod security;
 mod spec;
 #[cfg(test)]
 mod tests;
 mod user;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -29,19 +35,27 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use options::{Bind, Network, Options, parse_cpus, parse_size};
+pub(crate) use health::HealthArgs;
+pub(crate) use link::{down as network_down, up as network_up};
+pub(crate) use network::{HostEntry, Network, Publish};
+pub(crate) use options::{Options, parse_cpus, parse_size, read_env_file};
 pub(crate) use remove::remove;
+pub(crate) use security::{Device, Rlimit, SecurityOpt};
+pub(crate) use volume::{Volume, parse_mount, parse_tmpfs};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layer::{copy_tree, open_root};
+use crate::layer::{copy_tree, merge, open_root, remove_all};
 use crate::layout::{Image, Layer, Store, Use, random_hex};
 use crate::oci;
 use crate::progress::Progress;
 use crate::unpack::visible;
+use link::PLAN;
+use network::Plan;
 use options::clean_absolute;
 use rootfs::RootFs;
 use spec::Context;
+use volume::{Bind, Source};
 
 const RECORD: &str = "bundle.json";
 
@@ -53,6 +67,9 @@ struct Record {
     store: PathBuf,
     image: String,
     digest: Digest,
+    /// The root file system is a directory like any other.
+    #[serde(default)]
+    copied: bool,
 }
 
 /// Makes a bundle of `image` in `directory`, or in a new one of the store. Gives its absolute path. The caller holds the
@@ -69,9 +86,12 @@ pub(crate) fn make(
     spec::arguments(&image.config.config, options)?;
     spec::working_directory(&image.config.config, options)?;
     let capabilities = caps::capabilities(&options.cap_add, &options.cap_drop)?;
-    for bind in &options.volumes {
-        fs::metadata(&bind.source).with(|| format!("--volume {}", bind.source.display()))?;
+    for volume in &options.volumes {
+        if let Source::Path(source) = &volume.source {
+            fs::metadata(source).with(|| format!("--volume {}", source.display()))?;
+        }
     }
+    spec::check(options)?;
     if let Some(name) = &options.hostname {
         check_hostname(name)?;
     }
@@ -127,7 +147,12 @@ impl Maker<'_> {
         let name = self.image.display();
         let digest = self.image.descriptor.digest.clone();
         // From here on the layers are kept for us, and `unbundle` knows what to undo, whatever happens to this process.
-        let record = Record { store: self.store.root().to_owned(), image: name.clone(), digest: digest.clone() };
+        let record = Record {
+            store: self.store.root().to_owned(),
+            image: name.clone(),
+            digest: digest.clone(),
+            copied: self.options.copy,
+        };
         self.replace(RECORD, &oci::to_json(&record)?, 0o600)?;
         self.store.add_use(&Use {
             bundle: self.directory.to_owned(),
@@ -135,19 +160,27 @@ impl Maker<'_> {
             digest: digest.clone(),
             layers: self.layers.iter().map(|layer| layer.key.clone()).collect(),
         })?;
-        let rootfs = self.mount()?;
+        let rootfs = if self.options.copy { self.copy()? } else { self.mount()? };
         let root = RootFs::open(&rootfs)?;
         let config = &self.image.config.config;
-        let identity = user::resolve(&root, self.options.user.as_deref().unwrap_or(&config.user))?;
+        let mut identity = user::resolve(&root, self.options.user.as_deref().unwrap_or(&config.user))?;
+        user::add_groups(&root, &mut identity, &self.options.groups)?;
         root.make_directory(&spec::working_directory(config, self.options)?)?;
         let hostname = self.hostname(id);
-        let mut binds = self.volumes(&root)?;
-        binds.extend(self.files(&hostname)?);
+        let mut binds = self.named_volumes(&root)?;
+        binds.extend(self.volumes(&root)?);
+        let hosts = network::hosts(self.options, &hostname);
+        binds.extend(self.files(&hostname, &hosts)?);
+        let plan = Plan::of(self.options, &hostname, &hosts)?;
+        if let Some(plan) = &plan {
+            self.replace(PLAN, &oci::to_json(plan)?, 0o600)?;
+        }
         let ours = BTreeMap::from([
             ("org.tare.image.ref".to_owned(), name),
             ("org.tare.image.digest".to_owned(), digest.to_string()),
         ]);
-        let (annotations, left_out) = spec::annotations(&self.image.config, &ours);
+        let (mut annotations, left_out) = spec::annotations(&self.image.config, &ours);
+        spec::add_annotations(&mut annotations, self.options, config.healthcheck.as_ref());
         for label in left_out {
             self.progress
                 .say(&format!("label {label:?} of the image left out: runtimes act on annotations of that name"));
@@ -166,6 +199,8 @@ impl Maker<'_> {
             capabilities,
             architecture: if platform.architecture.is_empty() { host.architecture } else { platform.architecture },
             kernel: seccomp::kernel_version(),
+            devices: security::Devices::of(&self.options.devices, self.options.privileged)?,
+            hooks: if plan.is_some() { Some(self.hooks()?) } else { None },
         };
         let spec = spec::spec(&self.image.config, self.options, &context)?;
         let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
@@ -215,12 +250,56 @@ impl Maker<'_> {
         Ok(rootfs)
     }
 
+    fn copy(&self) -> Result<PathBuf> {
+        let rootfs = self.make_directory("rootfs", 0o755)?;
+        let layers = visible(self.layers).iter().map(|layer| open_root(&layer.diff())).collect::<Result<Vec<_>>>()?;
+        merge(&layers, &open_root(&rootfs)?).at("copy the image")?;
+        dress(&rootfs, visible(self.layers))?;
+        Ok(rootfs)
+    }
+
     fn hostname(&self, id: &str) -> String {
-        match (&self.options.hostname, self.options.network) {
+        match (&self.options.hostname, &self.options.network) {
             (Some(name), _) => name.clone(),
             (None, Network::Host) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            (None, Network::None) => id.to_owned(),
+            (None, _) => id.to_owned(),
         }
+    }
+
+    /// The hooks call this program by the path that it has now.
+    fn hooks(&self) -> Result<serde_json::Value> {
+        let program = std::env::current_exe().at("the path of imgtool")?;
+        let hook = |verb: &str| {
+            serde_json::json!([{
+                "path": program, "args": ["imgtool", "network", verb, self.directory],
+                "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 60,
+            }])
+        };
+        Ok(serde_json::json!({"createRuntime": hook("up"), "poststop": hook("down")}))
+    }
+
+    /// The user's volumes: named ones are the store's and stay, others are the bundle's and go with it. A new one begins with
+    /// what the image has at its place.
+    fn named_volumes(&self, root: &RootFs) -> Result<Vec<Bind>> {
+        let mut binds = Vec::new();
+        for (number, volume) in self.options.volumes.iter().enumerate() {
+            let source = match &volume.source {
+                Source::Named(name) => {
+                    let directory = self.store.path("volumes");
+                    DirBuilder::new().recursive(true).mode(0o700).create(&directory).at("volumes of the store")?;
+                    new_volume(root, &directory.join(name), &volume.target)?
+                }
+                Source::New => {
+                    if !self.directory.join("volumes").exists() {
+                        self.make_directory("volumes", 0o700)?;
+                    }
+                    new_volume(root, &self.directory.join(format!("volumes/u{number}")), &volume.target)?
+                }
+                Source::Path(_) | Source::Tmpfs => continue,
+            };
+            binds.push(Bind { source, target: volume.target.clone(), options: volume.options.clone() });
+        }
+        Ok(binds)
     }
 
     /// A directory for each volume of the image, with what the image has at its place: what the container writes there
@@ -250,18 +329,10 @@ impl Maker<'_> {
     }
 
     /// The files that name the container and its neighbours.
-    fn files(&self, hostname: &str) -> Result<Vec<Bind>> {
+    fn files(&self, hostname: &str, hosts: &str) -> Result<Vec<Bind>> {
         self.make_directory("etc", 0o755)?;
-        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-        if self.options.network == Network::Host {
-            hosts = fs::read_to_string("/etc/hosts").unwrap_or(hosts);
-        } else {
-            hosts.extend(["127.0.0.1\t", hostname, "\n"]);
-        }
-        let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts)];
-        if self.options.network == Network::Host {
-            files.push(("resolv.conf", fs::read_to_string("/etc/resolv.conf").unwrap_or_default()));
-        }
+        let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts.to_owned())];
+        files.extend(network::resolv_conf(self.options).map(|text| ("resolv.conf", text)));
         let mut binds = Vec::new();
         for (name, content) in files {
             let source = self.write(&format!("etc/{name}"), content.as_bytes(), 0o644)?;
@@ -270,6 +341,28 @@ impl Maker<'_> {
         }
         Ok(binds)
     }
+}
+
+/// Fills a volume where it is not there yet. It appears when it is filled.
+fn new_volume(root: &RootFs, path: &Path, target: &str) -> Result<PathBuf> {
+    let step = || format!("volume {}", path.display());
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let temporary = path.with_file_name(format!(".{}", random_hex(12)?));
+    let fill = || -> Result<()> {
+        DirBuilder::new().mode(0o755).create(&temporary)?;
+        if let Some(from) = root.directory(target)? {
+            copy_tree(&from, &open_root(&temporary)?)?;
+        }
+        match fs::rename(&temporary, path) {
+            // Another bundle was faster with the same name.
+            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => remove_all(&temporary),
+            result => Ok(result?),
+        }
+    };
+    fill().inspect_err(|_| drop(remove_all(&temporary))).with(step)?;
+    Ok(path.to_owned())
 }
 
 /// The root directory of the whole is the upper layer's: it must look as the topmost layer that speaks of it says.

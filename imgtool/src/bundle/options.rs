@@ -1,8 +1,11 @@
 //! What the user asks of a bundle on the command line, in the words of `docker run`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
+use super::health::HealthArgs;
+use super::network::{HostEntry, Network, Publish};
+use super::security::{Device, Rlimit, SecurityOpt};
+use super::volume::Volume;
 use crate::error::{Error, Result};
 
 /// Options of a bundle, checked.
@@ -16,71 +19,63 @@ pub(crate) struct Options {
     pub(crate) env: Vec<String>,
     pub(crate) workdir: Option<String>,
     pub(crate) user: Option<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) tty: bool,
     pub(crate) hostname: Option<String>,
     pub(crate) network: Network,
+    pub(crate) publish: Vec<Publish>,
+    pub(crate) dns: Vec<std::net::IpAddr>,
+    pub(crate) dns_search: Vec<String>,
+    pub(crate) resolver: Vec<String>,
+    pub(crate) hosts: Vec<HostEntry>,
     /// Bytes.
     pub(crate) memory: Option<u64>,
     /// Billionths of a CPU.
     pub(crate) nano_cpus: Option<u64>,
     pub(crate) pids: Option<i64>,
+    /// Bytes of /dev/shm.
+    pub(crate) shm: Option<u64>,
+    pub(crate) rlimits: Vec<Rlimit>,
+    /// `KEY=VALUE`.
+    pub(crate) sysctl: Vec<String>,
     pub(crate) read_only: bool,
-    pub(crate) volumes: Vec<Bind>,
+    pub(crate) volumes: Vec<Volume>,
+    pub(crate) devices: Vec<Device>,
     pub(crate) cap_add: Vec<String>,
     pub(crate) cap_drop: Vec<String>,
+    pub(crate) privileged: bool,
+    pub(crate) security: Vec<SecurityOpt>,
+    /// `KEY=VALUE`, `KEY` for an empty value.
+    pub(crate) annotations: Vec<String>,
+    pub(crate) stop_signal: Option<String>,
+    pub(crate) health: HealthArgs,
+    /// Copy the image's files instead of mounting them.
+    pub(crate) copy: bool,
 }
 
-/// Which network the container sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Network {
-    /// Its own network namespace with nothing but a loopback device, which is down.
-    #[default]
-    None,
-    /// The host's.
-    Host,
-}
-
-/// One `-v SOURCE:TARGET[:OPTIONS]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Bind {
-    pub(crate) source: PathBuf,
-    pub(crate) target: String,
-    pub(crate) options: Vec<String>,
-}
-
-impl FromStr for Bind {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| Error::malformed(format!("{text:?}: {why} (want /HOST/PATH:/CONTAINER/PATH[:ro,...])"));
-        let mut parts = text.split(':');
-        let (Some(source), Some(target), options, None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(bad("not a bind mount"));
-        };
-        if !source.starts_with('/') {
-            return Err(bad("the source is no absolute path"));
+/// The lines of `--env-file`: `KEY=VALUE` as it stands, `KEY` for this process's value, comments, empty lines.
+pub(crate) fn parse_env_file(text: &str) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
         }
-        let target = clean_absolute(target).ok_or_else(|| bad("the target is no absolute path"))?;
-        if target == "/" {
-            return Err(bad("the target is the root directory"));
+        let key = line.split('=').next().unwrap_or_default();
+        if key.is_empty() || key.contains(char::is_whitespace) {
+            return Err(Error::malformed(format!("line {}: {line:?}: want KEY=VALUE", number + 1)));
         }
-        let (mut list, mut propagation) = (vec!["rbind".to_owned()], "rprivate");
-        for option in options.unwrap_or_default().split(',') {
-            match option {
-                "ro" | "rw" | "nosuid" | "nodev" | "noexec" | "suid" | "dev" | "exec" => {
-                    list.push(option.to_owned());
-                }
-                "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
-                    propagation = option;
-                }
-                // Docker relabels for SELinux by z and Z, which means nothing without it.
-                "" | "z" | "Z" => {}
-                _ => return Err(bad(&format!("unknown option {option:?}"))),
-            }
-        }
-        list.push(propagation.to_owned());
-        Ok(Self { source: PathBuf::from(source), target, options: list })
+        all.push(line.to_owned());
     }
+    Ok(all)
+}
+
+/// The file of `--env-file`.
+pub(crate) fn read_env_file(file: &PathBuf) -> Result<Vec<String>> {
+    use crate::error::Step as _;
+    let step = || format!("--env-file {}", file.display());
+    let text = std::fs::read_to_string(file).with(step)?;
+    parse_env_file(&text).with(step)
 }
 
 /// An absolute path without `.`, `..`, double or trailing slashes; `..` stops at the root.
@@ -165,13 +160,11 @@ mod tests {
     }
 
     #[test]
-    fn binds_have_absolute_ends() {
-        let bind: Bind = "/data:/srv/../mnt/x/:ro".parse().unwrap();
-        assert_eq!(bind.target, "/mnt/x");
-        assert_eq!(bind.options, ["rbind", "ro", "rprivate"]);
-        assert_eq!("/a:/b:rw,rshared".parse::<Bind>().unwrap().options, ["rbind", "rw", "rshared"]);
-        for bad in ["", "/a", "a:/b", "/a:b", "/a:/", "/a:/..", "/a:/b:xx", "/a:/b:ro:x"] {
-            assert!(bad.parse::<Bind>().is_err(), "{bad}");
+    fn env_files_are_read_as_docker_reads_them() {
+        let text = "# comment\n\nA=1 # no comment\n  B=\nC\n";
+        assert_eq!(parse_env_file(text).unwrap(), ["A=1 # no comment", "B=", "C"]);
+        for bad in ["=x", "A B=1"] {
+            assert!(parse_env_file(bad).unwrap_err().to_string().contains("line 1"), "{bad}");
         }
     }
 }

@@ -4,14 +4,29 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{RECORD, Record, overlay};
+use super::{RECORD, Record, link, overlay};
 use crate::error::{Error, Result, Step};
 use crate::layer::remove_all;
 use crate::layout::Store;
 use crate::oci;
 
 /// All that `bundle` makes in a bundle's directory.
-const OURS: [&str; 8] = ["config.json", ".config.json", ".bundle.json", "rootfs", "overlay", "volumes", "etc", RECORD];
+const OURS: [&str; 14] = [
+    "config.json",
+    ".config.json",
+    ".bundle.json",
+    "rootfs",
+    "overlay",
+    "volumes",
+    "etc",
+    "network.json",
+    ".network.json",
+    "network-state.json",
+    ".network-state.json",
+    "pasta.log",
+    "pasta.pid",
+    RECORD,
+];
 
 /// Unmounts and removes the bundle at `directory`, unless a container still uses it. Gives the files that somebody else
 /// put there; they stay, and so does their directory.
@@ -45,13 +60,19 @@ fn store_of(here: &Store, directory: &Path) -> Result<Store> {
 
 /// Undoes what was made so far. A directory that was there before (`made` false) stays, empty.
 pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<PathBuf>> {
+    // What a killed runtime left of a container's network.
+    if let Err(e) = link::down(directory) {
+        eprintln!("imgtool: {}: network: {e}", directory.display());
+    }
     overlay::unmount_rootfs(&directory.join("rootfs"))?;
+    let copied =
+        fs::read(directory.join(RECORD)).is_ok_and(|bytes| oci::json::<Record>(&bytes).is_ok_and(|r| r.copied));
     // The record goes last: until then an interrupted removal can be taken up again.
     for name in OURS {
         let path = directory.join(name);
         let result = match fs::symlink_metadata(&path) {
             // Never into what is still mounted there.
-            Ok(meta) if meta.is_dir() && name == "rootfs" => fs::remove_dir(&path),
+            Ok(meta) if meta.is_dir() && name == "rootfs" && !copied => fs::remove_dir(&path),
             Ok(meta) if meta.is_dir() => remove_all(&path).map_err(Into::into),
             Ok(_) if name == RECORD => {
                 store.remove_use(directory)?;
@@ -77,28 +98,27 @@ pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<Pa
     }
 }
 
-/// Who uses the bundle: a process whose root directory it is, or a container that a runtime knows by it.
+/// Who uses the bundle: a process whose root directory it is, or a container that somebody has a record of.
 fn user_of(directory: &Path) -> Result<Option<String>> {
-    let rootfs = directory.join("rootfs");
-    if let Ok(meta) = fs::metadata(&rootfs)
-        && fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev())
-        && let Some(pid) = process_in(meta.dev())?
+    if let Ok(meta) = fs::metadata(directory.join("rootfs"))
+        && let Some(pid) = process_in(&meta, fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev()))?
     {
         return Ok(Some(format!("process {pid}")));
     }
     Ok(container_of(directory))
 }
 
-/// A process that has the file system `device` as its root. Each overlay has a device number of its own, which shows
-/// through /proc/PID/root in whatever mount namespace the process is.
-fn process_in(device: u64) -> Result<Option<u32>> {
+/// A process that has the bundle's root file system as its root. Each overlay (`mounted`) has a device number of its own,
+/// which shows through /proc/PID/root in whatever mount namespace the process is.
+fn process_in(rootfs: &fs::Metadata, mounted: bool) -> Result<Option<u32>> {
     for entry in fs::read_dir("/proc").at("read /proc")? {
         let Ok(entry) = entry else { continue };
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         // A process that ended meanwhile, or that we may not look at, does not count.
-        if fs::metadata(format!("/proc/{pid}/root")).is_ok_and(|meta| meta.dev() == device) {
+        let is_it = |meta: fs::Metadata| meta.dev() == rootfs.dev() && (mounted || meta.ino() == rootfs.ino());
+        if fs::metadata(format!("/proc/{pid}/root")).is_ok_and(is_it) {
             return Ok(Some(pid));
         }
     }

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::options::{Bind, Network, Options, clean_absolute};
+use super::health;
+use super::network::Network;
+use super::options::{Options, clean_absolute};
 use super::seccomp;
+use super::security::{Devices, Rlimit, SecurityOpt, read_seccomp};
 use super::user::Identity;
+use super::volume::{Bind, Source};
 use crate::error::{Error, Result, Step};
 use crate::oci::{Execution, ImageConfig};
 
@@ -45,6 +49,8 @@ pub(super) struct Context {
     pub(super) capabilities: Vec<String>,
     pub(super) architecture: String,
     pub(super) kernel: (u32, u32),
+    pub(super) devices: Devices,
+    pub(super) hooks: Option<Value>,
 }
 
 /// The process's arguments: entrypoint and command, as Docker joins them.
@@ -144,6 +150,72 @@ pub(super) fn annotations(
     (all, left_out)
 }
 
+/// Adds what the user wants annotated. Labels and annotations of the user's own may say anything but what is ours.
+pub(super) fn add_annotations(all: &mut BTreeMap<String, String>, options: &Options, image_check: Option<&Value>) {
+    for entry in &options.annotations {
+        let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
+        if !key.starts_with("org.tare.image.") {
+            all.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    if let Some(signal) = &options.stop_signal {
+        all.insert("org.opencontainers.image.stopSignal".to_owned(), signal.clone());
+    }
+    if let Some(check) = options.health.over(image_check) {
+        all.insert(health::ANNOTATION.to_owned(), check.to_string());
+    }
+}
+
+/// What can be refused before anything is touched.
+pub(super) fn check(options: &Options) -> Result<()> {
+    for entry in &options.annotations {
+        if entry.split('=').next().is_none_or(str::is_empty) || entry.contains('\0') {
+            return Err(Error::malformed(format!("label or annotation {entry:?}: want KEY=VALUE")));
+        }
+    }
+    sysctl(options)?;
+    for option in &options.security {
+        if let SecurityOpt::Seccomp(file) = option {
+            read_seccomp(file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Parameters that belong to a namespace the container has to itself: any other would be the host's.
+fn sysctl(options: &Options) -> Result<BTreeMap<String, String>> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let mut all = BTreeMap::new();
+    if options.network != Network::Host {
+        // As Docker has it: in a network of its own, low ports and ping need no privilege.
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+    }
+    for entry in &options.sysctl {
+        let bad = |why: &str| Error::malformed(format!("--sysctl {entry:?}: {why}"));
+        let (key, value) = entry.split_once('=').ok_or_else(|| bad("want KEY=VALUE"))?;
+        let key = key.replace('/', ".");
+        if key.starts_with("net.") {
+            if options.network == Network::Host {
+                return Err(bad("the network is the host's"));
+            }
+        } else if !IPC.contains(&key.as_str()) && !key.starts_with("fs.mqueue.") {
+            return Err(bad("is not of a namespace of the container (net.*, fs.mqueue.*, kernel.msg*, sem, shm*)"));
+        }
+        all.insert(key, value.to_owned());
+    }
+    Ok(all)
+}
+
 /// config.json.
 pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -> Result<Value> {
     let capabilities = &context.capabilities;
@@ -158,41 +230,69 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
         user["additionalGids"] = json!(groups);
     }
     let mut namespaces: Vec<Value> = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).into();
-    let mut linux = json!({
-        "resources": resources(options),
-        "seccomp": seccomp::profile(&facts).at("seccomp")?,
-        "maskedPaths": MASKED,
-        "readonlyPaths": READ_ONLY,
+    let mut linux = json!({"resources": resources(options, &context.devices)});
+    let asked = |option: &SecurityOpt| options.security.contains(option);
+    if !options.privileged && !asked(&SecurityOpt::AllPaths) {
+        linux["maskedPaths"] = json!(MASKED);
+        linux["readonlyPaths"] = json!(READ_ONLY);
+    }
+    let own_profile = options.security.iter().rev().find_map(|option| match option {
+        SecurityOpt::Seccomp(file) => Some(file),
+        _ => None,
     });
-    if options.network == Network::None {
+    if let Some(file) = own_profile {
+        linux["seccomp"] = read_seccomp(file)?;
+    } else if !options.privileged && !asked(&SecurityOpt::NoSeccomp) {
+        linux["seccomp"] = seccomp::profile(&facts).at("seccomp")?;
+    }
+    if options.network != Network::Host {
         namespaces.push(json!({"type": "network"}));
-        // As Docker has it: in a network of its own, low ports and ping need no privilege.
-        linux["sysctl"] =
-            json!({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"});
+    }
+    let sysctl = sysctl(options)?;
+    if !sysctl.is_empty() {
+        linux["sysctl"] = json!(sysctl);
+    }
+    if !context.devices.nodes.is_empty() {
+        linux["devices"] = json!(context.devices.nodes);
     }
     linux["namespaces"] = json!(namespaces);
-    Ok(json!({
+    let mut process = json!({
+        "terminal": options.tty,
+        "user": user,
+        "args": arguments(&config.config, options)?,
+        "env": environment(&config.config, options, context)?,
+        "cwd": working_directory(&config.config, options)?,
+        // Inheritable stays empty: with it, programs with file capabilities would get more (CVE-2022-24769).
+        "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+        "noNewPrivileges": asked(&SecurityOpt::NoNewPrivileges(true)),
+    });
+    if !options.rlimits.is_empty() {
+        process["rlimits"] = json!(options.rlimits.iter().map(Rlimit::entry).collect::<Vec<_>>());
+    }
+    for option in &options.security {
+        if let SecurityOpt::AppArmor(profile) = option {
+            process["apparmorProfile"] = json!(profile);
+        }
+    }
+    let mut spec = json!({
         "ociVersion": OCI_VERSION,
-        "process": {
-            "terminal": false,
-            "user": user,
-            "args": arguments(&config.config, options)?,
-            "env": environment(&config.config, options, context)?,
-            "cwd": working_directory(&config.config, options)?,
-            // Inheritable stays empty: with it, programs with file capabilities would get more (CVE-2022-24769).
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
-            "noNewPrivileges": false,
-        },
+        "process": process,
         "root": {"path": context.rootfs, "readonly": options.read_only},
         "hostname": context.hostname,
         "mounts": mounts(options, &context.binds),
         "annotations": context.annotations,
         "linux": linux,
-    }))
+    });
+    if let Some(hooks) = &context.hooks {
+        spec["hooks"] = hooks.clone();
+    }
+    Ok(spec)
 }
 
 fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
+    let shm = format!("size={}", options.shm.map_or_else(|| "65536k".to_owned(), |bytes| bytes.to_string()));
+    let access = if options.privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -202,26 +302,38 @@ fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
     ];
-    // The user's binds stand above the image's volumes and our files of the same place; a mount comes before those below it.
-    let mut binds: Vec<&Bind> = options.volumes.iter().collect();
+    // The user's mounts stand above the image's volumes and our files of the same place; a mount comes before those below it.
+    let mut user: Vec<(String, Value)> = Vec::new();
+    for volume in &options.volumes {
+        let entry = match &volume.source {
+            Source::Path(source) => {
+                json!({"destination": volume.target, "type": "bind", "source": source, "options": volume.options})
+            }
+            Source::Tmpfs => {
+                json!({"destination": volume.target, "type": "tmpfs", "source": "tmpfs", "options": volume.options})
+            }
+            Source::Named(_) | Source::New => continue, // among `ours`, where their directories are known
+        };
+        user.push((volume.target.clone(), entry));
+    }
     for bind in ours {
-        if !binds.iter().any(|have| have.target == bind.target) {
-            binds.push(bind);
+        if !user.iter().any(|(target, _)| *target == bind.target) {
+            user.push((bind.target.clone(), bind.entry()));
         }
     }
-    binds.sort_by_key(|bind| bind.target.matches('/').count());
-    mounts.extend(binds.iter().map(
-        |bind| json!({"destination": bind.target, "type": "bind", "source": bind.source, "options": bind.options}),
-    ));
+    user.sort_by_key(|(target, _)| target.matches('/').count());
+    // Who mounts over one of the standard places wants that, and not two of them.
+    mounts.retain(|standard| !user.iter().any(|(target, _)| standard["destination"] == json!(target)));
+    mounts.extend(user.into_iter().map(|(_, entry)| entry));
     mounts
 }
 
-fn resources(options: &Options) -> Value {
+fn resources(options: &Options, devices: &Devices) -> Value {
     let device = |kind: &str, major: i64, minor: Option<i64>| match minor {
         Some(minor) => {
             json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": "rwm"})
@@ -243,6 +355,9 @@ fn resources(options: &Options) -> Value {
             device("c", 136, None),    // pts
         ],
     });
+    if let Some(rules) = resources["devices"].as_array_mut() {
+        rules.extend(devices.rules.iter().cloned());
+    }
     if let Some(limit) = options.memory {
         resources["memory"] = json!({"limit": limit});
     }

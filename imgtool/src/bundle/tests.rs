@@ -30,6 +30,8 @@ fn context() -> Context {
         capabilities: caps::capabilities(&[], &[]).unwrap(),
         architecture: "amd64".into(),
         kernel: (6, 1),
+        devices: security::Devices::default(),
+        hooks: None,
     }
 }
 
@@ -381,4 +383,96 @@ fn what_a_killed_bundle_left_in_the_store_is_collected() {
     fs::write(begun.join(".bundle.json"), "{").unwrap();
     place.store.collect().unwrap();
     assert!(!begun.exists());
+}
+
+#[test]
+fn options_of_docker_run_find_their_places() {
+    let options = Options {
+        privileged: true,
+        tty: true,
+        rlimits: vec!["nofile=5:6".parse().unwrap()],
+        sysctl: words(&["net.core.somaxconn=9"]),
+        shm: Some(1 << 20),
+        volumes: vec![parse_tmpfs("/run:size=1m").unwrap(), "/dev/shm".parse().unwrap()],
+        security: vec!["no-new-privileges".parse().unwrap(), "apparmor=mine".parse().unwrap()],
+        ..Options::default()
+    };
+    let spec = spec_of(json!({"Cmd": ["c"]}), &options);
+    assert_eq!(spec["process"]["terminal"], true);
+    assert_eq!(spec["process"]["noNewPrivileges"], true);
+    assert_eq!(spec["process"]["apparmorProfile"], "mine");
+    assert_eq!(spec["process"]["rlimits"], json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]));
+    assert_eq!(spec["linux"]["sysctl"]["net.core.somaxconn"], "9");
+    for absent in ["maskedPaths", "readonlyPaths", "seccomp"] {
+        assert_eq!(spec["linux"].get(absent), None, "{absent} of a privileged container");
+    }
+    let at = |target: &str| spec["mounts"].as_array().unwrap().iter().filter(|m| m["destination"] == target).count();
+    assert_eq!((at("/run"), at("/dev/shm")), (1, 1));
+    let refused = |options: &Options| spec::check(options).unwrap_err().to_string();
+    for bad in ["kernel.hostname=x", "vm.swappiness=1", "net.x"] {
+        let options = Options { sysctl: words(&[bad]), ..Options::default() };
+        assert!(refused(&options).contains(bad), "{bad}");
+    }
+    let host = Options { network: Network::Host, sysctl: words(&["net.core.somaxconn=9"]), ..Options::default() };
+    assert!(refused(&host).contains("host's"));
+}
+
+#[test]
+fn the_users_annotations_stand_above_the_images() {
+    let options = Options {
+        annotations: words(&["a=1", "b", "org.tare.image.ref=forged"]),
+        stop_signal: Some("SIGUSR1".into()),
+        ..Options::default()
+    };
+    let mut all = BTreeMap::from([("a".to_owned(), "image".to_owned())]);
+    spec::add_annotations(&mut all, &options, Some(&json!({"Test": ["CMD", "x"]})));
+    assert_eq!((all["a"].as_str(), all["b"].as_str()), ("1", ""));
+    assert_eq!(all["org.opencontainers.image.stopSignal"], "SIGUSR1");
+    assert_eq!(all["org.tare.healthcheck"], r#"{"Test":["CMD","x"]}"#);
+    assert!(!all.contains_key("org.tare.image.ref"));
+}
+
+#[test]
+fn named_volumes_stay_and_new_ones_go_with_the_bundle() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |root| {
+        fs::create_dir(root.join("data")).unwrap();
+        fs::write(root.join("data/seed"), "seed").unwrap();
+    });
+    let options =
+        Options { volumes: vec!["kept:/data".parse().unwrap(), "/new".parse().unwrap()], ..Options::default() };
+    let bundle = place.bundle("b", &options).unwrap();
+    let kept = place.store.path("volumes/kept");
+    assert_eq!(fs::read_to_string(kept.join("seed")).unwrap(), "seed");
+    fs::write(kept.join("seed"), "changed").unwrap();
+    let mounts = config(&bundle)["mounts"].clone();
+    let source = |target: &str| {
+        let mount = mounts.as_array().unwrap().iter().find(|m| m["destination"] == target).unwrap();
+        PathBuf::from(mount["source"].as_str().unwrap())
+    };
+    assert_eq!(source("/data"), kept);
+    assert!(source("/new").starts_with(&bundle));
+    remove(&place.store, &bundle).unwrap();
+    let bundle = place.bundle("b", &options).unwrap();
+    assert_eq!(fs::read_to_string(kept.join("seed")).unwrap(), "changed", "filled once");
+    remove(&place.store, &bundle).unwrap();
+}
+
+#[test]
+fn a_copied_bundle_has_the_same_tree_and_no_mount() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |root| {
+        fs::write(root.join("file"), "x").unwrap();
+        fs::hard_link(root.join("file"), root.join("etc/second")).unwrap();
+        symlink("file", root.join("link")).unwrap();
+        fs::set_permissions(root.join("etc"), fs::Permissions::from_mode(0o711)).unwrap();
+    });
+    let bundle = place.bundle("b", &Options { copy: true, ..Options::default() }).unwrap();
+    assert_eq!(place.mounts(), 0);
+    let at = |name: &str| fs::symlink_metadata(bundle.join("rootfs").join(name)).unwrap();
+    assert!(at("link").is_symlink());
+    assert_eq!(at("etc").mode() & 0o7777, 0o711);
+    assert_eq!(fs::read_to_string(bundle.join("rootfs/file")).unwrap(), "x");
+    assert_eq!(at("file").nlink(), at("etc/second").nlink());
+    assert!(!bundle.join("overlay").exists());
+    remove(&place.store, &bundle).unwrap();
+    assert!(!bundle.exists());
 }

@@ -24,6 +24,28 @@ pub(super) fn resolve(root: &RootFs, text: &str) -> Result<Identity> {
     lookup(text, &read("etc/passwd")?, &read("etc/group")?).with(|| format!("user {text:?}"))
 }
 
+/// Adds the groups of `--group-add`.
+pub(super) fn add_groups(root: &RootFs, identity: &mut Identity, names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let text = root.read("etc/group", DATABASE_MAX)?.unwrap_or_default();
+    let groups: Vec<Vec<&str>> = entries(&text, 3);
+    for name in names {
+        let step = || format!("--group-add {name:?}");
+        let gid = match groups.iter().find(|line| line[0] == name) {
+            Some(line) => id(line[2], "gid").with(step)?,
+            None => number(name)
+                .with(step)?
+                .ok_or_else(|| Error::missing(format!("--group-add: no group {name:?} in the image's /etc/group")))?,
+        };
+        if gid != identity.gid && !identity.groups.contains(&gid) {
+            identity.groups.push(gid);
+        }
+    }
+    Ok(())
+}
+
 fn lookup(text: &str, passwd: &str, group: &str) -> Result<Identity> {
     let (user, wanted_group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|g| !g.is_empty())),

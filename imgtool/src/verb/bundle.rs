@@ -1,7 +1,9 @@
 //! `imgtool bundle`
 
+use rustix::process::geteuid;
+
 use super::{print, require_root};
-use crate::bundle::{Options, make};
+use crate::bundle::{Network, Options, make, read_env_file};
 use crate::cli::{BundleArgs, PullPolicy};
 use crate::error::{Error, Kind, Result, Step};
 use crate::layout::{Image, Layer, Store};
@@ -13,6 +15,7 @@ use crate::registry::Registries;
 /// Makes a bundle, pulling what is missing, and prints its path, and nothing else, on stdout.
 pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
     require_root()?;
+    let options = options(args)?;
     store.create()?;
     // Held until the bundle's own record keeps its layers.
     let _hold = store.hold()?;
@@ -29,8 +32,7 @@ pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
         progress: &progress,
     };
     let (image, layers) = find(&pull, args).at(&args.image)?;
-    let directory =
-        make(store, &image, &layers, args.directory.as_deref(), &options(args), &progress).at(&args.image)?;
+    let directory = make(store, &image, &layers, args.directory.as_deref(), &options, &progress).at(&args.image)?;
     print(directory.display())
 }
 
@@ -59,21 +61,49 @@ fn find(pull: &Pull<'_>, args: &BundleArgs) -> Result<(Image, Vec<Layer>)> {
     }
 }
 
-fn options(args: &BundleArgs) -> Options {
-    Options {
+fn options(args: &BundleArgs) -> Result<Options> {
+    let mut env = Vec::new();
+    for file in &args.env_file {
+        env.extend(read_env_file(file)?);
+    }
+    env.extend(args.env.iter().cloned());
+    // A published port wants a network that it can be reached by.
+    let network = args.network.clone().unwrap_or_else(|| match (args.publish.is_empty(), geteuid().is_root()) {
+        (true, _) => Network::None,
+        (false, true) => Network::Bridge,
+        (false, false) => Network::Pasta,
+    });
+    Ok(Options {
         command: args.command.clone(),
         entrypoint: args.entrypoint.clone(),
-        env: args.env.clone(),
+        env,
         workdir: args.workdir.clone(),
         user: args.user.clone(),
+        groups: args.group_add.clone(),
+        tty: args.tty,
         hostname: args.hostname.clone(),
-        network: args.network,
+        network,
+        publish: args.publish.clone(),
+        dns: args.dns.clone(),
+        dns_search: args.dns_search.clone(),
+        resolver: args.dns_option.clone(),
+        hosts: args.add_host.clone(),
         memory: args.memory,
         nano_cpus: args.cpus,
         pids: args.pids_limit,
+        shm: args.shm_size,
+        rlimits: args.ulimit.clone(),
+        sysctl: args.sysctl.clone(),
         read_only: args.read_only,
-        volumes: args.volumes.clone(),
-        cap_add: args.cap_add.clone(),
+        volumes: [args.volumes.as_slice(), &args.mount, &args.tmpfs].concat(),
+        devices: args.device.clone(),
+        cap_add: if args.privileged { vec!["ALL".to_owned()] } else { args.cap_add.clone() },
         cap_drop: args.cap_drop.clone(),
-    }
+        privileged: args.privileged,
+        security: args.security_opt.clone(),
+        annotations: [args.label.as_slice(), &args.annotation].concat(),
+        stop_signal: args.stop_signal.clone(),
+        health: args.health.clone(),
+        copy: args.copy,
+    })
 }

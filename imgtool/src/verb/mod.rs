@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod network;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod referrers;

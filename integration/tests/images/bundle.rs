@@ -191,3 +191,93 @@ fn an_image_in_use_stays_usable() {
     assert_eq!(run(&place, &path).ok().stdout, "still here\n");
     place.ours("imgtool", &["unbundle", &path]).ok();
 }
+
+/// What a container of this bundle is asked from the outside, in a network namespace of the test's own, so that the bridge
+/// and its rules are nobody else's.
+const PUBLISHED: &str = r#"
+set -e
+ip link set lo up
+mkdir -p /var/lib/cni && mount -t tmpfs tmpfs /var/lib/cni
+bundle=$("$IMGTOOL" --root "$PLACE/store" bundle --quiet -p 8080:80 --hostname web web:1 -- /bin/busybox httpd -f -p 80 -h /bin)
+"$RUNTIME" --root "$PLACE/state" run -d --bundle "$bundle" "$ID" </dev/null >/dev/null
+grep -q "^10.87.*web$" "$bundle/etc/hosts" && echo named
+tries=0 # the server may not listen yet
+until busybox wget -q -O /dev/null http://10.87.0.1:8080/busybox; do tries=$((tries + 1)); [ $tries -lt 100 ]; sleep 0.1; done
+echo reached
+"$RUNTIME" --root "$PLACE/state" delete -f "$ID"
+iptables -t nat -S | grep -q 8080 || echo undone
+ls /var/lib/cni/networks/tare | grep -q ^10.87 || echo freed
+"$IMGTOOL" --root "$PLACE/store" unbundle "$bundle"
+"#;
+
+#[test]
+fn a_published_port_is_reached_over_the_bridge_and_undone_at_delete() {
+    let place = Place::new();
+    let tar = integration::peer::image::busybox_tar(&place.dir);
+    place.ours("imgtool", &["import", "--quiet", tar.to_str().unwrap(), "web:1"]).ok();
+    let mut command = std::process::Command::new("unshare");
+    // A pid namespace too: with it ends what the container leaves to be waited for.
+    command
+        .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", PUBLISHED])
+        .stdin(std::process::Stdio::null());
+    command.env("TARE_TEST", &place.id).env("ID", &place.id).env("PLACE", &place.dir);
+    command.env("IMGTOOL", integration::programs::ours("imgtool"));
+    command.env("RUNTIME", &integration::programs::Runtime::under_test().binary);
+    let out = integration::command::run(&mut command, &integration::command::Files::new(&place.dir, "published")).ok();
+    assert_eq!(out.stdout, "named\nreached\nundone\nfreed\n", "{out}");
+}
+
+#[test]
+fn options_of_docker_run_reach_the_process() {
+    let place = Place::new();
+    described(&place);
+    fs::write(place.dir.join("env"), "# file\nFROM_FILE=yes\nKEY=file\n").unwrap();
+    let env = place.dir.join("env");
+    let path = bundle(
+        &place,
+        &[
+            "--env-file",
+            env.to_str().unwrap(),
+            "-e",
+            "KEY=flag",
+            "--tmpfs",
+            "/scratch:size=1m",
+            "--mount",
+            "type=volume,source=kept,target=/kept",
+            "--ulimit",
+            "nofile=64:128",
+            "--security-opt",
+            "no-new-privileges",
+            "--security-opt",
+            "seccomp=unconfined",
+            "--group-add",
+            "4321",
+            "--add-host",
+            "db:192.0.2.1",
+            "--dns",
+            "192.0.2.53",
+            "--label",
+            "mine=1",
+            "--stop-signal",
+            "SIGUSR1",
+            "--health-cmd",
+            "true",
+            "--copy",
+            "described:1",
+        ],
+    );
+    let report = run(&place, &path).ok().report();
+    assert_eq!((report.env["FROM_FILE"].as_str(), report.env["KEY"].as_str()), ("yes", "flag"));
+    assert!(report.mount("/scratch").is_some() && report.mount("/kept").is_some());
+    assert_eq!(report.seccomp, 0);
+    assert!(report.groups.contains(&4321));
+    assert!(fs::read_to_string(format!("{path}/etc/hosts")).unwrap().contains("192.0.2.1\tdb"));
+    assert_eq!(fs::read_to_string(format!("{path}/etc/resolv.conf")).unwrap(), "nameserver 192.0.2.53\n");
+    let config = config(&path);
+    assert_eq!(config["process"]["rlimits"][0]["soft"], 64);
+    assert_eq!(config["annotations"]["mine"], "1");
+    assert_eq!(config["annotations"]["org.opencontainers.image.stopSignal"], "SIGUSR1");
+    assert!(config["annotations"]["org.tare.healthcheck"].as_str().unwrap().contains("CMD-SHELL"));
+    place.ours("imgtool", &["unbundle", &path]).ok();
+    assert!(place.dir.join("store/volumes/kept").is_dir());
+}

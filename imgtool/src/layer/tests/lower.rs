@@ -66,3 +66,47 @@ fn hardlinks_to_files_below_are_copies() {
     let tar = Tar::default().dir("usr").file("usr/.wh.lib", "").hardlink("h", "usr/lib/so").bytes();
     assert!(Place::new().apply(&tar, Limits::default(), Some(&stack)).is_err());
 }
+
+#[test]
+fn merged_layers_show_what_overlayfs_would_show() {
+    let lower = Tar::default()
+        .dir("kept")
+        .file("kept/old", "1")
+        .dir("opaque")
+        .file("opaque/hidden", "1")
+        .file("gone", "1")
+        .file("turned", "file")
+        .dir("swapped")
+        .file("swapped/in", "1");
+    let upper = Tar::default()
+        .dir("kept")
+        .file("kept/new", "2")
+        .hardlink("kept/same", "kept/new")
+        .dir("opaque")
+        .file("opaque/.wh..wh..opq", "")
+        .file("opaque/shown", "2")
+        .file(".wh.gone", "")
+        .dir("turned")
+        .symlink("swapped", "kept");
+    let (one, two, out) = (Place::new(), Place::new(), tempfile::tempdir().unwrap());
+    one.unpack(lower).unwrap();
+    two.unpack(upper).unwrap();
+    let layers = [open_root(&one.root()).unwrap(), open_root(&two.root()).unwrap()];
+    super::super::merge(&layers, &open_root(out.path()).unwrap()).unwrap();
+    let mut found = Vec::new();
+    let mut pending = vec![out.path().to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            found.push(path.strip_prefix(out.path()).unwrap().to_str().unwrap().to_owned());
+            if fs::symlink_metadata(&path).unwrap().is_dir() {
+                pending.push(path);
+            }
+        }
+    }
+    found.sort();
+    let want = ["kept", "kept/new", "kept/old", "kept/same", "opaque", "opaque/shown", "swapped", "turned"];
+    assert_eq!(found, want);
+    assert_eq!(fs::metadata(out.path().join("kept/same")).unwrap().nlink(), 2);
+    assert!(fs::metadata(out.path().join("turned")).unwrap().is_dir());
+}

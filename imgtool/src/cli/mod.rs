@@ -6,12 +6,18 @@
     reason = "these comments are the help text, which is no Markdown"
 )]
 
+mod bundle;
+mod remote;
+
+pub(crate) use bundle::{BundleArgs, PullPolicy};
+pub(crate) use remote::{CopyArgs, DeleteArgs, LoginArgs, LogoutArgs, PushArgs, ReferrersArgs, TagsArgs};
+
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::archive::Format;
-use crate::bundle::{Bind, Network, parse_cpus, parse_size};
+use crate::bundle::parse_size;
 use crate::layer::Limits;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -65,6 +71,9 @@ pub(crate) enum Verb {
     Bundle(BundleArgs),
     /// Unmount and remove bundles
     Unbundle(UnbundleArgs),
+    /// Connect a bundle's container with its network: the bundle's hooks call this
+    #[command(hide = true)]
+    Network(NetworkArgs),
 }
 
 /// How registries are reached.
@@ -131,128 +140,6 @@ pub(crate) struct PullArgs {
     pub(crate) registry: RegistryArgs,
     #[command(flatten)]
     pub(crate) layers: LayerArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PushArgs {
-    /// The image, by name or ID
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: String,
-    /// Where to [default: the image's name]
-    #[arg(value_name = "REF")]
-    pub(crate) target: Option<Reference>,
-    /// Send blobs in chunks of this size instead of whole
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) chunk_size: Option<u64>,
-    /// Write the digest to this file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) digestfile: Option<PathBuf>,
-    /// Blobs to work on at the same time
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub(crate) parallel: u8,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CopyArgs {
-    /// REF or docker://REF, oci:DIR[:NAME], oci-archive:FILE, docker-archive:FILE, store:IMAGE
-    #[arg(value_name = "SOURCE")]
-    pub(crate) source: String,
-    /// REF or docker://REF, oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
-    #[arg(value_name = "TARGET")]
-    pub(crate) target: String,
-    /// All platforms of an index, and the index
-    #[arg(short, long, conflicts_with = "platform")]
-    pub(crate) all: bool,
-    /// Platform to take of an index [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub(crate) platform: Option<Platform>,
-    /// Signatures, SBOMs and other referrers too
-    #[arg(long)]
-    pub(crate) referrers: bool,
-    /// Send blobs in chunks of this size instead of whole
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) chunk_size: Option<u64>,
-    /// Blobs to work on at the same time
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub(crate) parallel: u8,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TagsArgs {
-    /// The repository
-    #[arg(value_name = "REPOSITORY")]
-    pub(crate) repository: Reference,
-    /// How the list is shown
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: ListFormat,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReferrersArgs {
-    /// The image
-    #[arg(value_name = "REF")]
-    pub(crate) reference: Reference,
-    /// How the list is shown
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: ListFormat,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeleteArgs {
-    /// The image: its manifest goes, with all tags that it has
-    #[arg(value_name = "REF")]
-    pub(crate) reference: Reference,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LoginArgs {
-    /// The registry, as registry.example:5000
-    #[arg(value_name = "REGISTRY", default_value = "docker.io")]
-    pub(crate) server: String,
-    /// User name [default: asked for on a terminal]
-    #[arg(short, long)]
-    pub(crate) username: Option<String>,
-    /// Password; other users of this machine can see it here
-    #[arg(short, long)]
-    pub(crate) password: Option<String>,
-    /// Read the password from standard input
-    #[arg(long, conflicts_with = "password")]
-    pub(crate) password_stdin: bool,
-    /// File to keep it in [default: $REGISTRY_AUTH_FILE, or config.json of Docker]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) authfile: Option<PathBuf>,
-    /// Verify the registry's certificate; with `false`, fall back to plain HTTP too
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    pub(crate) tls_verify: Option<bool>,
-    /// Speak plain HTTP (to this machine it is the default)
-    #[arg(long)]
-    pub(crate) plain_http: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LogoutArgs {
-    /// The registry, as registry.example:5000
-    #[arg(value_name = "REGISTRY", default_value = "docker.io")]
-    pub(crate) server: String,
-    /// File to take it from [default: $REGISTRY_AUTH_FILE, or config.json of Docker]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) authfile: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -352,72 +239,19 @@ pub(crate) struct RmArgs {
     pub(crate) force: bool,
 }
 
-/// When `bundle` asks the registry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PullPolicy {
-    Always,
-    #[default]
-    Missing,
-    Never,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkVerb {
+    Up,
+    Down,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BundleArgs {
-    /// The image, by name or ID
-    #[arg(value_name = "REF")]
-    pub(crate) image: String,
-    /// The bundle's directory: absent or empty [default: a new one in the store]
+pub(crate) struct NetworkArgs {
+    #[arg(value_enum)]
+    pub(crate) verb: NetworkVerb,
+    /// The bundle's directory
     #[arg(value_name = "DIR")]
-    pub(crate) directory: Option<PathBuf>,
-    /// Command instead of the image's
-    #[arg(last = true, value_name = "CMD")]
-    pub(crate) command: Vec<String>,
-    /// When to ask the registry
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    pub(crate) pull: PullPolicy,
-    /// Environment variable; without a value, this process's; may be repeated
-    #[arg(short, long, value_name = "KEY[=VALUE]")]
-    pub(crate) env: Vec<String>,
-    /// Working directory; made if it does not exist
-    #[arg(short, long, value_name = "PATH")]
-    pub(crate) workdir: Option<String>,
-    /// User and group, names of the image or numbers
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub(crate) user: Option<String>,
-    /// Entrypoint instead of the image's; the image's Cmd is dropped
-    #[arg(long, value_name = "CMD")]
-    pub(crate) entrypoint: Option<String>,
-    /// Host name [default: 12 random hex digits; with --network host, the host's]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname: Option<String>,
-    /// Network: one of its own with nothing but loopback, or the host's
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) network: Network,
-    /// Memory limit, as 512m
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) memory: Option<u64>,
-    /// Number of CPUs, as 1.5
-    #[arg(long, value_name = "N", value_parser = parse_cpus)]
-    pub(crate) cpus: Option<u64>,
-    /// Most processes; -1 for no limit
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
-    pub(crate) pids_limit: Option<i64>,
-    /// Mount the root file system read-only
-    #[arg(long)]
-    pub(crate) read_only: bool,
-    /// Bind mount; may be repeated
-    #[arg(short, long = "volume", value_name = "HOST:CONTAINER[:OPTIONS]")]
-    pub(crate) volumes: Vec<Bind>,
-    /// Add a capability, or ALL; may be repeated
-    #[arg(long, value_name = "CAP", action = ArgAction::Append, value_delimiter = ',')]
-    pub(crate) cap_add: Vec<String>,
-    /// Drop a capability, or ALL; may be repeated
-    #[arg(long, value_name = "CAP", action = ArgAction::Append, value_delimiter = ',')]
-    pub(crate) cap_drop: Vec<String>,
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) layers: LayerArgs,
+    pub(crate) directory: PathBuf,
 }
 
 #[derive(Debug, Args)]

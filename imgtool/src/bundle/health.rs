@@ -1,0 +1,104 @@
+//! `--health-*`: what the image says of its health check, changed, as an annotation for whoever runs such checks.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// The annotation: Docker's `Healthcheck` object as JSON, durations in nanoseconds.
+pub(super) const ANNOTATION: &str = "org.tare.healthcheck";
+
+/// The options.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct HealthArgs {
+    /// Command that checks the container's health, run by its shell
+    #[arg(long = "health-cmd", value_name = "CMD")]
+    cmd: Option<String>,
+    /// Time between two checks, as 30s
+    #[arg(long = "health-interval", value_name = "TIME", value_parser = parse_duration)]
+    interval: Option<u64>,
+    /// Time that one check may take
+    #[arg(long = "health-timeout", value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<u64>,
+    /// Time in which failures do not count
+    #[arg(long = "health-start-period", value_name = "TIME", value_parser = parse_duration)]
+    start_period: Option<u64>,
+    /// Failures in a row that mean unhealthy
+    #[arg(long = "health-retries", value_name = "N")]
+    retries: Option<u32>,
+    /// No health check, whatever the image says
+    #[arg(long, conflicts_with_all = ["cmd", "interval", "timeout", "start_period", "retries"])]
+    no_healthcheck: bool,
+}
+
+impl HealthArgs {
+    /// The check that holds; `None`: there is none.
+    pub(super) fn over(&self, image: Option<&Value>) -> Option<Value> {
+        if self.no_healthcheck {
+            return None;
+        }
+        let mut check: Map<String, Value> = image.and_then(Value::as_object).cloned().unwrap_or_default();
+        if let Some(cmd) = &self.cmd {
+            check.insert("Test".into(), json!(["CMD-SHELL", cmd]));
+        }
+        for (key, value) in [("Interval", self.interval), ("Timeout", self.timeout), ("StartPeriod", self.start_period)]
+        {
+            if let Some(value) = value {
+                check.insert(key.into(), json!(value));
+            }
+        }
+        if let Some(retries) = self.retries {
+            check.insert("Retries".into(), json!(retries));
+        }
+        let test = check.get("Test").and_then(Value::as_array).filter(|test| !test.is_empty())?;
+        (test[0] != "NONE").then_some(Value::Object(check))
+    }
+}
+
+/// A duration as Go writes it, `1m30s`, in nanoseconds.
+fn parse_duration(text: &str) -> Result<u64> {
+    let bad = || Error::malformed(format!("{text:?}: want a time such as 30s, 1m30s or 500ms"));
+    let (mut rest, mut total) = (text, 0u64);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|&at| at > 0).ok_or_else(bad)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
+        let after = &rest[digits..];
+        let (unit, length) = match after {
+            unit if unit.starts_with("ms") => (1_000_000, 2),
+            unit if unit.starts_with("us") => (1_000, 2),
+            unit if unit.starts_with("ns") => (1, 2),
+            unit if unit.starts_with('h') => (3_600_000_000_000, 1),
+            unit if unit.starts_with('m') => (60_000_000_000, 1),
+            unit if unit.starts_with('s') => (1_000_000_000, 1),
+            _ => return Err(bad()),
+        };
+        total = number.checked_mul(unit).and_then(|n| total.checked_add(n)).ok_or_else(bad)?;
+        rest = &after[length..];
+    }
+    if text.is_empty() { Err(bad()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_check_is_laid_over_the_images() {
+        let image = json!({"Test": ["CMD", "x"], "Interval": 5, "Retries": 2});
+        let plain = HealthArgs::default();
+        assert_eq!(plain.over(Some(&image)), Some(image.clone()));
+        assert_eq!(plain.over(None), None);
+        assert_eq!(plain.over(Some(&json!({"Test": ["NONE"]}))), None);
+        let asked = HealthArgs { cmd: Some("y".into()), interval: Some(7), ..HealthArgs::default() };
+        assert_eq!(asked.over(Some(&image)), Some(json!({"Test": ["CMD-SHELL", "y"], "Interval": 7, "Retries": 2})));
+        assert_eq!(HealthArgs { no_healthcheck: true, ..HealthArgs::default() }.over(Some(&image)), None);
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(parse_duration("1m30s").unwrap(), 90_000_000_000);
+        assert_eq!(parse_duration("500ms").unwrap(), 500_000_000);
+        for bad in ["", "5", "s", "5x", "1.5s", "-1s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `bundle` and its options, which are those of `docker run`.
+
+#![allow(
+    clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
+    reason = "these comments are the help text, which is no Markdown"
+)]
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::{LayerArgs, RegistryArgs};
+use crate::bundle::{
+    Device, HealthArgs, HostEntry, Network, Publish, Rlimit, SecurityOpt, Volume, parse_cpus, parse_mount, parse_size,
+    parse_tmpfs,
+};
+
+/// When `bundle` asks the registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    Always,
+    #[default]
+    Missing,
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// The image, by name or ID
+    #[arg(value_name = "REF")]
+    pub(crate) image: String,
+    /// The bundle's directory: absent or empty [default: a new one in the store]
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Command instead of the image's
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+    /// When to ask the registry
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) pull: PullPolicy,
+    /// Copy the image's files instead of mounting them with overlayfs
+    #[arg(long)]
+    pub(crate) copy: bool,
+    /// Environment variable; without a value, this process's; may be repeated
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// File of environment variables, one a line; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Working directory; made if it does not exist
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) workdir: Option<String>,
+    /// User and group, names of the image or numbers
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Group besides the user's, a name of the image or a number; may be repeated
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group_add: Vec<String>,
+    /// Entrypoint instead of the image's; the image's Cmd is dropped
+    #[arg(long, value_name = "CMD")]
+    pub(crate) entrypoint: Option<String>,
+    /// Allocate a terminal: process.terminal of config.json
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Host name [default: 12 random hex digits; with --network host, the host's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// Network: none, host, bridge, pasta, or the name of a CNI network [default: none; with -p bridge, a user's pasta]
+    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
+    pub(crate) network: Option<Network>,
+    /// Publish a port on the host; may be repeated
+    #[arg(short, long, value_name = "[[IP:]HOST:]CONTAINER[/PROTOCOL]")]
+    pub(crate) publish: Vec<Publish>,
+    /// Name server instead of the host's; may be repeated
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<std::net::IpAddr>,
+    /// Domain in which names are looked for; may be repeated
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) dns_search: Vec<String>,
+    /// Option for resolv.conf; may be repeated
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) dns_option: Vec<String>,
+    /// Line for /etc/hosts; may be repeated
+    #[arg(long, value_name = "NAME:IP")]
+    pub(crate) add_host: Vec<HostEntry>,
+    /// Memory limit, as 512m
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
+    /// Number of CPUs, as 1.5
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    pub(crate) cpus: Option<u64>,
+    /// Most processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub(crate) pids_limit: Option<i64>,
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) shm_size: Option<u64>,
+    /// Resource limit, as nofile=1024:2048; may be repeated
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) ulimit: Vec<Rlimit>,
+    /// Kernel parameter of the container's namespaces; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) sysctl: Vec<String>,
+    /// Mount the root file system read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Bind mount, named volume (NAME:PATH) or new volume (PATH); may be repeated
+    #[arg(short, long = "volume", value_name = "[SOURCE:]CONTAINER[:OPTIONS]")]
+    pub(crate) volumes: Vec<Volume>,
+    /// Mount, as type=bind,src=/a,dst=/b,ro; types bind, volume, tmpfs; may be repeated
+    #[arg(long, value_name = "SPEC", value_parser = parse_mount)]
+    pub(crate) mount: Vec<Volume>,
+    /// Tmpfs mount, as /run:size=64m,mode=1777; may be repeated
+    #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = parse_tmpfs)]
+    pub(crate) tmpfs: Vec<Volume>,
+    /// Device of the host; may be repeated
+    #[arg(long, value_name = "HOST[:CONTAINER][:rwm]")]
+    pub(crate) device: Vec<Device>,
+    /// Add a capability, or ALL; may be repeated
+    #[arg(long, value_name = "CAP", action = ArgAction::Append, value_delimiter = ',')]
+    pub(crate) cap_add: Vec<String>,
+    /// Drop a capability, or ALL; may be repeated
+    #[arg(long, value_name = "CAP", action = ArgAction::Append, value_delimiter = ',')]
+    pub(crate) cap_drop: Vec<String>,
+    /// All capabilities and devices, no seccomp profile, nothing masked
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// seccomp=unconfined|FILE, apparmor=PROFILE, no-new-privileges, systempaths=unconfined, label=disable; may be repeated
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) security_opt: Vec<SecurityOpt>,
+    /// User namespace: host, none of its own
+    #[arg(long, value_name = "MODE", value_parser = ["host"])]
+    pub(crate) userns: Option<String>,
+    /// Label, kept as an annotation; may be repeated
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) label: Vec<String>,
+    /// Annotation of config.json; may be repeated
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(crate) annotation: Vec<String>,
+    /// Signal that ends the container, instead of the image's
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) layers: LayerArgs,
+}
