@@ -13,6 +13,8 @@ pub enum Kind {
     NotRunning,
     /// The caller's input (command line, config.json) is refused; nothing was touched.
     Invalid,
+    /// The container's program could not be executed; its standard error says so too.
+    NotExecuted,
     /// Any other failure.
     Other,
 }

@@ -8,7 +8,7 @@ use crate::{
     terminal::{Console, Picture},
     wait,
 };
-use libcontainer::{At, Error, Result, Signals, inside::descriptors, life};
+use libcontainer::{At, Error, Kind, Result, Signals, inside::descriptors, life, store::Slot};
 use rustix::{fd::AsFd, process::Pid};
 
 pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
@@ -28,11 +28,16 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
     }
     let created = create(global, &bundle, &args.birth, &args.id, engine)?;
     let waited = own.map(|socket| Picture::receive(&socket)).transpose().and_then(|picture| {
-        start(&created.slot, &args.id)?;
+        match life::start(&created.slot).at_with(|| format!("start {}", args.id)) {
+            // The container has said why, and ends like any other; only who reads a log has not heard it.
+            Err(error) if error.kind() == Kind::NotExecuted && !log::to_file() => {}
+            Err(error) if error.kind() == Kind::NotExecuted => tracing::error!("{error}"),
+            started => started?,
+        }
         let pid = Pid::from_raw(created.state.pid).ok_or_else(|| Error::other("the container has no init"))?;
         wait::foreground(pid, created.pidfd.as_fd(), &signals, picture)
     });
-    if !args.keep {
+    if !args.keep || waited.is_err() {
         // The container's own failure comes first.
         let deleted = life::delete(&created.slot, true).at_with(|| format!("delete {}", args.id));
         return waited.and_then(|code| deleted.map(|()| code));
@@ -41,7 +46,7 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
 }
 
 /// A container that does not start is not left behind.
-fn start(slot: &libcontainer::store::Slot, id: &str) -> Result<()> {
+fn start(slot: &Slot, id: &str) -> Result<()> {
     life::start(slot).at_with(|| format!("start {id}")).inspect_err(|_| {
         if let Err(error) = life::delete(slot, true) {
             tracing::warn!("delete {id}: {error}");

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //!   start: connect, send one byte, remove the socket; then read to the end of the stream
-//!   init:  accept, read the byte; run the startContainer hooks; exec, which closes the stream, or send why it failed
+//!   init:  accept, read the byte; run the startContainer hooks; exec, which closes the stream, or send why it failed,
+//!          after a byte that says what did: `e`, or `x` for the program itself
 //! ```
 //!
 //! A connection refused means that nobody listens any more, so a dead init is seen at once, and so is one that was started
 //! by a `start` that died before it removed the socket.
 
 use crate::{
-    error::{At, Error, Result},
+    error::{At, Error, Kind, Result},
     store::{START_SOCKET, Slot},
+    sys::{self, Signals},
 };
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     io::Errno,
     net::{
@@ -24,6 +27,8 @@ use std::io::Read;
 
 /// The most that is read of init's last words, in bytes.
 const MAX_TEXT: u64 = 8 << 10;
+const FAILED: char = 'e';
+const NOT_EXECUTED: char = 'x';
 
 /// A listening socket in the container's directory, for init to inherit.
 pub(super) fn make(slot: &Slot) -> Result<OwnedFd> {
@@ -33,9 +38,16 @@ pub(super) fn make(slot: &Slot) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Init waits here until somebody knocks; the connection is for its last words.
-pub(super) fn wait(door: &OwnedFd) -> Result<OwnedFd> {
+/// Init waits here until somebody knocks; the connection is for its last words. One of the signals `endings` ends it.
+pub(super) fn wait(door: &OwnedFd, endings: &Signals) -> Result<OwnedFd> {
     loop {
+        match poll(&mut [PollFd::new(door, PollFlags::IN), PollFd::new(endings, PollFlags::IN)], None) {
+            Err(Errno::INTR) => continue,
+            polled => polled.at("wait for start")?,
+        };
+        if let Some(signal) = endings.next() {
+            sys::exit(128 + signal);
+        }
         let visitor = match accept_with(door, SocketFlags::CLOEXEC) {
             Err(Errno::INTR | Errno::CONNABORTED) => continue,
             visitor => visitor.at("wait for start")?,
@@ -49,14 +61,23 @@ pub(super) fn wait(door: &OwnedFd) -> Result<OwnedFd> {
 
 /// Tells whoever started us why the program does not run.
 pub(super) fn fail(visitor: &OwnedFd, error: &Error) {
+    tell(visitor, FAILED, error);
+}
+
+/// The same, where it is the program itself that could not be executed.
+pub(super) fn fail_to_execute(visitor: &OwnedFd, error: &Error) {
+    tell(visitor, NOT_EXECUTED, error);
+}
+
+fn tell(visitor: &OwnedFd, what: char, error: &Error) {
     // Nobody is left to tell if the visitor died.
-    let _ = send(visitor, error.to_string().as_bytes(), SendFlags::NOSIGNAL);
+    let _ = send(visitor, format!("{what}{error}").as_bytes(), SendFlags::NOSIGNAL);
 }
 
 /// Lets a created container go on to run its program, and waits until it does.
 ///
 /// # Errors
-/// Why the program could not be executed; that nobody waits.
+/// [`Kind::NotExecuted`] with the reason, which init has also written to its standard error; that nobody waits.
 pub fn open(slot: &Slot) -> Result<()> {
     let socket = unix_socket()?;
     match connect(&socket, &address(slot.dir())?) {
@@ -73,7 +94,10 @@ pub fn open(slot: &Slot) -> Result<()> {
         Ok(0) => Ok(()),
         // Init was killed while we waited: the container has been started and has ended.
         Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(()),
-        Ok(_) => Err(Error::other(text)),
+        Ok(_) => Err(match text.strip_prefix(NOT_EXECUTED) {
+            Some(text) => Error::new(Kind::NotExecuted, text),
+            None => Error::other(text.strip_prefix(FAILED).unwrap_or(&text)),
+        }),
         Err(error) => Err(error).at("hear from init"),
     }
 }

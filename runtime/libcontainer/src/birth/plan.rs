@@ -241,10 +241,9 @@ pub(crate) fn flag(kind: NamespaceKind) -> u64 {
 }
 
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    for (field, asked) in [
-        ("linux.memoryPolicy", linux.memory_policy.is_some()),
-        ("linux.netDevices", !linux.net_devices.is_empty()),
-    ] {
+    for (field, asked) in
+        [("linux.memoryPolicy", linux.memory_policy.is_some()), ("linux.netDevices", !linux.net_devices.is_empty())]
+    {
         if asked {
             return Err(Error::invalid(field, "is not supported by this version"));
         }

@@ -27,7 +27,7 @@ use crate::{
     process::start_time,
     spec::{Hooks, Spec},
     store::{Slot, State, Store},
-    sys::{self, Born, MountAttr, clone3, mount_setattr},
+    sys::{self, Born, MountAttr, Signals, clone3, mount_setattr},
 };
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -320,13 +320,21 @@ pub(crate) fn oci_state<'a>(state: &'a State, status: &'a str) -> OciState<'a> {
 /// Init's life up to its program. Ends in the program, or in a last word to the other side.
 fn inside(prepared: Prepared, link: &ToOutside) -> ! {
     match become_ready(prepared, link) {
-        Ok((poised, door, hooks, state)) => run_when_told(poised, &door, &hooks, &state),
+        Ok((waiting, hooks, state)) => run_when_told(&waiting, &hooks, &state),
         Err(error) => link.fail(&error),
     }
     sys::exit(1)
 }
 
-fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, OwnedFd, Hooks, State)> {
+/// An init that has everything but its program.
+struct Waiting {
+    poised: Poised,
+    door: OwnedFd,
+    /// Signals that end it: pid 1 of a namespace is spared those that nothing waits for.
+    endings: Signals,
+}
+
+fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Hooks, State)> {
     let plan = &prepared.plan;
     // runc's words, here and below, for those who look for a step in a debug log.
     tracing::debug!("nsexec container setup: sessions, namespaces, ids");
@@ -382,19 +390,29 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Poised, Own
     plan.process.apply_profile(&prepared.procfs)?;
     // Not later: the container's seccomp filter may forbid to write.
     tracing::debug!("init: closing the pipe to signal completion: what is left is the program");
+    let endings = Signals::take(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]).at("take signals")?;
     let (poised, listener) = plan.process.assume(may_set_groups, prepared.preserve_fds)?;
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
 
     link.expect(Outside::Saved)?;
-    Ok((poised, prepared.door, prepared.hooks, prepared.state))
+    Ok((Waiting { poised, door: prepared.door, endings }, prepared.hooks, prepared.state))
 }
 
-fn run_when_told(poised: Poised, door: &OwnedFd, hooks: &Hooks, state: &State) {
-    let Ok(visitor) = door::wait(door) else { return };
-    let failed = hooks::run("startContainer", &hooks.start_container, &oci_state(state, "created"), None)
-        .and_then(|()| poised.execute());
-    let Err(error) = failed.map(|never: Infallible| match never {});
-    door::fail(&visitor, &error);
+fn run_when_told(Waiting { poised, door, endings }: &Waiting, hooks: &Hooks, state: &State) {
+    let Ok(visitor) = door::wait(door, endings) else { return };
+    let oci = oci_state(state, "created");
+    let hooked = poised
+        .enforce()
+        .and_then(|()| hooks::run_with("startContainer", &hooks.start_container, &oci, None, poised.environment()));
+    if let Err(error) = hooked {
+        return door::fail(&visitor, &error);
+    }
+    let Err(error) = poised.execute().map(|never: Infallible| match never {});
+    // The container's own output is where people look first.
+    let line = format!("{error}\n");
+    // Nobody may be reading it.
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
+    door::fail_to_execute(&visitor, &error);
 }
 
 /// Joins what is joined by path; makes the user namespace where the clone could not; hands on to a second process where

@@ -178,7 +178,7 @@ fn clone_into(cgroup: &Cgroup, state: &State, below: &Below) -> Result<Born> {
 }
 
 fn inside(prepared: Prepared, link: &ToOutside) -> ! {
-    let failed = become_ready(prepared, link).and_then(Poised::execute);
+    let failed = become_ready(prepared, link).and_then(|poised| poised.enforce().and_then(|()| poised.execute()));
     let Err(error) = failed.map(|never| match never {});
     link.fail(&error);
     sys::exit(1)

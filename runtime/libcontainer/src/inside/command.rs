@@ -21,6 +21,8 @@ pub(crate) struct Command {
     path: CString,
     args: CStringArray,
     env: CStringArray,
+    /// The same, as text.
+    pub(crate) variables: Vec<String>,
 }
 
 impl Command {
@@ -41,6 +43,7 @@ impl Command {
             path: CString::new(path.into_os_string().into_encoded_bytes()).map_err(nul)?,
             args: CStringArray::new(args).map_err(nul)?,
             env: CStringArray::new(&env).map_err(nul)?,
+            variables: env,
         })
     }
 

@@ -175,12 +175,22 @@ impl ProcessPlan {
 }
 
 impl Poised {
-    /// Becomes the program; returns only the failure.
-    pub(crate) fn execute(self) -> Result<std::convert::Infallible> {
+    /// From here on all that runs is under the filter: the startContainer hooks are the container's, too.
+    pub(crate) fn enforce(&self) -> Result<()> {
         sys::reset_signals().at("reset signals")?;
         if let Some(filter) = &self.late_filter {
             filter.load().at("seccomp")?;
         }
+        Ok(())
+    }
+
+    /// The program's environment.
+    pub(crate) fn environment(&self) -> &[String] {
+        &self.command.variables
+    }
+
+    /// Becomes the program; returns only the failure.
+    pub(crate) fn execute(&self) -> Result<std::convert::Infallible> {
         self.command.execute()
     }
 }

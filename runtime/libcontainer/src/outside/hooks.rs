@@ -45,18 +45,30 @@ pub struct OciState<'a> {
 
 /// Runs `hooks` in order, in the directory `cwd`; the first failure ends it.
 pub(crate) fn run(name: &str, hooks: &[Hook], state: &OciState<'_>, cwd: Option<&Path>) -> Result<()> {
+    run_with(name, hooks, state, cwd, &[])
+}
+
+/// The same, with the environment for hooks that have none of their own.
+pub(crate) fn run_with(
+    name: &str,
+    hooks: &[Hook],
+    state: &OciState<'_>,
+    cwd: Option<&Path>,
+    env: &[String],
+) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
     let state = serde_json::to_vec(state).map_err(|error| Error::other(error.to_string()))?;
     for (i, hook) in hooks.iter().enumerate() {
         tracing::debug!("{name} hook #{i}: {}", hook.path.display());
-        run_one(hook, &state, cwd).at_with(|| format!("error running {name} hook #{i}: {}", hook.path.display()))?;
+        run_one(hook, &state, cwd, env)
+            .at_with(|| format!("error running {name} hook #{i}: {}", hook.path.display()))?;
     }
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>, env: &[String]) -> Result<()> {
     // Files and not pipes: a hook that does not read its input cannot hold us up, nor can a daemon that it leaves behind with
     // its output open.
     let file = || Ok::<_, Error>(File::from(rustix::fs::memfd_create("hook", MemfdFlags::CLOEXEC).at("memfd_create")?));
@@ -67,7 +79,8 @@ fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    let env = if hook.env.is_empty() { env } else { &hook.env };
+    command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
     command.stdin(Stdio::from(input)).stdout(output.try_clone()?).stderr(output.try_clone()?);
     if let Some(cwd) = cwd {
         command.current_dir(cwd);

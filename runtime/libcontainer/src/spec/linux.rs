@@ -47,8 +47,14 @@ pub struct Linux {
 pub struct Namespace {
     #[serde(rename = "type")]
     pub kind: NamespaceKind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// None for a new one; an empty path means the same.
+    #[serde(default, deserialize_with = "path_if_any", skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+}
+
+fn path_if_any<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = Option::<PathBuf>::deserialize(from)?;
+    Ok(path.filter(|path| !path.as_os_str().is_empty()))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]

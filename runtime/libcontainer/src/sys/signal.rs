@@ -54,6 +54,16 @@ impl SignalSet {
         set
     }
 
+    /// These.
+    fn of(signals: &[i32]) -> Self {
+        let mut set = Self::empty();
+        for &signal in signals {
+            // SAFETY: `set` is a valid set; a number that is none changes nothing.
+            unsafe { libc::sigaddset(&raw mut set.0, signal) };
+        }
+        set
+    }
+
     /// Makes this the set of blocked signals of the calling thread.
     fn block_exactly(&self) -> Result<()> {
         // SAFETY: the set lives across the call; the old one is not asked for.
@@ -67,10 +77,18 @@ pub struct Signals(OwnedFd);
 impl Signals {
     /// Blocks every signal and receives them here from now on. Never blocks on read.
     pub fn take_all() -> Result<Self> {
-        let all = SignalSet::all();
-        all.block_exactly()?;
+        Self::take_set(&SignalSet::all())
+    }
+
+    /// Blocks these signals, and no others, and receives them here from now on.
+    pub(crate) fn take(signals: &[i32]) -> Result<Self> {
+        Self::take_set(&SignalSet::of(signals))
+    }
+
+    fn take_set(set: &SignalSet) -> Result<Self> {
+        set.block_exactly()?;
         // SAFETY: the set lives across the call.
-        let fd = unsafe { libc::signalfd(-1, &raw const all.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        let fd = unsafe { libc::signalfd(-1, &raw const set.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         check(fd.into())?;
         // SAFETY: the kernel made this descriptor, which nobody else owns.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
