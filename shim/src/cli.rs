@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::solo::policy::{LogDriver, RestartPolicy};
+use crate::solo::terminal::DetachKeys;
 
 /// Holds containers: each runs under a small process of its own that keeps its log and its exit status and lets people
 /// attach again. Works with any OCI runtime that is called like runc.
@@ -39,8 +42,9 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Run a container from a bundle
-    Run(Run),
+    Run(Box<Run>),
     /// List containers
+    #[command(visible_alias = "ls")]
     Ps(Ps),
     /// Print what a container has written
     Logs(Logs),
@@ -52,12 +56,32 @@ pub(crate) enum Verb {
     Stop(Stop),
     /// Start containers that have ended
     Start(Start),
+    /// Stop containers and start them again
+    Restart(Stop),
+    /// Freeze containers
+    Pause(Names),
+    /// Thaw frozen containers
+    Unpause(Names),
     /// Wait until containers have ended, and print their exit codes
     Wait(Names),
     /// Remove containers that have ended
     Rm(Rm),
     /// Send a signal to containers
     Kill(Kill),
+    /// Print everything that is known of containers, as JSON
+    Inspect(Names),
+    /// List a container's processes
+    Top(Top),
+    /// Show what containers use
+    Stats(Stats),
+    /// Change a container's limits and restart policy
+    Update(Update),
+    /// Print what happens to containers as it happens
+    Events(Events),
+    /// Rename a container that does not run
+    Rename(Rename),
+    /// Remove all containers that have ended
+    Prune(Prune),
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +101,27 @@ pub(crate) struct Run {
     /// Name of the container [default: a random one]
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// When to run it again: `no`, `on-failure[:TIMES]`, `always` or `unless-stopped`
+    #[arg(long, default_value = "no", value_name = "POLICY")]
+    pub(crate) restart: RestartPolicy,
+    /// Where its output is kept: `json-file`, `k8s-file`, `journald` or `none`
+    #[arg(long, default_value = "json-file", value_name = "DRIVER")]
+    pub(crate) log_driver: LogDriver,
+    /// `max-size=BYTES[k|m|g]` of a log file, `max-file=NUMBER` of them
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) log_opt: Vec<String>,
+    /// Keys that detach
+    #[arg(long, value_name = "KEYS")]
+    pub(crate) detach_keys: Option<DetachKeys>,
+    /// Signal that asks it to end [default: what the image says, or TERM]
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+    /// Seconds that `stop` gives it
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub(crate) stop_timeout: u32,
+    /// Where to write the pid of its init
+    #[arg(long, visible_alias = "pid-file", value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
     /// Directory with config.json and the root file system
     #[arg(default_value = ".")]
     pub(crate) bundle: PathBuf,
@@ -87,6 +132,27 @@ pub(crate) struct Ps {
     /// Also list containers that have ended
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Print names only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Only those for which this holds: `name=TEXT` or `status=running|paused|restarting|exited|dead|created`
+    #[arg(short, long, value_name = "FILTER")]
+    pub(crate) filter: Vec<String>,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Print commands whole
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+}
+
+/// How lists are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -94,11 +160,32 @@ pub(crate) struct Logs {
     /// Go on printing until the container ends
     #[arg(short, long)]
     pub(crate) follow: bool,
+    /// Print the time of each line
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Print only this many lines from the end, or `all`
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<String>,
+    /// Print only what was written since then: a time (2026-01-02T03:04:05Z), seconds since 1970, or an age (10m, 1h30m)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Print only what was written before then
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) until: Option<String>,
     pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
+    /// Do not connect our stdin
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    /// Pass signals on to the container; `--sig-proxy=false` lets them end only us
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub(crate) sig_proxy: bool,
+    /// Keys that detach
+    #[arg(long, value_name = "KEYS")]
+    pub(crate) detach_keys: Option<DetachKeys>,
     pub(crate) name: String,
 }
 
@@ -113,16 +200,31 @@ pub(crate) struct Exec {
     /// Give the command a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
+    /// User of the command: NAME or UID, with `:GROUP` if not the user's own
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Working directory of the command
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// A variable for the command: NAME=VALUE, or NAME to pass our own on
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Give the command all capabilities that we have
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Keys that detach: the command goes on
+    #[arg(long, value_name = "KEYS")]
+    pub(crate) detach_keys: Option<DetachKeys>,
     pub(crate) name: String,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<OsString>,
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
-    /// Seconds between asking and force
-    #[arg(short, long, default_value_t = 10, value_name = "SECONDS")]
-    pub(crate) time: u32,
+    /// Seconds between asking and force [default: what the container was run with]
+    #[arg(short, long, value_name = "SECONDS")]
+    pub(crate) time: Option<u32>,
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 }
@@ -161,4 +263,71 @@ pub(crate) struct Kill {
     pub(crate) signal: String,
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    pub(crate) name: String,
+    /// Options of ps(1)
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
+    pub(crate) options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Print once
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// [default: all that run]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// Most memory, in bytes or with k, m, g; -1: no limit
+    #[arg(short, long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) memory: Option<String>,
+    /// Most memory and swap together
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
+    /// How many processors' time it may use, such as 1.5
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<f64>,
+    /// Share of processor time relative to others
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpu_shares: Option<u64>,
+    /// Processors that it may use, such as 0-3,6
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Most processes; -1: no limit
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub(crate) pids_limit: Option<i64>,
+    /// When to run it again: `no`, `on-failure[:TIMES]`, `always` or `unless-stopped`
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) restart: Option<RestartPolicy>,
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rename {
+    pub(crate) name: String,
+    pub(crate) new_name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
 }

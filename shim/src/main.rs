@@ -33,7 +33,8 @@ type Arguments = Peekable<ArgsOs>;
 type Face = fn(Arguments) -> ExitCode;
 
 /// First arguments that ask for one of them.
-const FACES: [(&str, Face); 4] = [
+const FACES: [(&str, Face); 5] = [
+    (solo::HOLD, |_| solo::hold()),
     (solo::monitor::VERB, |arguments| solo::monitor::main(arguments)),
     (conmon::NAME, |arguments| conmon::main(arguments)),
     (conmon::STAY, |arguments| conmon::stay(arguments)),

@@ -7,6 +7,7 @@ mod input;
 mod life;
 mod logs;
 mod terminal;
+mod verbs;
 
 use std::process::Command;
 use std::time::Duration;

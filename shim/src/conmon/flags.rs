@@ -224,6 +224,14 @@ impl Flags {
                 failed(&format!("Cannot parse integer value \u{201c}{}\u{201d} for --{name}", value.display()))
             })
         };
+        // What conmon keeps in an int.
+        let small = |value: &OsString| {
+            let found = number(value)?;
+            let range = i64::from(i32::MIN)..=i64::from(i32::MAX);
+            let out =
+                || failed(&format!("Integer value \u{201c}{}\u{201d} for --{name} out of range", value.display()));
+            range.contains(&found).then_some(found).ok_or_else(out)
+        };
         let text = |value: OsString| {
             value.into_string().map_err(|value| failed(&format!("--{name} {}: not UTF-8", value.display())))
         };
@@ -240,7 +248,7 @@ impl Flags {
             "exit-command" => self.exit_command = Some(value.into()),
             "exit-command-arg" => self.exit_args.push(value),
             "exit-delay" => {
-                self.exit_delay = u64::try_from(number(&value)?).map_err(|_| {
+                self.exit_delay = u64::try_from(small(&value)?).map_err(|_| {
                     Error::invalid("Delay before invoking exit command must be greater than or equal to 0")
                 })?;
             }
@@ -254,7 +262,7 @@ impl Flags {
             "log-label" => self.log_labels.push(text(value)?),
             "log-level" => self.log_level = Some(text(value)?),
             "log-max-files" => {
-                let number = number(&value)?;
+                let number = small(&value)?;
                 self.log_max_files = u32::try_from(number)
                     .map_err(|_| Error::invalid(format!("log-max-files must be non-negative, got {number}")))?;
             }
@@ -280,7 +288,7 @@ impl Flags {
             "syslog" => self.syslog = true,
             "systemd-cgroup" => self.systemd_cgroup = true,
             "terminal" => self.terminal = true,
-            "timeout" => self.timeout = number(&value)?,
+            "timeout" => self.timeout = small(&value)?,
             "version" => self.version = true,
             _ => return Err(unknown(&format!("--{name}"))),
         }
@@ -415,6 +423,7 @@ mod tests {
             (&["-x"], "Unknown option -x"),
             (&["--cid"], "Missing argument for --cid"),
             (&["--timeout", "soon"], "Cannot parse integer value"),
+            (&["--timeout", "2147483648"], "out of range"),
             (&["--exit-delay", "-1"], "Delay before invoking exit command"),
             (&["--log-max-files", "-1"], "log-max-files must be non-negative, got -1"),
             (&[], "Container ID not provided. Use --cid"),

@@ -98,7 +98,7 @@ fn open_journal(flags: &Flags) -> Result<Journald> {
         labels: &flags.log_labels,
         unmarked: flags.no_container_partial_message,
     };
-    Journald::open(Path::new(journald::SOCKET), &identity).context(|| format!("connect to {}", journald::SOCKET))
+    Journald::open(Path::new(journald::SOCKET), &identity).context(|| format!("prepare for {}", journald::SOCKET))
 }
 
 fn check_label(label: &str) -> Result<()> {

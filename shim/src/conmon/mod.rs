@@ -40,6 +40,7 @@ use self::socket::Link;
 use self::watch::{Doors, End, Manner, Watch};
 use crate::descriptors;
 use crate::error::{Context, Error, Result};
+use crate::io::log::Log;
 
 /// The name, and the first argument, that make the program conmon.
 pub(crate) const NAME: &str = "conmon";
@@ -86,6 +87,9 @@ fn begin(words: &[OsString], inherited: Inherited) -> Result<ExitCode> {
     let say = Say::new(&flags)?;
     flags.check()?;
     let logs = logs::open(&flags)?;
+    if flags.no_container_partial_message && !logs.drivers.iter().any(|log| matches!(log, Log::Journald(_))) {
+        say.warn("--no-container-partial-message has no effect without journald log driver");
+    }
     if flags.exec_attach && pipes::borrow(pipes::ATTACH)?.is_none() {
         return Err(Error::invalid("--attach specified but _OCI_ATTACHPIPE was not"));
     }

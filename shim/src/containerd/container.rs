@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as event;
+use tokio::io::Interest;
 use tokio::sync::watch;
 
 use super::events::{Events, timestamp};
@@ -24,6 +25,7 @@ use super::{flags, log};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::io::console::ConsoleSocket;
+use crate::oom::OomWatch;
 use crate::reap::Exit;
 use crate::runtime::{Call, Runtime, kind_of_complaint};
 
@@ -215,6 +217,32 @@ impl Container {
     /// Notes where the init's resources are counted, for it may be gone when somebody asks.
     pub(super) fn remember_cgroup(&self, init: &Claim) {
         *self.cgroup.lock().unwrap_or_else(PoisonError::into_inner) = Cgroup::of(init.pid()).ok();
+    }
+
+    /// Announces in the background when the kernel kills in the container for want of memory, until the init has ended.
+    pub(super) fn watch_memory(self: &Arc<Self>) {
+        let watch = self.cgroup().as_ref().and_then(OomWatch::open);
+        let Some(mut watch) = watch.and_then(|watch| readiness::register(watch, Interest::READABLE).ok()) else {
+            return;
+        };
+        let container = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    // The kill may be the end: what is ready first counts first.
+                    biased;
+                    ready = watch.readable() => match ready {
+                        Ok(mut ready) => ready.clear_ready(),
+                        Err(_) => return,
+                    },
+                    _ = container.init.wait() => return,
+                }
+                if watch.get_mut().check() {
+                    let container_id = container.id.clone();
+                    container.around.events.send(&event::TaskOOM { container_id, ..event::TaskOOM::default() });
+                }
+            }
+        });
     }
 
     /// The container's cgroup, once it has one.

@@ -44,6 +44,7 @@ topics! {
     TaskExecStarted => TASK_EXEC_STARTED_EVENT_TOPIC,
     TaskExit => TASK_EXIT_EVENT_TOPIC,
     TaskDelete => TASK_DELETE_EVENT_TOPIC,
+    TaskOOM => TASK_OOM_EVENT_TOPIC,
     TaskPaused => TASK_PAUSED_EVENT_TOPIC,
     TaskResumed => TASK_RESUMED_EVENT_TOPIC,
     TaskCheckpointed => TASK_CHECKPOINTED_EVENT_TOPIC,

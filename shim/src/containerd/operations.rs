@@ -32,6 +32,7 @@ impl Container {
             started.map_err(|error| quote("OCI runtime start failed", &error))?;
         }
         self.init.life().status = Status::Running;
+        self.watch_memory();
         let pid = self.init.pid();
         let container_id = self.id.clone();
         self.around.events.send(&event::TaskStart { container_id, pid, ..event::TaskStart::default() });

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -18,9 +18,9 @@ thread_local! {
 }
 
 /// Registers a descriptor with the event loop.
-pub(crate) fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
-    // The replacement is unsafe because a descriptor could be closed under it; an OwnedFd cannot.
-    #[expect(deprecated, reason = "the replacement needs unsafe, and an OwnedFd keeps its promise")]
+pub(crate) fn register<T: AsRawFd>(fd: T, interest: Interest) -> Result<AsyncFd<T>> {
+    // The replacement is unsafe because a descriptor could be closed under it; those who own theirs cannot do that.
+    #[expect(deprecated, reason = "the replacement needs unsafe, and an owner of its descriptor keeps the promise")]
     AsyncFd::with_interest(fd, interest).context(|| "watch a descriptor")
 }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::record::{Ended, Options, State, is_alive, write_bytes, write_file};
+use super::record::{Ended, Options, Restarted, State, is_alive, write_bytes, write_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::io::log::json::JsonLog;
 use crate::runtime::Runtime;
@@ -43,6 +43,8 @@ pub(crate) enum Status {
         state: State,
         watched: bool,
     },
+    /// It has ended and will be run again.
+    Restarting(Restarted),
     Exited(Ended),
     /// Its monitor was killed, and the container has ended since: nobody knows how.
     Lost,
@@ -97,22 +99,34 @@ impl Layout {
         Ok(names.iter().map(|name| self.directory(name)).collect())
     }
 
+    /// Gives a container that has ended another name.
+    pub(crate) fn rename(&self, directory: &Directory, name: &str) -> Result<()> {
+        check_name(name)?;
+        let options = Options { name: name.to_owned(), ..directory.options()? };
+        let renamed = self.directory(name);
+        // The name first: it may be taken. Until the options follow, only they show the old one.
+        Self::claim(&directory.path, &renamed)?;
+        renamed.record("options.json", &options)
+    }
+
+    /// Puts a directory under a name that only one can have.
+    fn claim(from: &Path, to: &Directory) -> Result<()> {
+        match renameat_with(CWD, from, CWD, &to.path, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => Err(Error::new(
+                Kind::AlreadyExists,
+                format!("the name {} is in use: choose another, or remove it with shim rm", to.name),
+            )),
+            other => other.context(|| format!("make {}", to.path.display())),
+        }
+    }
+
     /// Makes the directory of a new container, with its options and derived configuration. It appears whole or not at
     /// all, and only one of those who want the same name gets it.
     pub(crate) fn create(&self, options: &Options, config: &serde_json::Value) -> Result<Directory> {
         private_dir(&self.root)?;
         let unfinished = self.root.join(format!("{UNFINISHED}{}-{}", options.name, std::process::id()));
         let directory = self.directory(&options.name);
-        let made = fill(&unfinished, options, config).and_then(|()| {
-            let moved = renameat_with(CWD, &unfinished, CWD, &directory.path, RenameFlags::NOREPLACE);
-            match moved {
-                Err(Errno::EXIST) => Err(Error::new(
-                    Kind::AlreadyExists,
-                    format!("the name {} is in use: choose another, or remove it with shim rm", options.name),
-                )),
-                other => other.context(|| format!("make {}", directory.path.display())),
-            }
-        });
+        let made = fill(&unfinished, options, config).and_then(|()| Self::claim(&unfinished, &directory));
         if made.is_err() {
             let _: io::Result<()> = fs::remove_dir_all(&unfinished);
         }
@@ -147,6 +161,16 @@ impl Directory {
 
     pub(crate) fn ended(&self) -> Result<Option<Ended>> {
         self.read("exit.json")
+    }
+
+    /// Whether and how often the container was run again.
+    pub(crate) fn restarted(&self) -> Result<Option<Restarted>> {
+        self.read("restart.json")
+    }
+
+    /// Whether the container was frozen by us.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.path.join("paused").exists()
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
@@ -232,6 +256,14 @@ impl Directory {
         }
     }
 
+    /// Waits until the monitor of a container that has ended has cleaned up after it.
+    pub(crate) fn await_monitor(&self) {
+        // A directory that is gone has none.
+        if let Ok(file) = self.open_lock() {
+            let _: rustix::io::Result<()> = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockShared));
+        }
+    }
+
     /// Whether a monitor is at work.
     fn is_watched(&self) -> Result<bool> {
         match flock(&self.open_lock()?, FlockOperation::NonBlockingLockShared) {
@@ -249,7 +281,7 @@ impl Directory {
         }
         Ok(match self.state()? {
             Some(state) if watched || is_alive(&state) => Status::Running { state, watched },
-            None if watched => Status::Starting,
+            None if watched => self.restarted()?.map_or(Status::Starting, Status::Restarting),
             _ => Status::Lost,
         })
     }
@@ -271,6 +303,7 @@ impl Directory {
 mod tests {
     use super::*;
     use crate::reap::Exit;
+    use crate::solo::policy::{LogOptions, RestartPolicy};
     use crate::solo::record::{now, start_ticks};
 
     fn options(name: &str) -> Options {
@@ -287,6 +320,11 @@ mod tests {
             runtime: "/r".into(),
             runtime_root: None,
             systemd_cgroup: false,
+            restart: RestartPolicy::No,
+            log: LogOptions::default(),
+            detach_keys: None,
+            stop_timeout: 10,
+            pidfile: None,
         }
     }
 

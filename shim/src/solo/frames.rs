@@ -4,8 +4,8 @@
 //!   client                          monitor
 //!   Hello{output} ---------------->            first frame; says whether the client wants output
 //!   Stdin, EndOfInput,  ---------->            at any time
-//!   Resize, Signal
-//!               <-----------------  Started    once the container runs (at once if it does)
+//!   Resize, Signal, Stop
+//!               <-----------------  Started    once the container runs (at once if it does), and whenever it is run again
 //!               <-----------------  Stdout, Stderr, Skipped
 //!               <-----------------  Failed     it never started; then the end of the stream
 //!               <-----------------  Exited     it has ended and is recorded; then the end of the stream
@@ -35,6 +35,8 @@ pub(crate) enum Type {
     Resize = 0x04,
     /// Payload: one byte, the signal's number.
     Signal = 0x05,
+    /// No payload: whatever its restart policy, the container is not to be run again.
+    Stop = 0x06,
     /// Payload: bytes that the container wrote (to its terminal, if it has one).
     Stdout = 0x81,
     /// Payload: bytes that the container wrote to stderr.
@@ -57,6 +59,7 @@ impl Type {
             Self::EndOfInput,
             Self::Resize,
             Self::Signal,
+            Self::Stop,
             Self::Stdout,
             Self::Stderr,
             Self::Skipped,

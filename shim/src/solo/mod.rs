@@ -5,11 +5,14 @@ mod directory;
 mod frames;
 mod launch;
 pub(crate) mod monitor;
+pub(crate) mod policy;
+mod process;
 mod record;
 mod relay;
 mod session;
 mod signal;
-mod terminal;
+pub(crate) mod terminal;
+mod usage;
 mod verb;
 
 use std::env;
@@ -19,6 +22,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+pub(crate) use self::verb::exec::{HOLD, hold};
 
 use self::directory::Layout;
 use self::frames::start_failure_code;
@@ -58,9 +63,22 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Run(run) => verb::run::run(&layout, &cli.global, &run)?,
         Verb::Ps(ps) => verb::ps::ps(&layout, &ps)?,
         Verb::Logs(logs) => verb::logs::logs(&layout, &logs)?,
-        Verb::Attach(attach) => verb::attach::attach(&layout, &attach.name)?,
+        Verb::Attach(attach) => verb::attach::attach(&layout, &attach)?,
         Verb::Exec(exec) => verb::exec::exec(&layout, &exec)?,
         Verb::Stop(stop) => each(&stop.names, |name| verb::stop::stop(&layout, name, stop.time)),
+        Verb::Restart(restart) => each(&restart.names, |name| verb::restart::restart(&layout, name, restart.time)),
+        Verb::Pause(pause) => each(&pause.names, |name| verb::pause::pause(&layout, name)),
+        Verb::Unpause(unpause) => each(&unpause.names, |name| verb::pause::unpause(&layout, name)),
+        Verb::Inspect(inspect) => verb::inspect::inspect(&layout, &inspect.names)?,
+        Verb::Top(top) => verb::top::top(&layout, &top)?,
+        Verb::Stats(stats) => verb::stats::stats(&layout, &stats)?,
+        Verb::Update(update) => {
+            let change = verb::update::Change::of(&update)?;
+            each(&update.names, |name| verb::update::update(&layout, name, &change))
+        }
+        Verb::Events(events) => verb::events::events(&layout, &events)?,
+        Verb::Rename(rename) => verb::rename::rename(&layout, &rename.name, &rename.new_name)?,
+        Verb::Prune(prune) => verb::prune::prune(&layout, prune.force)?,
         Verb::Start(start) => verb::start::start(&layout, &start)?,
         Verb::Wait(wait) => each(&wait.names, |name| verb::wait::wait(&layout, name)),
         Verb::Rm(rm) => each(&rm.names, |name| verb::rm::rm(&layout, name, rm.force)),

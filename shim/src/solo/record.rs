@@ -9,6 +9,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::{LogOptions, RestartPolicy};
+use super::terminal::DetachKeys;
 use crate::error::{Context, Result};
 use crate::io::time;
 use crate::reap::{self, Exit};
@@ -37,6 +39,32 @@ pub(crate) struct Options {
     /// The runtime's state root, if not its default.
     pub(crate) runtime_root: Option<PathBuf>,
     pub(crate) systemd_cgroup: bool,
+    #[serde(default)]
+    pub(crate) restart: RestartPolicy,
+    #[serde(default)]
+    pub(crate) log: LogOptions,
+    /// What `--detach-keys` said.
+    #[serde(default)]
+    pub(crate) detach_keys: Option<DetachKeys>,
+    /// Seconds between asking and force.
+    #[serde(default = "ten")]
+    pub(crate) stop_timeout: u32,
+    /// Where else the init's pid is written.
+    #[serde(default)]
+    pub(crate) pidfile: Option<PathBuf>,
+}
+
+fn ten() -> u32 {
+    10
+}
+
+/// A container that has ended and is run again: `restart.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Restarted {
+    /// How often since it was started by hand.
+    pub(crate) count: u32,
+    /// How the run before ended.
+    pub(crate) last: Ended,
 }
 
 /// The running container: `state.json`.

@@ -39,11 +39,12 @@ pub(crate) enum Asked {
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    pub(crate) fn take() -> Result<Self> {
+    /// Takes the signals that concern a container; without `pass_on` only those about our terminal.
+    pub(crate) fn take(pass_on: bool) -> Result<Self> {
         let mut set = SigSet::empty();
         set.add(NixSignal::SIGWINCH);
-        for signal in PASSED_ON {
-            set.add(signal);
+        for signal in PASSED_ON.iter().filter(|_| pass_on) {
+            set.add(*signal);
         }
         set.thread_block().context(|| "block signals")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);

@@ -1,7 +1,7 @@
 //! A client's side of a monitor's socket: attaching, waiting for the end, sending a signal.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::PollFlags;
@@ -12,7 +12,7 @@ use super::directory::Directory;
 use super::frames::{self, Type};
 use super::record::Ended;
 use super::relay::{self, Asked, Outlet, Signals};
-use super::terminal::{self, DetachKeys, Raw};
+use super::terminal::{self, DetachKeys, KeyFilter, Raw};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How much input waits for the monitor before the user has to wait.
@@ -27,11 +27,28 @@ pub(crate) enum Outcome {
     Detached,
 }
 
+/// How the user's streams are connected.
+#[derive(Debug, Clone)]
+pub(crate) struct Manner {
+    /// Whether the container has a terminal.
+    pub(crate) terminal: bool,
+    /// Whether it gets our stdin.
+    pub(crate) stdin: bool,
+    /// What detaches, if not the usual.
+    pub(crate) keys: Option<DetachKeys>,
+}
+
 /// A connection to a monitor.
 #[derive(Debug)]
 pub(crate) struct Session {
     stream: UnixStream,
     received: Vec<u8>,
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl Session {
@@ -95,6 +112,21 @@ impl Session {
         }
     }
 
+    /// Whether the container has ended, or the monitor: to be asked when something has come.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        match self.receive_some() {
+            Err(error) if error.kind == Kind::NotFound => return Ok(true),
+            other => other?,
+        }
+        while let Some((frame, length)) = frames::first(&self.received)? {
+            if frame.kind == Type::Exited {
+                return Ok(true);
+            }
+            self.received.drain(..length);
+        }
+        Ok(false)
+    }
+
     /// Reads more, blocking. The end of the stream is an error of kind `NotFound`.
     fn receive(&mut self) -> Result<()> {
         let mut buffer = [0_u8; 4096];
@@ -108,12 +140,13 @@ impl Session {
 
     /// Connects the user's streams to the container's until it ends or the user detaches. Signals that have come since
     /// they were taken are passed on too.
-    pub(crate) fn attach(mut self, signals: &Signals, has_terminal: bool, with_stdin: bool) -> Result<Outcome> {
+    pub(crate) fn attach(mut self, signals: &Signals, manner: Manner) -> Result<Outcome> {
+        let Manner { terminal: has_terminal, stdin: with_stdin, keys } = manner;
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let (mut out, mut err) = (Outlet::to(&stdout)?, Outlet::to(&stderr)?);
         let raw = has_terminal && with_stdin && isatty(&stdin);
         let _raw = raw.then(|| Raw::enter(stdin.as_fd())).transpose()?;
-        let mut keys = DetachKeys::default();
+        let mut keys = KeyFilter::new(keys);
         let mut to_send = Vec::new();
         let mut input_open = with_stdin;
         if has_terminal {

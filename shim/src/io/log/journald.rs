@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{MAX_LINE, Stream};
 
@@ -31,6 +31,7 @@ pub(crate) struct Identity<'a> {
 #[derive(Debug)]
 pub(crate) struct Journald {
     socket: UnixDatagram,
+    journal: PathBuf,
     /// The fields that all records share.
     fields: Vec<u8>,
     marked: bool,
@@ -38,11 +39,10 @@ pub(crate) struct Journald {
 }
 
 impl Journald {
-    /// Connects to the journal at `socket`.
+    /// Prepares for the journal at `socket`, which may come and go.
     pub(crate) fn open(socket: &Path, identity: &Identity<'_>) -> io::Result<Self> {
         let journal = UnixDatagram::unbound()?;
-        journal.connect(socket)?;
-        // A journal that does not keep up costs lines, never the container.
+        // A journal that does not keep up, or is away, costs lines, never the container.
         journal.set_nonblocking(true)?;
         let mut fields = Vec::new();
         let short: String = identity.id.chars().take(SHORT_ID).collect();
@@ -59,7 +59,13 @@ impl Journald {
         for (field, value) in identity.labels.iter().filter_map(|label| label.split_once('=')) {
             put(&mut fields, field, value.as_bytes());
         }
-        Ok(Self { socket: journal, fields, marked: !identity.unmarked, partial: [Vec::new(), Vec::new()] })
+        Ok(Self {
+            socket: journal,
+            journal: socket.to_owned(),
+            fields,
+            marked: !identity.unmarked,
+            partial: [Vec::new(), Vec::new()],
+        })
     }
 
     /// Takes output of the container.
@@ -104,7 +110,7 @@ impl Journald {
             put(&mut record, "CONTAINER_PARTIAL_MESSAGE", b"true");
         }
         record.extend_from_slice(&self.fields);
-        let _: io::Result<usize> = self.socket.send(&record);
+        let _: io::Result<usize> = self.socket.send_to(&record, &self.journal);
     }
 }
 

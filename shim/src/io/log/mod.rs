@@ -4,6 +4,7 @@ pub(crate) mod file;
 pub(crate) mod journald;
 pub(crate) mod json;
 pub(crate) mod k8s;
+pub(crate) mod read;
 
 use serde::Deserialize;
 
@@ -40,6 +41,8 @@ pub(crate) enum Log {
     K8s(K8sLog),
     /// The machine's journal.
     Journald(Journald),
+    /// Output is for those who are attached, and then gone.
+    None,
 }
 
 impl Log {
@@ -49,6 +52,7 @@ impl Log {
             Self::Json(log) => log.write(stream, bytes),
             Self::K8s(log) => log.write(stream, bytes),
             Self::Journald(log) => log.write(stream, bytes),
+            Self::None => {}
         }
     }
 
@@ -58,6 +62,7 @@ impl Log {
             Self::Json(log) => log.finish(),
             Self::K8s(log) => log.finish(),
             Self::Journald(log) => log.finish(),
+            Self::None => {}
         }
     }
 

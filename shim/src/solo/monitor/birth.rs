@@ -9,7 +9,6 @@ use crate::error::{Context, Error, Result};
 use crate::io::console::{ConsoleSocket, set_nonblocking};
 use crate::io::fifo::pipe;
 use crate::io::log::Log;
-use crate::io::log::json::JsonLog;
 use crate::reap;
 use crate::runtime::kind_of_start_failure;
 use crate::solo::directory::{Directory, private_dir};
@@ -31,26 +30,33 @@ pub(crate) struct Born {
     pub(super) state: State,
     pub(super) pidfd: OwnedFd,
     pub(super) streams: Streams,
+}
+
+/// What stays from run to run.
+#[derive(Debug)]
+pub(crate) struct Home {
     pub(super) log: Log,
     pub(super) listener: UnixListener,
 }
 
+/// Makes what a container needs besides its runtime.
+pub(super) fn settle(directory: &Directory, options: &Options) -> Result<Home> {
+    let listener = listen(directory)?;
+    let log = options.log.open(directory, options)?;
+    directory.reserve("exit.json")?;
+    for former in ["restart.json", "paused"] {
+        directory.forget(former)?;
+    }
+    Ok(Home { log, listener })
+}
+
 /// Has the runtime create and start the container. A failure leaves nothing of it.
 pub(super) fn bear(directory: &Directory, options: &Options) -> Result<Born> {
-    let listener = listen(directory)?;
-    let log = JsonLog::open(&directory.log(), None).context(|| format!("open {}", directory.log().display()))?;
-    let log = Log::Json(log);
-    directory.reserve("exit.json")?;
     let streams = create(directory, options)?;
-    let started = start(directory, options);
-    match started {
-        Ok((state, pidfd)) => Ok(Born { state, pidfd, streams, log, listener }),
-        Err(error) => {
-            let force = directory.runtime(options).call("delete").args(["--force", &directory.name]);
-            let _: Result<_> = force.run();
-            Err(error)
-        }
-    }
+    start(directory, options).map(|(state, pidfd)| Born { state, pidfd, streams }).inspect_err(|_| {
+        let force = directory.runtime(options).call("delete").args(["--force", &directory.name]);
+        let _: Result<_> = force.run();
+    })
 }
 
 /// Opens the socket for clients, in a directory that only the owner may enter.
@@ -106,6 +112,9 @@ fn start(directory: &Directory, options: &Options) -> Result<(State, OwnedFd)> {
     directory.record("state.json", &state)?;
     let started = directory.runtime(options).call("start").arg(&directory.name).run();
     started.map_err(|error| judge(&error, options))?;
+    if let Some(pidfile) = &options.pidfile {
+        fs::write(pidfile, pid.to_string()).context(|| format!("write {}", pidfile.display()))?;
+    }
     // Until now a former run's end was the latest news.
     directory.forget("exit.json")?;
     Ok((state, pidfd))

@@ -38,6 +38,7 @@ pub(super) enum Request {
     EndOfInput,
     Resize { rows: u16, columns: u16 },
     Signal(u8),
+    Stop,
 }
 
 impl Client {
@@ -170,6 +171,7 @@ fn request(frame: &Frame<'_>) -> Result<Request> {
         Type::Hello if frame.payload.len() == 1 => Ok(Request::Hello),
         Type::Stdin => Ok(Request::Stdin(frame.payload.to_vec())),
         Type::EndOfInput => Ok(Request::EndOfInput),
+        Type::Stop => Ok(Request::Stop),
         Type::Resize => {
             let (rows, columns) = frames::size(frame.payload).ok_or_else(malformed)?;
             Ok(Request::Resize { rows, columns })

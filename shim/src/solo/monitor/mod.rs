@@ -7,7 +7,9 @@
 mod birth;
 mod client;
 mod door;
+mod guests;
 mod serve;
+mod streams;
 
 use std::ffi::OsString;
 use std::io;
@@ -15,20 +17,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{getpid, set_child_subreaper, setsid};
 
-use self::birth::Born;
 use self::client::Client;
 use self::serve::Monitor;
 use super::directory::Directory;
-use super::frames::{Type, failure_payload};
-use super::record::{Ended, Options};
+use super::frames::{Type, failure_payload, start_failure_code};
+use super::record::{Ended, Options, Restarted};
 use crate::descriptors::close_inherited;
 use crate::error::{Context, Kind, Result};
 use crate::reap::Exit;
 use crate::runtime::kind_of_complaint;
+
+/// How long a container rests before it is run again; the pause doubles each time, up to the longest, …
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// … unless the container had run this long.
+const HEALTHY: Duration = Duration::from_secs(10);
 
 /// The first argument that makes the program a monitor.
 pub(crate) const VERB: &str = "monitor";
@@ -56,8 +64,11 @@ fn watch(directory: &Directory) -> Result<()> {
     let (starter, lock) = inherit()?;
     let mut starter = Client::new(starter, true)?;
     let options = directory.options();
-    let born = options.and_then(|options| Ok((birth::bear(directory, &options)?, options)));
-    let (born, options) = match born {
+    let born = options.and_then(|options| {
+        let home = birth::settle(directory, &options)?;
+        Ok((home, birth::bear(directory, &options)?, options))
+    });
+    let (home, born, mut options) = match born {
         Ok(born) => born,
         Err(error) => {
             let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);
@@ -67,13 +78,51 @@ fn watch(directory: &Directory) -> Result<()> {
             return Err(error);
         }
     };
-    let started = born.state.started.clone();
-    let mut monitor = Monitor::new(directory, &options, born, starter)?;
-    let exit = monitor.serve()?;
+    let mut started = born.state.started.clone();
+    let mut monitor = Monitor::new(directory, &options, home, born, starter)?;
+    let mut restarts = 0;
+    let mut pause = FIRST_PAUSE;
+    let exit = loop {
+        let begun = Instant::now();
+        let exit = monitor.serve()?;
+        // It may have been updated meanwhile.
+        options = directory.options().unwrap_or(options);
+        if monitor.is_stopped() || !options.restart.wants(exit.status, restarts) {
+            break exit;
+        }
+        if begun.elapsed() >= HEALTHY {
+            pause = FIRST_PAUSE;
+        }
+        restarts += 1;
+        rest(directory, &options, &Restarted { count: restarts, last: Ended::new(exit, &started) })?;
+        if !monitor.rest(pause)? {
+            break exit;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match birth::bear(directory, &options) {
+            Ok(born) => {
+                started.clone_from(&born.state.started);
+                monitor.renew(born)?;
+            }
+            Err(error) => {
+                monitor.note(&format!("[shim: the container could not be run again: {error}]\n"));
+                break Exit { status: start_failure_code(error.kind).into(), signal: None, at: SystemTime::now() };
+            }
+        }
+    };
     let payload = bury(directory, &options, exit, &started);
     // A client that is slow to leave must not keep others from starting the container again.
     drop(lock);
     monitor.take_leave(&payload?)
+}
+
+/// Makes the runtime forget a run, and says that another one will come.
+fn rest(directory: &Directory, options: &Options, restarted: &Restarted) -> Result<()> {
+    directory.record("restart.json", restarted)?;
+    directory.forget("state.json")?;
+    directory.forget("paused")?;
+    delete(directory, options);
+    Ok(())
 }
 
 /// Takes over the starter's end of the socket pair and the lock, so that nothing that is started later has them.
@@ -92,6 +141,23 @@ fn inherit() -> Result<(UnixStream, OwnedFd)> {
 fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> Result<Vec<u8>> {
     let ended = Ended::new(exit, started);
     let recorded = directory.record("exit.json", &ended);
+    delete(directory, options);
+    if recorded.is_err() {
+        // Perhaps what the runtime has removed has made room.
+        let _: Result<()> = directory.record("exit.json", &ended);
+    }
+    let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);
+    if let Some(pidfile) = &options.pidfile {
+        let _: io::Result<()> = std::fs::remove_file(pidfile);
+    }
+    if options.remove {
+        let _: Result<()> = directory.remove();
+    }
+    Ok(serde_json::to_vec(&ended)?)
+}
+
+/// Has the runtime forget the container, by force if it must be.
+fn delete(directory: &Directory, options: &Options) {
     let deleted = directory.runtime(options).call("delete").arg(&directory.name).run();
     if let Err(error) = deleted
         && kind_of_complaint(error.text()) != Kind::NotFound
@@ -99,16 +165,4 @@ fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> 
         let force = directory.runtime(options).call("delete").args(["--force", &directory.name]);
         let _: Result<_> = force.run();
     }
-    if recorded.is_err() {
-        // Perhaps what the runtime has removed has made room.
-        let _: Result<()> = directory.record("exit.json", &ended);
-    }
-    let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);
-    if options.remove {
-        let _: Result<()> = directory.remove();
-    }
-    Ok(serde_json::to_vec(&ended)?)
 }
-
-/// What `Monitor` needs of a newborn container.
-pub(super) type Newborn = Born;

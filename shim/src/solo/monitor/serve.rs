@@ -7,14 +7,12 @@ use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::{Errno, read, write};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::io::Errno;
 
-use super::Newborn;
-use super::client::{Client, Request};
+use super::birth::{Born, Home};
+use super::client::Client;
 use super::door::Door;
 use crate::error::{Context, Result};
-use crate::io::console;
 use crate::io::log::{Log, Stream};
 use crate::reap::{self, Exit};
 use crate::runtime::Runtime;
@@ -22,50 +20,54 @@ use crate::solo::directory::Directory;
 use crate::solo::frames::Type;
 use crate::solo::record::Options;
 
-/// How much is read of a stream at once.
-const CHUNK: usize = 16 * 1024;
-/// How much input may wait for the container before clients have to wait.
-const MAX_INPUT: usize = 64 * 1024;
 /// How long a pipe that somebody holds open keeps us after the container's end.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long clients may take to read what is left at the end.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Names of what the event loop watches; clients come after.
-const SIGNALS: u64 = 0;
+pub(super) const SIGNALS: u64 = 0;
 pub(super) const LISTENER: u64 = 1;
-const INIT: u64 = 2;
-const STDIN: u64 = 3;
-const STDOUT: u64 = 4;
-const STDERR: u64 = 5;
-const FIRST_CLIENT: u64 = 6;
+pub(super) const INIT: u64 = 2;
+pub(super) const STDIN: u64 = 3;
+pub(super) const STDOUT: u64 = 4;
+pub(super) const STDERR: u64 = 5;
+pub(super) const FIRST_CLIENT: u64 = 6;
 
 /// The state of one container's watch.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    epoll: OwnedFd,
-    signals: SignalFd,
-    door: Door,
-    pidfd: OwnedFd,
-    pid: u32,
-    name: String,
-    runtime: Runtime,
-    terminal: bool,
-    owns_pids: bool,
-    stdin: Option<OwnedFd>,
-    outputs: [Option<OwnedFd>; 2],
-    log: Log,
-    clients: Vec<Option<Client>>,
+    pub(super) epoll: OwnedFd,
+    pub(super) signals: SignalFd,
+    pub(super) door: Door,
+    pub(super) pidfd: OwnedFd,
+    pub(super) pid: u32,
+    pub(super) name: String,
+    pub(super) runtime: Runtime,
+    pub(super) terminal: bool,
+    pub(super) owns_pids: bool,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) outputs: [Option<OwnedFd>; 2],
+    pub(super) log: Log,
+    pub(super) clients: Vec<Option<Client>>,
     /// Input that the container has not read yet.
-    input: Vec<u8>,
+    pub(super) input: Vec<u8>,
     /// Whether the container's stdin ends with the waiting input.
-    input_ends: bool,
+    pub(super) input_ends: bool,
+    /// Whether somebody has said that it is not to be run again.
+    pub(super) stopped: bool,
     /// Whether the init has ended: what it left behind is read without regard to anybody.
-    draining: bool,
+    pub(super) draining: bool,
 }
 
 impl Monitor {
-    pub(super) fn new(directory: &Directory, options: &Options, born: Newborn, starter: Client) -> Result<Self> {
+    pub(super) fn new(
+        directory: &Directory,
+        options: &Options,
+        home: Home,
+        born: Born,
+        starter: Client,
+    ) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).context(|| "make an event loop")?;
         let mut set = SigSet::empty();
         // The end of a session, or of the machine, is for the container to obey; we stay and record it.
@@ -75,7 +77,7 @@ impl Monitor {
         set.thread_block().context(|| "block signals")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         let mut monitor = Self {
-            door: Door::new(born.listener, &epoll)?,
+            door: Door::new(home.listener, &epoll)?,
             epoll,
             signals: signals.context(|| "make a signal descriptor")?,
             pidfd: born.pidfd,
@@ -86,31 +88,79 @@ impl Monitor {
             owns_pids: options.owns_pids,
             stdin: born.streams.stdin,
             outputs: [born.streams.stdout, born.streams.stderr],
-            log: born.log,
+            log: home.log,
             clients: Vec::new(),
             input: Vec::new(),
             input_ends: false,
+            stopped: false,
             draining: false,
         };
-        let watch = |fd, token, flags| {
-            let data = EventData::new_u64(token);
-            epoll::add(&monitor.epoll, fd, data, flags).context(|| "watch a descriptor")
-        };
-        watch(monitor.signals.as_fd(), SIGNALS, EventFlags::IN)?;
-        watch(monitor.pidfd.as_fd(), INIT, EventFlags::IN)?;
-        for (token, output) in [(STDOUT, &monitor.outputs[0]), (STDERR, &monitor.outputs[1])] {
-            if let Some(output) = output {
-                watch(output.as_fd(), token, EventFlags::IN)?;
-            }
-        }
-        if let Some(stdin) = &monitor.stdin {
-            // A terminal's master is watched for output already; a duplicate has a place of its own.
-            watch(stdin.as_fd(), STDIN, EventFlags::empty())?;
-        }
+        monitor.watch(monitor.signals.as_fd(), SIGNALS, EventFlags::IN)?;
+        monitor.watch_container()?;
         monitor.admit(starter)?;
         // Its greeting came before we did: it must count before the first output does.
         monitor.serve_client(0, false);
         Ok(monitor)
+    }
+
+    fn watch(&self, fd: impl AsFd, token: u64, flags: EventFlags) -> Result<()> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(token), flags).context(|| "watch a descriptor")
+    }
+
+    fn watch_container(&self) -> Result<()> {
+        self.watch(&self.pidfd, INIT, EventFlags::IN)?;
+        for (token, output) in [(STDOUT, &self.outputs[0]), (STDERR, &self.outputs[1])] {
+            if let Some(output) = output {
+                self.watch(output, token, EventFlags::IN)?;
+            }
+        }
+        if let Some(stdin) = &self.stdin {
+            // A terminal's master is watched for output already; a duplicate has a place of its own.
+            self.watch(stdin, STDIN, EventFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody has said that the container is not to be run again.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Serves clients while no container runs. `false` means that none is to be run again.
+    pub(super) fn rest(&mut self, pause: Duration) -> Result<bool> {
+        let deadline = Instant::now() + pause;
+        while !self.stopped {
+            let Some(events) = self.wait(Some(deadline))? else {
+                return Ok(true);
+            };
+            for (token, flags) in events {
+                self.handle(token, flags)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes over the next run of the container.
+    pub(super) fn renew(&mut self, born: Born) -> Result<()> {
+        if let Some(stdin) = self.stdin.take() {
+            let _: rustix::io::Result<()> = epoll::delete(&self.epoll, &stdin);
+        }
+        (0..self.outputs.len()).for_each(|index| self.close_output(index));
+        (self.pidfd, self.pid) = (born.pidfd, born.state.pid);
+        self.stdin = born.streams.stdin;
+        self.outputs = [born.streams.stdout, born.streams.stderr];
+        self.draining = false;
+        self.watch_container()?;
+        let pid = self.pid.to_le_bytes();
+        self.clients.iter_mut().flatten().for_each(|client| client.tell(Type::Started, &pid));
+        // Whoever ended the input of the run before will not do so again.
+        self.write_input()
+    }
+
+    /// Adds a line of our own to the log and the clients' output.
+    pub(super) fn note(&mut self, line: &str) {
+        self.log.write(Stream::Stderr, line.as_bytes());
+        self.clients.iter_mut().flatten().for_each(|client| client.output(Type::Stderr, line.as_bytes()));
     }
 
     /// Serves until the container has ended and its output is read to the end.
@@ -190,207 +240,6 @@ impl Monitor {
                 Ok(())
             }
         }
-    }
-
-    fn admit(&mut self, client: Client) -> Result<()> {
-        let slot = self.clients.iter().position(Option::is_none).unwrap_or(self.clients.len());
-        let data = EventData::new_u64(FIRST_CLIENT + slot as u64);
-        epoll::add(&self.epoll, client.fd(), data, EventFlags::IN).context(|| "watch a client")?;
-        if slot == self.clients.len() {
-            self.clients.push(None);
-        }
-        self.clients[slot] = Some(client);
-        Ok(())
-    }
-
-    /// Hears and answers one client. Trouble with a client is the client's.
-    fn serve_client(&mut self, slot: usize, gone: bool) {
-        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else {
-            return;
-        };
-        if self.converse(&mut client, gone).unwrap_or(false) {
-            self.clients[slot] = Some(client);
-            self.refresh(slot);
-        } else {
-            self.dismiss(&client);
-        }
-    }
-
-    /// Obeys what the client has asked for so far. `false` means that it has gone; its last words count.
-    fn converse(&mut self, client: &mut Client, gone: bool) -> Result<bool> {
-        let mut alive = true;
-        if gone {
-            while client.receive()? {}
-            alive = false;
-        } else if self.takes_input() {
-            alive = client.receive()?;
-        }
-        while (self.takes_input() || !alive)
-            && let Some(request) = client.next_request()?
-        {
-            self.obey(client, request)?;
-        }
-        Ok(alive && client.flush()?)
-    }
-
-    fn takes_input(&self) -> bool {
-        self.input.len() < MAX_INPUT
-    }
-
-    fn obey(&mut self, client: &mut Client, request: Request) -> Result<()> {
-        match request {
-            Request::Hello => client.tell(Type::Started, &self.pid.to_le_bytes()),
-            Request::Stdin(bytes) => {
-                if self.stdin.is_some() && !self.input_ends {
-                    self.input.extend_from_slice(&bytes);
-                    self.write_input()?;
-                }
-            }
-            // Only whoever ran the container decides that there is no more input.
-            Request::EndOfInput if client.is_foreground() => self.end_input()?,
-            Request::EndOfInput => {}
-            Request::Resize { rows, columns } => {
-                if let Some(master) = self.outputs[0].as_ref().filter(|_| self.terminal) {
-                    console::resize(master, rows, columns)?;
-                }
-            }
-            Request::Signal(number) => self.signal(number),
-        }
-        Ok(())
-    }
-
-    fn signal(&self, number: u8) {
-        if let Some(signal) = Signal::from_named_raw(number.into()) {
-            // It may have ended already.
-            let _: rustix::io::Result<()> = pidfd_send_signal(&self.pidfd, signal);
-        } else {
-            // Real-time signals have no name, but the runtime takes numbers.
-            let _: Result<_> = self.runtime.call("kill").arg(&self.name).arg(number.to_string()).run();
-        }
-    }
-
-    /// Forgets a client that has gone.
-    fn dismiss(&mut self, client: &Client) {
-        let _: rustix::io::Result<()> = epoll::delete(&self.epoll, client.fd());
-        if client.is_foreground() && !self.terminal {
-            // As with a shell's pipe, a program that reads from whoever ran it ends with it.
-            let _: Result<()> = self.end_input();
-        }
-        self.door.open(&self.epoll);
-        self.adjust();
-    }
-
-    /// Watches a client for what can be done with it now.
-    fn refresh(&self, slot: usize) {
-        let Some(client) = self.clients.get(slot).and_then(Option::as_ref) else {
-            return;
-        };
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, self.takes_input());
-        flags.set(EventFlags::OUT, client.has_output());
-        let data = EventData::new_u64(FIRST_CLIENT + slot as u64);
-        let _: rustix::io::Result<()> = epoll::modify(&self.epoll, client.fd(), data, flags);
-        if client.is_foreground() {
-            self.adjust();
-        }
-    }
-
-    /// Reads the outputs, or does not while the starter does not keep up.
-    fn adjust(&self) {
-        let held_up = !self.draining && self.clients.iter().flatten().any(Client::holds_up);
-        let flags = if held_up { EventFlags::empty() } else { EventFlags::IN };
-        for (token, output) in [(STDOUT, &self.outputs[0]), (STDERR, &self.outputs[1])] {
-            if let Some(output) = output {
-                let _: rustix::io::Result<()> = epoll::modify(&self.epoll, output, EventData::new_u64(token), flags);
-            }
-        }
-    }
-
-    /// Moves what the container has written to the log and the clients.
-    fn read_output(&mut self, index: usize) -> Result<()> {
-        let Some(output) = &self.outputs[index] else {
-            return Ok(());
-        };
-        let mut buffer = [0_u8; CHUNK];
-        let count = match read(output, &mut buffer[..]) {
-            Ok(count) => count,
-            // A terminal that is closed everywhere says EIO.
-            Err(Errno::IO) => 0,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(errno) => return Err(errno).context(|| "read the container's output"),
-        };
-        if count == 0 {
-            self.close_output(index);
-            return Ok(());
-        }
-        let bytes = &buffer[..count];
-        let (stream, kind) = if index == 0 { (Stream::Stdout, Type::Stdout) } else { (Stream::Stderr, Type::Stderr) };
-        self.log.write(stream, bytes);
-        for slot in 0..self.clients.len() {
-            let Some(client) = &mut self.clients[slot] else {
-                continue;
-            };
-            client.output(kind, bytes);
-            if client.flush().unwrap_or(false) {
-                self.refresh(slot);
-            } else if let Some(client) = self.clients[slot].take() {
-                self.dismiss(&client);
-            }
-        }
-        Ok(())
-    }
-
-    fn close_output(&mut self, index: usize) {
-        if let Some(output) = self.outputs[index].take() {
-            let _: rustix::io::Result<()> = epoll::delete(&self.epoll, &output);
-        }
-    }
-
-    /// Gives the container as much of the waiting input as it takes.
-    fn write_input(&mut self) -> Result<()> {
-        let Some(stdin) = &self.stdin else {
-            return Ok(());
-        };
-        let mut written = 0;
-        let mut gone = false;
-        while written < self.input.len() {
-            match write(stdin, &self.input[written..]) {
-                Ok(count) => written += count,
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => {}
-                Err(Errno::PIPE | Errno::IO) => {
-                    gone = true;
-                    break;
-                }
-                Err(errno) => return Err(errno).context(|| "write the container's input"),
-            }
-        }
-        self.input.drain(..written);
-        if gone || (self.input.is_empty() && self.input_ends) {
-            let _: rustix::io::Result<()> = epoll::delete(&self.epoll, stdin);
-            self.stdin = None;
-            self.input.clear();
-        } else {
-            let flags = if self.input.is_empty() { EventFlags::empty() } else { EventFlags::OUT };
-            let modified = epoll::modify(&self.epoll, stdin, EventData::new_u64(STDIN), flags);
-            modified.context(|| "watch the container's input")?;
-        }
-        if self.input.is_empty() {
-            self.input = Vec::new();
-        }
-        for slot in 0..self.clients.len() {
-            self.refresh(slot);
-        }
-        Ok(())
-    }
-
-    /// Ends the container's stdin after what still waits. A terminal has no end.
-    fn end_input(&mut self) -> Result<()> {
-        if self.terminal {
-            return Ok(());
-        }
-        self.input_ends = true;
-        self.write_input()
     }
 
     /// The init has been collected: nothing new comes, only what is left in the pipes.

@@ -1,17 +1,19 @@
 //! `shim attach`: connects to a running container.
 
+use crate::cli::Attach;
 use crate::error::{Error, Result};
 use crate::solo::directory::{Layout, Status};
 use crate::solo::relay::Signals;
-use crate::solo::session::Session;
+use crate::solo::session::{Manner, Session};
 use crate::solo::verb::{not_running, run, unwatched};
 
 /// Attaches. Returns the container's exit code, or 0 after detaching.
-pub(crate) fn attach(layout: &Layout, name: &str) -> Result<u8> {
+pub(crate) fn attach(layout: &Layout, attach: &Attach) -> Result<u8> {
+    let name = &attach.name;
     let directory = layout.find(name)?;
     let options = directory.options()?;
     match directory.status()? {
-        Status::Running { watched: true, .. } => {}
+        Status::Running { watched: true, .. } | Status::Restarting(_) => {}
         Status::Running { .. } => return Err(unwatched(name)),
         Status::Starting => {
             return Err(Error::other(format!("container {name} is just being started: try again")));
@@ -19,5 +21,7 @@ pub(crate) fn attach(layout: &Layout, name: &str) -> Result<u8> {
         Status::Exited(_) | Status::Lost => return Err(not_running(name)),
     }
     let session = Session::connect(&directory, true)?.ok_or_else(|| not_running(name))?;
-    run::follow(&directory, session, &Signals::take()?, options.terminal, options.stdin)
+    let keys = attach.detach_keys.clone().or(options.detach_keys);
+    let manner = Manner { terminal: options.terminal, stdin: options.stdin && !attach.no_stdin, keys };
+    run::follow(&directory, session, &Signals::take(attach.sig_proxy)?, manner)
 }

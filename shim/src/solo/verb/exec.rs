@@ -6,12 +6,13 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, ExitCode, Stdio};
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Signal, getpid, pidfd_send_signal, set_child_subreaper};
+use rustix::process::{Signal, getpid, pidfd_send_signal, set_child_subreaper, setsid};
 use rustix::termios::isatty;
 
 use crate::cli::Exec;
@@ -21,8 +22,10 @@ use crate::io::fifo::pipe;
 use crate::reap::{self, Exit};
 use crate::runtime::{Call, kind_of_start_failure};
 use crate::solo::directory::{Layout, Status};
+use crate::solo::process;
+use crate::solo::record::write_bytes;
 use crate::solo::relay::{self, Asked, Outlet, Signals};
-use crate::solo::terminal::{self, Raw};
+use crate::solo::terminal::{self, DetachKeys, KeyFilter, Raw};
 use crate::solo::verb::not_running;
 
 /// How much input waits for the command before the user has to wait.
@@ -32,25 +35,75 @@ const MAX_INPUT: usize = 64 * 1024;
 pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
     let directory = layout.find(&exec.name)?;
     let options = directory.options()?;
-    if !matches!(directory.status()?, Status::Running { .. }) {
+    let Status::Running { state, .. } = directory.status()? else {
         return Err(not_running(&exec.name));
-    }
+    };
     if exec.tty && exec.interactive && !exec.detach && !isatty(io::stdin()) {
         return Err(Error::invalid("the input device is not a TTY: leave out -t, or -i, or use -d"));
     }
     // The command becomes our child when the runtime leaves, so that we learn how it ends.
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
-    let signals = Signals::take()?;
-    let pid_file = PidFile(directory.run.join(format!("exec-{}", std::process::id())));
+    let signals = Signals::take(true)?;
+    let pid_file = Scratch(directory.run.join(format!("exec-{}", std::process::id())));
+    let config = directory.path.join("bundle/config.json");
+    let text = fs::read(&config).context(|| format!("read {}", config.display()))?;
+    let config = serde_json::from_slice(&text).context(|| format!("read {}", config.display()))?;
+    // A terminal has its size from the first moment on: the command may ask at once.
+    let process = process::derive(&config, exec, state.pid, terminal::size())?;
+    let process_file = Scratch(directory.path.join(format!(".exec-{}.json", std::process::id())));
+    write_bytes(&process_file.0, &serde_json::to_vec(&process)?)?;
     let call = directory.runtime(&options).call("exec").arg("--detach").arg("--pid-file").arg(&pid_file.0);
-    let streams = start(call, exec, &directory.run)?;
+    let streams = start(call.arg("--process").arg(&process_file.0), exec, &directory.run)?;
+    drop(process_file);
     let pidfd = reap::open(pid_file.read()?)?;
     drop(pid_file);
     if exec.detach {
-        return Ok(0);
+        return hold_terminal(streams.stdout.filter(|_| exec.tty)).map(|()| 0);
     }
-    let exit = stand_between(&signals, &pidfd, streams, exec)?;
-    Ok(u8::try_from(exit.status).unwrap_or(u8::MAX))
+    let keys = exec.detach_keys.clone().or(options.detach_keys);
+    match stand_between(&signals, &pidfd, streams, exec, keys)? {
+        Left::Ended(exit) => Ok(u8::try_from(exit.status).unwrap_or(u8::MAX)),
+        // The command goes on without us.
+        Left::Detached(master) => hold_terminal(master).map(|()| 0),
+    }
+}
+
+/// The first argument of the process that keeps a terminal open after its user has left.
+pub(crate) const HOLD: &str = "exec-terminal";
+
+/// Leaves a process behind that keeps the terminal open: the command would be hung up on.
+fn hold_terminal(master: Option<OwnedFd>) -> Result<()> {
+    let Some(master) = master else { return Ok(()) };
+    let mut holder = Command::new("/proc/self/exe");
+    holder.arg0("shim").arg(HOLD).current_dir("/").stdin(master).stdout(Stdio::null()).stderr(Stdio::null());
+    holder.spawn().map(drop).context(|| "keep the terminal open")
+}
+
+/// Reads the terminal that is our stdin until nobody has it open any more.
+pub(crate) fn hold() -> ExitCode {
+    let _: rustix::io::Result<_> = setsid();
+    let terminal = io::stdin();
+    let mut buffer = [0_u8; 4096];
+    loop {
+        match rustix::io::read(&terminal, &mut buffer[..]) {
+            Ok(0) => return ExitCode::SUCCESS,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let ready = relay::wait(&mut [PollFd::new(&terminal, PollFlags::IN)]);
+                if ready.is_err() {
+                    return ExitCode::FAILURE;
+                }
+            }
+            Err(_) => return ExitCode::SUCCESS,
+        }
+    }
+}
+
+/// How the user and the command part.
+enum Left {
+    Ended(Exit),
+    /// With the terminal's master.
+    Detached(Option<OwnedFd>),
 }
 
 /// Our ends of the command's streams.
@@ -61,17 +114,18 @@ struct Streams {
     stderr: Option<OwnedFd>,
 }
 
-/// The file in which the runtime tells the command's pid.
-struct PidFile(PathBuf);
+/// A file between us and the runtime, gone on drop.
+struct Scratch(PathBuf);
 
-impl PidFile {
+impl Scratch {
+    /// The pid that the runtime has written.
     fn read(&self) -> Result<u32> {
         let text = fs::read_to_string(&self.0).context(|| format!("read {}", self.0.display()))?;
         text.trim().parse().map_err(|_| Error::other(format!("{}: {text:?} is not a pid", self.0.display())))
     }
 }
 
-impl Drop for PidFile {
+impl Drop for Scratch {
     fn drop(&mut self) {
         let _: io::Result<()> = fs::remove_file(&self.0);
     }
@@ -80,13 +134,13 @@ impl Drop for PidFile {
 /// Has the runtime start the command.
 fn start(call: Call, exec: &Exec, run: &Path) -> Result<Streams> {
     let judge = |error: Error| {
-        let command = exec.command.first().map(|command| command.to_string_lossy()).unwrap_or_default();
-        Error::new(kind_of_start_failure(error.text(), &command), error.text())
+        let command = exec.command.first().map_or("", String::as_str);
+        Error::new(kind_of_start_failure(error.text(), command), error.text())
     };
-    let finish = |call: Call| call.arg(&exec.name).args(&exec.command);
+    let finish = |call: Call| call.arg(&exec.name);
     if exec.tty {
         let socket = ConsoleSocket::open(run)?;
-        finish(call.arg("--tty").arg("--console-socket").arg(socket.path())).run().map_err(judge)?;
+        finish(call.arg("--console-socket").arg(socket.path())).run().map_err(judge)?;
         let master = socket.receive()?;
         if let Some((rows, columns)) = terminal::size() {
             console::resize(&master, rows, columns)?;
@@ -117,7 +171,14 @@ fn start(call: Call, exec: &Exec, run: &Path) -> Result<Streams> {
 }
 
 /// Moves bytes and passes signals on until the command has ended and what it wrote is with the user.
-fn stand_between(signals: &Signals, pidfd: &OwnedFd, mut streams: Streams, exec: &Exec) -> Result<Exit> {
+fn stand_between(
+    signals: &Signals,
+    pidfd: &OwnedFd,
+    mut streams: Streams,
+    exec: &Exec,
+    keys: Option<DetachKeys>,
+) -> Result<Left> {
+    let mut keys = KeyFilter::new(keys);
     let (user_in, user_out, user_err) = (io::stdin(), io::stdout(), io::stderr());
     let (mut out, mut err) = (Outlet::to(&user_out)?, Outlet::to(&user_err)?);
     let raw = exec.tty && exec.interactive && isatty(&user_in);
@@ -132,7 +193,7 @@ fn stand_between(signals: &Signals, pidfd: &OwnedFd, mut streams: Streams, exec:
         {
             out.finish()?;
             err.finish()?;
-            return Ok(exit);
+            return Ok(Left::Ended(exit));
         }
         let idle = signals.as_fd();
         let reads_input = input_open && input.len() < MAX_INPUT;
@@ -161,6 +222,10 @@ fn stand_between(signals: &Signals, pidfd: &OwnedFd, mut streams: Streams, exec:
             match relay::read_some(&user_in, &mut buffer)? {
                 None => {}
                 Some(0) => input_open = false,
+                Some(count) if raw && keys.filter(&buffer[..count], &mut input) => {
+                    return Ok(Left::Detached(streams.stdout));
+                }
+                Some(_) if raw => {}
                 Some(count) => input.extend_from_slice(&buffer[..count]),
             }
         }

@@ -3,9 +3,11 @@
 use crate::error::Result;
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::frames::Type;
-use crate::solo::say;
 use crate::solo::session::Session;
 use crate::solo::verb::not_running;
+use crate::solo::{say, signal};
+
+const KILL: u8 = 9;
 
 /// Sends the signal.
 pub(crate) fn kill(layout: &Layout, name: &str, signal: u8) -> Result<()> {
@@ -13,9 +15,23 @@ pub(crate) fn kill(layout: &Layout, name: &str, signal: u8) -> Result<()> {
     if !matches!(directory.status()?, Status::Running { .. }) {
         return Err(not_running(name));
     }
-    send(&directory, signal)?;
+    // Whoever kills does not want it back; other signals are news to the container.
+    if signal == KILL || signal::parse(&directory.options()?.stop_signal).is_ok_and(|stop| stop == signal) {
+        end(&directory, signal)?;
+    } else {
+        send(&directory, signal)?;
+    }
     say(name);
     Ok(())
+}
+
+/// The same, and the container is not run again.
+pub(crate) fn end(directory: &Directory, signal: u8) -> Result<()> {
+    if let Some(mut session) = Session::connect(directory, false)? {
+        session.send(Type::Stop, &[])?;
+        return session.send(Type::Signal, &[signal]);
+    }
+    send(directory, signal)
 }
 
 /// Has the monitor send the signal, or the runtime if there is no monitor any more.

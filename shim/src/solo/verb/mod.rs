@@ -1,14 +1,23 @@
 //! One verb a file.
 
 pub(super) mod attach;
+pub(super) mod events;
 pub(super) mod exec;
+pub(super) mod inspect;
 pub(super) mod kill;
 pub(super) mod logs;
+pub(super) mod pause;
+pub(super) mod prune;
 pub(super) mod ps;
+pub(super) mod rename;
+pub(super) mod restart;
 pub(super) mod rm;
 pub(super) mod run;
 pub(super) mod start;
+pub(super) mod stats;
 pub(super) mod stop;
+pub(super) mod top;
+pub(super) mod update;
 pub(super) mod wait;
 
 use crate::error::{Error, Kind};

@@ -2,46 +2,140 @@
 
 use std::time::SystemTime;
 
-use crate::cli::Ps;
-use crate::error::Result;
+use serde_json::{Map, Value};
+
+use crate::cli::{Format, Ps};
+use crate::error::{Error, Result};
 use crate::io::time::{self, rough};
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::say;
 
 /// The longest command that is shown whole.
 const COMMAND_WIDTH: usize = 30;
+/// What a container can be.
+const STATUSES: [&str; 6] = ["created", "running", "paused", "restarting", "exited", "dead"];
 const HEADING: [&str; 5] = ["NAME", "COMMAND", "CREATED", "STATUS", "PID"];
 
-/// Prints a table of the containers.
+/// Prints the containers.
 pub(crate) fn ps(layout: &Layout, ps: &Ps) -> Result<u8> {
-    let rows = layout.all()?.iter().filter_map(|directory| row(directory, ps.all)).collect::<Vec<_>>();
+    let filters = ps.filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>>>()?;
+    let all = ps.all || filters.iter().any(|filter| matches!(filter, Filter::Status(_)));
+    let shown = layout.all()?.into_iter().map(|directory| (describe(&directory), directory)).filter(|(row, _)| {
+        let lives = matches!(word(row), "running" | "paused" | "restarting" | "created");
+        (all || lives) && Filter::accept(&filters, row)
+    });
+    let shown: Vec<_> = shown.collect();
+    if ps.quiet {
+        for (_, directory) in &shown {
+            say(&directory.name);
+        }
+        return Ok(0);
+    }
+    if ps.format == Format::Json {
+        let rows: Vec<_> = shown.into_iter().map(|(row, _)| row).collect();
+        say(&serde_json::to_string_pretty(&rows)?);
+        return Ok(0);
+    }
+    let rows = shown.iter().map(|(row, directory)| cells(row, directory, ps.no_trunc)).collect::<Vec<_>>();
     for line in table(&rows) {
         say(&line);
     }
     Ok(0)
 }
 
-/// One container's cells, if it is to be shown. What cannot be read is shown as such: a list that fails over one broken
-/// container helps nobody.
-fn row(directory: &Directory, all: bool) -> Option<[String; 5]> {
-    let (status, pid) = match directory.status() {
-        Ok(Status::Starting) => ("Starting".to_owned(), None),
-        Ok(Status::Running { state, watched }) => {
-            let note = if watched { "" } else { " (monitor lost)" };
-            (format!("Up {}{note}", age(&state.started)), Some(state.pid))
+/// What a container must be like to be shown.
+#[derive(Debug, PartialEq, Eq)]
+enum Filter {
+    /// Its name has this in it.
+    Name(String),
+    Status(String),
+}
+
+impl Filter {
+    fn parse(text: &str) -> Result<Self> {
+        match text.split_once('=') {
+            Some(("name", name)) => Ok(Self::Name(name.to_owned())),
+            Some(("status", status)) if STATUSES.contains(&status) => Ok(Self::Status(status.to_owned())),
+            Some(("status", status)) => {
+                Err(Error::invalid(format!("filter status={status}: it is one of {}", STATUSES.join(", "))))
+            }
+            _ => Err(Error::invalid(format!("filter {text:?}: it is name=TEXT or status=STATUS"))),
         }
-        Ok(Status::Exited(ended)) if all => (format!("Exited ({}) {} ago", ended.code, age(&ended.finished)), None),
-        Ok(Status::Lost) if all => ("Dead (monitor lost)".to_owned(), None),
-        Ok(_) => return None,
-        Err(_) if !all => return None,
-        Err(_) => ("Unreadable".to_owned(), None),
+    }
+
+    /// Whether one of the filters of each kind accepts the container.
+    fn accept(filters: &[Self], row: &Map<String, Value>) -> bool {
+        let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
+        let names =
+            || filters.iter().filter_map(|filter| if let Self::Name(part) = filter { Some(part) } else { None });
+        let statuses =
+            || filters.iter().filter_map(|filter| if let Self::Status(status) = filter { Some(status) } else { None });
+        (names().next().is_none() || names().any(|part| name.contains(part.as_str())))
+            && (statuses().next().is_none() || statuses().any(|status| status == word(row)))
+    }
+}
+
+fn word(row: &Map<String, Value>) -> &str {
+    row.get("status").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A container in fields: `name`, `status`, `status_text` and, where there is one, `pid`, `exit_code`, `created`,
+/// `command`. What cannot be read is shown as such: a list that fails over one broken container helps nobody.
+pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
+    let mut row = Map::new();
+    row.insert("name".into(), directory.name.as_str().into());
+    let mut put = |status: &str, text: String| {
+        row.insert("status".into(), status.into());
+        row.insert("status_text".into(), text.into());
     };
-    let (command, created) = match directory.options() {
-        Ok(options) => (shorten(&options.command.join(" ")), format!("{} ago", age(&options.created))),
-        Err(_) => ("?".to_owned(), "?".to_owned()),
-    };
-    let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    Some([directory.name.clone(), command, created, status, pid])
+    let (mut pid, mut code) = (None, None);
+    match directory.status() {
+        Ok(Status::Starting) => put("created", "Starting".to_owned()),
+        Ok(Status::Running { state, watched }) => {
+            let paused = directory.is_paused();
+            let note = match (paused, watched) {
+                (true, _) => " (Paused)",
+                (false, true) => "",
+                (false, false) => " (monitor lost)",
+            };
+            put(if paused { "paused" } else { "running" }, format!("Up {}{note}", age(&state.started)));
+            pid = Some(state.pid);
+        }
+        Ok(Status::Restarting(restarted)) => {
+            let last = &restarted.last;
+            put("restarting", format!("Restarting ({}) {} ago", last.code, age(&last.finished)));
+            code = Some(last.code);
+        }
+        Ok(Status::Exited(ended)) => {
+            put("exited", format!("Exited ({}) {} ago", ended.code, age(&ended.finished)));
+            code = Some(ended.code);
+        }
+        Ok(Status::Lost) => put("dead", "Dead (monitor lost)".to_owned()),
+        Err(_) => put("dead", "Unreadable".to_owned()),
+    }
+    if let Some(pid) = pid {
+        row.insert("pid".into(), pid.into());
+    }
+    if let Some(code) = code {
+        row.insert("exit_code".into(), code.into());
+    }
+    if let Ok(options) = directory.options() {
+        row.insert("created".into(), options.created.into());
+        row.insert("command".into(), options.command.into());
+    }
+    row
+}
+
+fn cells(row: &Map<String, Value>, directory: &Directory, whole: bool) -> [String; 5] {
+    let text = |key: &str| row.get(key).and_then(Value::as_str);
+    let words = row.get("command").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let command = words.collect::<Vec<_>>().join(" ");
+    let width = if whole { usize::MAX } else { COMMAND_WIDTH };
+    let command = if row.contains_key("command") { shorten(&command, width) } else { "?".to_owned() };
+    let created = text("created").map_or_else(|| "?".to_owned(), |created| format!("{} ago", age(created)));
+    let status = text("status_text").unwrap_or_default().to_owned();
+    let pid = row.get("pid").map_or_else(|| "-".to_owned(), Value::to_string);
+    [directory.name.clone(), command, created, status, pid]
 }
 
 fn age(moment: &str) -> String {
@@ -50,20 +144,25 @@ fn age(moment: &str) -> String {
 }
 
 /// Quoted, free of control characters, and cut to the column's width.
-fn shorten(command: &str) -> String {
+fn shorten(command: &str, width: usize) -> String {
     let mut text: String = command.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().count() > COMMAND_WIDTH {
-        text = text.chars().take(COMMAND_WIDTH - 1).chain(['…']).collect();
+    if text.chars().count() > width {
+        text = text.chars().take(width - 1).chain(['…']).collect();
     }
     format!("\"{text}\"")
 }
 
 fn table(rows: &[[String; 5]]) -> Vec<String> {
-    let heading = HEADING.map(str::to_owned);
+    align(HEADING, rows)
+}
+
+/// Lines of cells, each column as wide as it must be.
+pub(super) fn align<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+    let heading = heading.map(str::to_owned);
     let lines = || std::iter::once(&heading).chain(rows);
     let width = |column: usize| lines().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..HEADING.len()).map(width).collect();
-    let line = |row: &[String; 5]| {
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
         let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
     };
@@ -85,7 +184,30 @@ mod tests {
 
     #[test]
     fn commands_cannot_spoil_the_table() {
-        assert_eq!(shorten("sh -c \x1b[2J\n"), "\"sh -c  [2J \"");
-        assert_eq!(shorten(&"ä".repeat(40)).chars().count(), COMMAND_WIDTH + 2);
+        assert_eq!(shorten("sh -c \x1b[2J\n", COMMAND_WIDTH), "\"sh -c  [2J \"");
+        assert_eq!(shorten(&"ä".repeat(40), COMMAND_WIDTH).chars().count(), COMMAND_WIDTH + 2);
+    }
+
+    #[test]
+    fn filters() {
+        let row = |name: &str, status: &str| {
+            let fields = [("name", name), ("status", status)];
+            fields.map(|(key, value)| (key.to_owned(), Value::from(value))).into_iter().collect::<Map<_, _>>()
+        };
+        let filters = |texts: &[&str]| texts.iter().map(|text| Filter::parse(text).unwrap()).collect::<Vec<_>>();
+        let web = row("web-1", "running");
+        for (texts, accepted) in [
+            (&[][..], true),
+            (&["name=web"], true),
+            (&["name=db"], false),
+            (&["name=db", "name=web"], true),
+            (&["name=web", "status=exited"], false),
+            (&["status=exited", "status=running"], true),
+        ] {
+            assert_eq!(Filter::accept(&filters(texts), &web), accepted, "{texts:?}");
+        }
+        for text in ["", "name", "status=happy", "color=red"] {
+            assert!(Filter::parse(text).is_err(), "{text}");
+        }
     }
 }

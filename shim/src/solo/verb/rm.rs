@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::{Error, Kind, Result};
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::say;
-use crate::solo::verb::{kill, wait};
+use crate::solo::verb::{kill, pause, wait};
 
 const KILL: u8 = 9;
 
@@ -18,13 +18,15 @@ pub(crate) fn rm(layout: &Layout, name: &str, force: bool) -> Result<()> {
     let directory = layout.find(name)?;
     let status = directory.status();
     match status {
-        Ok(Status::Exited(_)) => {}
-        Ok(Status::Running { .. } | Status::Starting) if !force => {
+        Ok(Status::Exited(_)) => directory.await_monitor(),
+        Ok(Status::Running { .. } | Status::Starting | Status::Restarting(_)) if !force => {
             let text = format!("container {name} is running: stop it first (shim stop {name}), or use rm -f");
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
-        Ok(Status::Running { watched: true, .. } | Status::Starting) => {
-            kill::send(&directory, KILL)?;
+        Ok(Status::Running { watched: true, .. } | Status::Starting | Status::Restarting(_)) => {
+            kill::end(&directory, KILL)?;
+            // What is frozen dies when it is thawed, on cgroup v1.
+            pause::thaw(&directory);
             let _: Result<_> = wait::until_ended(&directory);
         }
         // Unreadable records must not keep anybody from getting rid of them.

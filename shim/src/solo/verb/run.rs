@@ -14,9 +14,10 @@ use crate::runtime;
 use crate::solo::derive::derive;
 use crate::solo::directory::{Directory, Layout, check_name};
 use crate::solo::launch::launch;
+use crate::solo::policy::{LogOptions, RestartPolicy};
 use crate::solo::record::{Options, now};
 use crate::solo::relay::Signals;
-use crate::solo::session::{Outcome, Session};
+use crate::solo::session::{Manner, Outcome, Session};
 use crate::solo::{say, signal, terminal};
 
 /// Runs a container. Returns the exit code: the container's, or 0 once it runs detached.
@@ -25,7 +26,7 @@ pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
         return Err(Error::invalid("the input device is not a TTY: leave out -t, or -i, or use -d"));
     }
     // A signal that comes while the container is being made is for the container, as any later one.
-    let signals = (!run.detach).then(Signals::take).transpose()?;
+    let signals = (!run.detach).then(|| Signals::take(true)).transpose()?;
     let directory = make(layout, global, run)?;
     let session = launch(&directory, !run.detach).inspect_err(|failed| {
         // Nothing of a container that never ran is kept, unless the runtime still has it: it must stay in sight.
@@ -37,18 +38,13 @@ pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
         say(&directory.name);
         return Ok(0);
     };
-    follow(&directory, session, &signals, run.tty, run.interactive)
+    let manner = Manner { terminal: run.tty, stdin: run.interactive, keys: run.detach_keys.clone() };
+    follow(&directory, session, &signals, manner)
 }
 
 /// Stays with a container in the foreground. Returns the exit code.
-pub(crate) fn follow(
-    directory: &Directory,
-    session: Session,
-    signals: &Signals,
-    terminal: bool,
-    stdin: bool,
-) -> Result<u8> {
-    match session.attach(signals, terminal, stdin) {
+pub(crate) fn follow(directory: &Directory, session: Session, signals: &Signals, manner: Manner) -> Result<u8> {
+    match session.attach(signals, manner) {
         Ok(Outcome::Exited(ended)) => Ok(u8::try_from(ended.code).unwrap_or(u8::MAX)),
         Ok(Outcome::Detached) => Ok(0),
         // The monitor may have been killed right after it had recorded the end.
@@ -63,12 +59,20 @@ pub(crate) fn follow(
 fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
     let name = run.name.clone().map_or_else(random_name, Ok)?;
     check_name(&name)?;
+    if run.rm && run.restart != RestartPolicy::No {
+        return Err(Error::invalid("--rm and --restart contradict each other: choose one"));
+    }
+    let log = LogOptions::parse(run.log_driver, &run.log_opt)?;
     let bundle = std::path::absolute(&run.bundle).context(|| format!("find the bundle {}", run.bundle.display()))?;
     let path = bundle.join("config.json");
     let text = fs::read(&path).context(|| format!("read {}", path.display()))?;
     let mut derived = derive(&text, &bundle, run.tty)?;
     check_root(&derived.config)?;
     signal::parse(&derived.stop_signal).context(|| format!("{}: stop signal", path.display()))?;
+    if let Some(signal) = &run.stop_signal {
+        signal::parse(signal).context(|| "--stop-signal")?;
+        derived.stop_signal.clone_from(signal);
+    }
     if let Some((rows, columns)) = terminal::size().filter(|_| run.tty && !run.detach) {
         derived.config["process"]["consoleSize"] = json!({"height": rows, "width": columns});
     }
@@ -85,6 +89,11 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
         runtime: runtime::locate(global.runtime.as_deref())?,
         runtime_root: global.runtime_root.as_ref().map(std::path::absolute).transpose()?,
         systemd_cgroup: global.systemd_cgroup,
+        restart: run.restart,
+        log,
+        detach_keys: run.detach_keys.clone(),
+        stop_timeout: run.stop_timeout,
+        pidfile: run.pidfile.as_ref().map(std::path::absolute).transpose()?,
     };
     layout.create(&options, &derived.config)
 }

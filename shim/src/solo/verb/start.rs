@@ -9,6 +9,7 @@ use crate::solo::frames::start_failure_code;
 use crate::solo::launch::launch;
 use crate::solo::relay::Signals;
 use crate::solo::say;
+use crate::solo::session::Manner;
 use crate::solo::verb::{rm, run, unwatched};
 
 /// Starts containers. Returns the exit code.
@@ -30,25 +31,26 @@ pub(crate) fn start(layout: &Layout, start: &Start) -> Result<u8> {
     Ok(code)
 }
 
-fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
+pub(super) fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Result<u8> {
     let directory = layout.find(name)?;
     let options = directory.options()?;
     match directory.status()? {
         Status::Running { watched: false, .. } => return Err(unwatched(name)),
-        Status::Running { .. } | Status::Starting => {
+        Status::Running { .. } | Status::Starting | Status::Restarting(_) => {
             return Err(Error::new(Kind::FailedPrecondition, format!("container {name} is running already")));
         }
         // The runtime may still know a container whose monitor was killed before it could clean up.
         Status::Lost => {
             let _: Result<()> = rm::forget_in_runtime(&directory);
         }
-        Status::Exited(_) => {}
+        Status::Exited(_) => directory.await_monitor(),
     }
-    let signals = attach.then(Signals::take).transpose()?;
+    let signals = attach.then(|| Signals::take(true)).transpose()?;
     let session = launch(&directory, attach)?;
     let Some(signals) = signals else {
         say(name);
         return Ok(0);
     };
-    run::follow(&directory, session, &signals, options.terminal, stdin && options.stdin)
+    let manner = Manner { terminal: options.terminal, stdin: stdin && options.stdin, keys: options.detach_keys };
+    run::follow(&directory, session, &signals, manner)
 }

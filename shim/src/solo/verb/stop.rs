@@ -8,23 +8,38 @@ use rustix::io::Errno;
 use crate::error::{Context, Error, Kind, Result};
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::record::open_alive;
-use crate::solo::verb::{kill, rm, wait};
+use crate::solo::verb::{kill, pause, rm, wait};
 use crate::solo::{say, signal};
 
 const KILL: u8 = 9;
 
 /// Stops a container; one that has ended already is stopped enough.
-pub(crate) fn stop(layout: &Layout, name: &str, seconds: u32) -> Result<()> {
+pub(crate) fn stop(layout: &Layout, name: &str, seconds: Option<u32>) -> Result<()> {
+    halt(layout, name, seconds)?;
+    say(name);
+    Ok(())
+}
+
+/// The same without a word.
+pub(super) fn halt(layout: &Layout, name: &str, seconds: Option<u32>) -> Result<()> {
     let directory = layout.find(name)?;
     let options = directory.options()?;
+    let seconds = seconds.unwrap_or(options.stop_timeout);
     match directory.status()? {
-        Status::Exited(_) | Status::Lost => {}
+        Status::Exited(_) => directory.await_monitor(),
+        Status::Lost => {}
         Status::Starting => {
             return Err(Error::new(Kind::FailedPrecondition, format!("container {name} is just being started")));
         }
+        Status::Restarting(_) => {
+            kill::end(&directory, KILL)?;
+            wait::until_ended(&directory)?;
+        }
         Status::Running { state, watched } => {
             if let Some(pidfd) = open_alive(&state) {
-                kill::send(&directory, signal::parse(&options.stop_signal)?)?;
+                kill::end(&directory, signal::parse(&options.stop_signal)?)?;
+                // What is frozen hears nothing.
+                pause::thaw(&directory);
                 if !ends_within(&pidfd, seconds)? {
                     kill::send(&directory, KILL)?;
                 }
@@ -32,7 +47,6 @@ pub(crate) fn stop(layout: &Layout, name: &str, seconds: u32) -> Result<()> {
             finish(&directory, watched)?;
         }
     }
-    say(name);
     Ok(())
 }
 

@@ -20,12 +20,15 @@ pub(crate) fn wait(layout: &Layout, name: &str) -> Result<()> {
 pub(crate) fn until_ended(directory: &Directory) -> Result<Ended> {
     loop {
         let state = match directory.status()? {
-            Status::Exited(ended) => return Ok(ended),
+            Status::Exited(ended) => {
+                directory.await_monitor();
+                return Ok(ended);
+            }
             Status::Lost => {
                 let text = format!("container {}: its monitor was killed, nobody knows how it ended", directory.name);
                 return Err(Error::new(Kind::NotFound, text));
             }
-            Status::Starting => None,
+            Status::Starting | Status::Restarting(_) => None,
             Status::Running { state, .. } => Some(state),
         };
         if let Some(mut session) = Session::connect(directory, false)? {
