@@ -56,7 +56,7 @@ impl Case {
         let id = unique();
         let dir = Path::new("/tmp").join(&id);
         fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        let case = Self {
+        let mut case = Self {
             spec: spec::ordinary(&id, &["/probe", "hold"]),
             id,
             dir,
@@ -68,7 +68,17 @@ impl Case {
             reapers: RefCell::new(Vec::new()),
         };
         fill(&case.rootfs());
+        if cgroups::by_systemd() {
+            case.systemd();
+        }
         case
+    }
+
+    /// Has systemd make the cgroup: a scope in `system.slice` that bears the id.
+    pub fn systemd(&mut self) -> &mut Self {
+        self.global.push("--systemd-cgroup".to_owned());
+        self.spec["linux"]["cgroupsPath"] = json!(format!("system.slice:test:{}", self.id));
+        self
     }
 
     /// The bundle's directory.

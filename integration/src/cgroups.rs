@@ -36,6 +36,11 @@ fn mounts() -> Vec<Mount> {
     table.lines().filter_map(Mount::parse).collect()
 }
 
+/// Whether the containers' cgroups are to be scopes that systemd makes.
+pub fn by_systemd() -> bool {
+    std::env::var("TARE_TEST_DRIVER").is_ok_and(|driver| driver == "systemd")
+}
+
 thread_local! {
     /// The test itself has chosen: what the environment asks for does not count any more.
     static CHOSEN: Cell<bool> = const { Cell::new(false) };

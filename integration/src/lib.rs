@@ -6,6 +6,7 @@
 //! | `TARE_TEST_RUNTIME` | the runtime under test; default: the `runtime` that was built beside the tests |
 //! | `TARE_TEST_SHIM` | what containerd is asked for; default `io.containerd.tare.v2`, `io.containerd.runc.v2` proves the tests |
 //! | `TARE_TEST_CGROUPS` | `v1` or `v2`: run in a private mount namespace with only that version; default: the host as it is |
+//! | `TARE_TEST_DRIVER` | `systemd`: with `--systemd-cgroup`; default: the runtime makes its cgroups itself |
 //! | `TARE_TEST_RUN` | a word in the name of everything that the tests make |
 //! | `TARE_TEST_SKIPS` | file to which skipped tests append their name and reason |
 //! | `TARE_TEST_BIN` | directory of `runtime`, `shim` and `imgtool`; default: release, else debug, of this build |

@@ -182,6 +182,7 @@ fn destroy(slot: &Slot, state: &State) -> Result<()> {
         }
         removed => removed?,
     }
+    cgroup.stop_unit()?;
     if let Some(rdt) = &state.rdt {
         rdt.remove()?;
     }

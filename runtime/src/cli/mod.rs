@@ -39,6 +39,9 @@ pub(crate) struct Global {
     /// Log what is done
     #[arg(long)]
     pub(crate) debug: bool,
+    /// Have systemd make the cgroup: linux.cgroupsPath is slice:prefix:name
+    #[arg(long)]
+    pub(crate) systemd_cgroup: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -39,6 +39,7 @@ pub(crate) fn create(
         preserve_fds: args.preserve_fds,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
+        systemd_cgroup: global.systemd_cgroup,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
     };
     birth::create(store, &bundle.spec, request).at_with(|| format!("create {id}"))

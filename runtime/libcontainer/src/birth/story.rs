@@ -53,6 +53,8 @@ pub struct Request<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Have systemd make the cgroup, as a scope.
+    pub systemd_cgroup: bool,
     /// Called when init is ready and not yet on record: pid files and the like; a failure undoes the birth.
     pub announce: &'a mut dyn FnMut(Pid, BorrowedFd<'_>) -> Result<()>,
 }
@@ -102,8 +104,9 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     let plan = Plan::of(spec, request.bundle, privileged)
         .at_with(|| request.bundle.join("config.json").display().to_string())?;
     plan.process.check_console(request.console.as_ref())?;
-    let placement =
-        cgroup::place(&spec.linux.cgroups_path, request.id, &cgroup::Host::look(&spec.linux.cgroups_path)?)?;
+    let driver = cgroup::Driver::of(request.systemd_cgroup, &spec.annotations)?;
+    let host = cgroup::Host::look(&spec.linux.cgroups_path, &driver)?;
+    let placement = cgroup::place(&spec.linux.cgroups_path, request.id, &host)?;
     check_root(&plan)?;
     let rdt = spec.linux.intel_rdt.as_ref().map(|it| rdt::Plan::of(it, request.id, rdt::root())).transpose()?;
 
@@ -115,10 +118,10 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     slot.keep_config(request.config)?;
     slot.save(&state)?;
     let door = door::make(slot)?;
-    let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, privileged)?);
+    let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, privileged, driver)?);
     // Without privilege there may be fewer hierarchies than were asked for.
     state.cgroup = cgroup.placement().clone();
-    state.owns_cgroup = true;
+    state.owns_cgroup = cgroup.is_own();
     if let Some(owner) = plan.cgroup_owner.filter(|_| privileged) {
         cgroup.give_to(owner)?;
     }
@@ -156,8 +159,16 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     if let Some(maps) = &plan.maps {
         maps.write(pid)?;
     }
-    if let Some(cgroup) = &undo.cgroup {
-        cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
+    if let Some(cgroup) = &mut undo.cgroup {
+        cgroup.settle(pid.as_raw_nonzero().get().cast_unsigned()).at("unable to apply cgroup configuration")?;
+        if let (false, Some(slot)) = (state.owns_cgroup, &undo.slot) {
+            // The scope is there: from here on whoever finds a dead creator's container may kill what lives in it.
+            state.owns_cgroup = true;
+            slot.save(&state)?;
+            if let Some(owner) = plan.cgroup_owner.filter(|_| privileged) {
+                cgroup.give_to(owner)?;
+            }
+        }
     }
     if let Some(rdt) = &undo.rdt {
         rdt.join(pid.as_raw_nonzero().get())?;

@@ -78,6 +78,27 @@ impl Rules {
         if mode == Mode::V1 { Exceptions::of(&self.0).map(drop) } else { Ok(()) }
     }
 
+    /// The rules as systemd's `DeviceAllow`: what is allowed, with everything else denied; the inner `None` where all is
+    /// allowed, the outer one where such a list cannot say it.
+    #[allow(clippy::option_option)] // two answers of a different kind
+    pub(super) fn allowed(&self) -> Option<Option<Vec<(String, String)>>> {
+        let exceptions = Exceptions::of(&self.0).ok()?;
+        if exceptions.allow {
+            return exceptions.of.is_empty().then_some(None);
+        }
+        let entry = |(&(kind, major, minor), &access): (&(Kind, Option<u32>, Option<u32>), &u8)| {
+            let kind = if kind == Kind::Block { "block" } else { "char" };
+            let path = match (major, minor) {
+                (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+                (Some(major), None) => format!("{kind}-{major}"),
+                (None, None) => format!("{kind}-*"),
+                (None, Some(_)) => return None,
+            };
+            Some((path, letters(access)))
+        };
+        exceptions.of.iter().map(entry).collect::<Option<_>>().map(Some)
+    }
+
     /// Writes the rules to a v1 cgroup.
     pub(super) fn write_v1(&self, dir: BorrowedFd<'_>) -> Result<()> {
         let exceptions = Exceptions::of(&self.0)?;
@@ -210,12 +231,11 @@ fn line((kind, major, minor): (Kind, Option<u32>, Option<u32>), access: u8) -> S
         Kind::Block => 'b',
         Kind::Char => 'c',
     };
-    let access: String = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
-        .iter()
-        .filter(|(bit, _)| access & bit != 0)
-        .map(|(_, it)| it)
-        .collect();
-    format!("{kind} {}:{} {access}", number(major), number(minor))
+    format!("{kind} {}:{} {}", number(major), number(minor), letters(access))
+}
+
+fn letters(access: u8) -> String {
+    [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| access & bit != 0).map(|(_, it)| it).collect()
 }
 
 #[cfg(test)]

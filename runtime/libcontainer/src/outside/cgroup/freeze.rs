@@ -50,7 +50,7 @@ impl Cgroup {
             return Ok((dir, self.placement().mode == super::Mode::V2));
         }
         // Hybrid, with the freezer of v1 not mounted.
-        let unified = self.clone_into().map(|dir| (dir, true));
+        let unified = self.v2_dir().map(|dir| (dir, true));
         unified.ok_or_else(|| {
             Error::other("the container has no freezer cgroup: mount the freezer hierarchy or cgroup v2")
         })

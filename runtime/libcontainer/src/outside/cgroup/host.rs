@@ -1,6 +1,9 @@
 //! What the host has: which hierarchies are mounted where, and in which cgroup the runtime itself is.
 
-use super::clean;
+use super::{
+    clean,
+    systemd::{Driver, Manager},
+};
 use crate::error::{At, Error, Result};
 use rustix::fs::statfs;
 use std::{
@@ -39,6 +42,8 @@ const JOINED: [&str; 15] = [
 #[derive(Debug)]
 pub struct Host {
     pub(super) hierarchies: Hierarchies,
+    /// Who makes the container's scope, for the systemd driver.
+    pub(super) manager: Option<Manager>,
 }
 
 #[derive(Debug)]
@@ -70,13 +75,20 @@ pub fn is_unified() -> bool {
 impl Host {
     /// Looks at the host. On pure v2 that is one call for an absolute `cgroups_path`; a relative one also needs
     /// `/proc/self/cgroup`, and v1 the mount table as well.
-    pub fn look(cgroups_path: &str) -> Result<Self> {
+    ///
+    /// The systemd driver asks a user's manager where it lives.
+    pub fn look(cgroups_path: &str, driver: &Driver) -> Result<Self> {
+        let manager = match driver {
+            Driver::Fs => None,
+            Driver::Systemd(_) => Some(Manager::look()?),
+        };
         if is_unified() {
-            let own = if cgroups_path.starts_with('/') { None } else { own_v2(&self_cgroup()?) };
-            return Ok(Self { hierarchies: Hierarchies::V2 { mount: ROOT.into(), own } });
+            let named = cgroups_path.starts_with('/') || manager.is_some();
+            let own = if named { None } else { own_v2(&self_cgroup()?) };
+            return Ok(Self { hierarchies: Hierarchies::V2 { mount: ROOT.into(), own }, manager });
         }
         let mountinfo = std::fs::read("/proc/self/mountinfo").at("read /proc/self/mountinfo")?;
-        let mut host = Self::v1(&mountinfo, &self_cgroup()?);
+        let mut host = Self { manager, ..Self::v1(&mountinfo, &self_cgroup()?) };
         if let Hierarchies::V1 { mounted, unified } = &mut host.hierarchies {
             *unified = is_v2(UNIFIED).then(|| UNIFIED.into());
             if mounted.is_empty() && unified.is_none() {
@@ -118,7 +130,7 @@ impl Host {
             let own = path.strip_prefix(clean(&mount.root)).unwrap_or(Path::new("")).to_owned();
             mounted.push(Mounted { mount: mount.point, controllers, own });
         }
-        Self { hierarchies: Hierarchies::V1 { mounted, unified: None } }
+        Self { hierarchies: Hierarchies::V1 { mounted, unified: None }, manager: None }
     }
 }
 

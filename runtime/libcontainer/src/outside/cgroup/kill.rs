@@ -21,7 +21,7 @@ impl Cgroup {
     /// reaped yet does not count.
     pub fn kill_all(&self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
-        let killed = match self.clone_into() {
+        let killed = match self.v2_dir() {
             Some(dir) => kill_v2(dir)?,
             None => false,
         };
@@ -30,7 +30,7 @@ impl Cgroup {
             self.thaw()?;
         }
         if killed
-            && let Some(dir) = self.clone_into()
+            && let Some(dir) = self.v2_dir()
             && !await_empty(dir, until)?
         {
             return Err(survivors(dir));

@@ -1,8 +1,8 @@
 //! Making a container's cgroup, in two steps: a place to be born in, and the limits that are in force before its program runs.
 
 use super::{
-    Cgroup, Hierarchy, Mode, Placement, Setting, devices::Rules, file, freeze, setting, settings_v1, settings_v2, tree,
-    v1, v2,
+    Cgroup, Driver, Hierarchy, Mode, Placement, Setting, devices::Rules, file, freeze, setting, settings_v1,
+    settings_v2, systemd::Properties, tree, v1, v2,
 };
 use crate::{
     error::{At, Error, Result},
@@ -40,7 +40,9 @@ impl Cgroup {
     /// A cgroup that exists must be empty and not frozen. A container of an unprivileged caller that neither names its cgroup
     /// nor has limits does without the hierarchies that the caller may not write to: then [`Cgroup::placement`] has fewer, or
     /// none.
-    pub fn make(placement: Placement, resources: &Resources, privileged: bool) -> Result<Self> {
+    ///
+    /// With the systemd driver nothing is made yet: the scope is made by [`Cgroup::settle`], with its first process.
+    pub fn make(placement: Placement, resources: &Resources, privileged: bool, driver: Driver) -> Result<Self> {
         let settings = settings(placement.mode, resources)?;
         let rules = Rules::of(&resources.devices)?;
         rules.check(placement.mode)?;
@@ -51,15 +53,21 @@ impl Cgroup {
             ));
         }
         // A process can join neither a v1 cpuset that is empty nor, with a real-time policy, a cgroup without time for it.
-        let (early, settings) = settings.into_iter().partition(|it: &Setting| {
-            placement.mode == Mode::V1 && (it.controller == "cpuset" || it.file.starts_with("cpu.rt_"))
-        });
+        let (early, settings) =
+            settings.into_iter().partition(|it: &Setting| placement.mode == Mode::V1 && is_early(it));
+        if let Driver::Systemd(properties) = driver {
+            let mut settings: Vec<Setting> = settings;
+            settings.splice(0..0, early);
+            return Self::await_unit(placement, settings, rules, privileged, properties);
+        }
         let hierarchies = placement.hierarchies;
         let mut cgroup = Self {
             placement: Placement { hierarchies: Vec::new(), ..placement },
             dirs: Vec::new(),
             made: Vec::new(),
             restrictions: Some(Restrictions { settings, rules, filter: None, is_new: Vec::new(), privileged }),
+            awaited: None,
+            manager: None,
         };
         match cgroup.make_dirs(hierarchies, &early).and_then(|()| cgroup.make_joinable(&early)) {
             Ok(()) => Ok(cgroup),
@@ -69,6 +77,57 @@ impl Cgroup {
                 Err(error)
             }
         }
+    }
+
+    fn await_unit(
+        placement: Placement,
+        settings: Vec<Setting>,
+        rules: Rules,
+        privileged: bool,
+        properties: Properties,
+    ) -> Result<Self> {
+        for hierarchy in &placement.hierarchies {
+            match file::open_dir(&hierarchy.dir()) {
+                Ok(dir) => refuse_lived_in(hierarchy, dir.as_fd())?,
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(Error::from(errno).at(format!("open cgroup {}", hierarchy.dir().display()))),
+            }
+        }
+        let dirs = placement.hierarchies.iter().map(|_| None).collect();
+        let restrictions = Restrictions { settings, rules, filter: None, is_new: Vec::new(), privileged };
+        Ok(Self {
+            placement,
+            dirs,
+            made: Vec::new(),
+            restrictions: Some(restrictions),
+            awaited: Some(properties),
+            manager: None,
+        })
+    }
+
+    /// Puts the container's first process where it belongs: into the v1 hierarchies that [`Cgroup::clone_into`] cannot see
+    /// to, or, with the systemd driver, into a scope that is made of it.
+    pub fn settle(&mut self, pid: u32) -> Result<()> {
+        let (Some(unit), Some(properties)) = (&self.placement.unit, &self.awaited) else { return self.join(pid) };
+        self.manager = Some(unit.start(self.placement.mode, properties, pid)?);
+        self.awaited = None;
+        // systemd makes those that it knows.
+        self.dirs.clear();
+        for hierarchy in &self.placement.hierarchies {
+            let (dir, _) =
+                make_dir(hierarchy, &mut self.made).at_with(|| format!("mkdir {}", hierarchy.dir().display()))?;
+            self.dirs.push(Some(dir));
+        }
+        if let Some(restrictions) = &mut self.restrictions {
+            // A filter of systemd's is not to go on denying what the rules allow.
+            restrictions.is_new = self.dirs.iter().map(|_| false).collect();
+        }
+        let early: Vec<Setting> = match &mut self.restrictions {
+            Some(it) if self.placement.mode == Mode::V1 => it.settings.extract_if(.., |it| is_early(it)).collect(),
+            _ => Vec::new(),
+        };
+        self.make_joinable(&early)?;
+        if self.placement.mode == Mode::V1 { self.join(pid) } else { Ok(()) }
     }
 
     /// Has the kernel verify the device filter of v2, which takes a while, without putting it in force. [`Cgroup::restrict`]
@@ -92,9 +151,12 @@ impl Cgroup {
     /// on meanwhile.
     pub fn restrict(&mut self) -> Result<()> {
         self.load_filter()?;
-        let Some(Restrictions { settings, rules, filter, is_new, privileged }) = self.restrictions.take() else {
+        let Some(Restrictions { mut settings, rules, filter, is_new, privileged }) = self.restrictions.take() else {
             return Ok(());
         };
+        if let Some(unit) = &self.placement.unit {
+            unit.set(self.manager.take(), self.placement.mode, &mut settings, Some(&rules))?;
+        }
         let hierarchies = &self.placement.hierarchies;
         for ((hierarchy, dir), is_new) in hierarchies.iter().zip(self.dirs.iter().flatten()).zip(is_new) {
             let filtered = match self.placement.mode {
@@ -156,6 +218,10 @@ impl Cgroup {
         setting::apply(early, |controller| self.dir_of(controller))?;
         cpuset().try_for_each(|(it, dir)| v1::inherit_cpuset(&it.mount, &it.path, dir.as_fd()))
     }
+}
+
+fn is_early(setting: &Setting) -> bool {
+    setting.controller == "cpuset" || setting.file.starts_with("cpu.rt_")
 }
 
 const PERM: i32 = Errno::PERM.raw_os_error();

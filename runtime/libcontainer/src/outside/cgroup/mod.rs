@@ -1,4 +1,4 @@
-//! Control groups, v1 and v2, with the directories and files of cgroupfs ("fs driver").
+//! Control groups, v1 and v2, with the directories and files of cgroupfs ("fs driver"), or as scopes of [`systemd`].
 //!
 //! [`Host::look`] and [`place`] find where a container's cgroup is, [`settings_v1`] and [`settings_v2`] what is written to
 //! its files; neither touches anything. [`Cgroup::make`] and [`Cgroup::restrict`] act it out. The rules are the kernel's
@@ -14,6 +14,7 @@ mod own;
 mod place;
 mod setting;
 mod stat;
+pub mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -26,6 +27,7 @@ pub use host::{Host, is_unified};
 pub use place::{Below, Hierarchy, Mode, Placement, View, container_view, place};
 pub use setting::{Otherwise, Setting};
 pub use stat::Stats;
+pub use systemd::Driver;
 pub use v1::settings_v1;
 pub use v2::settings_v2;
 pub use watch::OomWatch;
@@ -50,6 +52,10 @@ pub struct Cgroup {
     /// The directories that [`Cgroup::make`] made, parents first.
     made: Vec<PathBuf>,
     restrictions: Option<make::Restrictions>,
+    /// The scope that is still to be made, with the first process.
+    awaited: Option<systemd::Properties>,
+    /// To the manager that has just made it.
+    manager: Option<systemd::Connection>,
 }
 
 impl Cgroup {
@@ -69,6 +75,8 @@ impl Cgroup {
             placement: placement.clone(),
             made: Vec::new(),
             restrictions: None,
+            awaited: None,
+            manager: None,
         })
     }
 
@@ -101,13 +109,30 @@ impl Cgroup {
     }
 
     /// The directory for `clone3` with `CLONE_INTO_CGROUP`, which costs nothing where a later move costs milliseconds. None
-    /// without a v2 hierarchy.
+    /// without a v2 hierarchy, and where only systemd may move a process in: between a user's session and the scopes of the
+    /// user's manager lies what is root's.
     pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+        if self.user_unit().is_some() { None } else { self.v2_dir() }
+    }
+
+    fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
         self.find(Hierarchy::is_v2)
+    }
+
+    fn user_unit(&self) -> Option<&systemd::Unit> {
+        self.placement.unit.as_ref().filter(|unit| unit.user)
+    }
+
+    /// Whether the cgroup is known to be the container's alone.
+    pub fn is_own(&self) -> bool {
+        self.awaited.is_none()
     }
 
     /// Moves a process that was cloned into [`Cgroup::clone_into`] to the v1 hierarchies as well.
     pub fn join(&self, pid: u32) -> Result<()> {
+        if let Some(unit) = self.user_unit() {
+            return unit.attach(pid);
+        }
         let pid = pid.to_string();
         for (hierarchy, dir) in self.placement.hierarchies.iter().zip(&self.dirs).filter(|(it, _)| !it.is_v2()) {
             let step = || format!("write {} {pid:?}", hierarchy.dir().join("cgroup.procs").display());
@@ -123,14 +148,19 @@ impl Cgroup {
     /// Changes limits. Devices stay as they are. Where the kernel refuses one, those that were changed before it get their old
     /// values back, but for the files that have a line a device.
     pub fn set(&self, resources: &Resources) -> Result<()> {
-        let settings = self.settings(resources)?;
-        if let Some(dir) = self.clone_into().filter(|_| self.placement.mode == Mode::V2) {
+        let mut settings = self.settings(resources)?;
+        if let Some(dir) = self.v2_dir().filter(|_| self.placement.mode == Mode::V2) {
             setting::check_usage(dir, &resources.memory)?;
         }
         let dir_of = |controller: &str| self.dir_of(controller);
-        let before = setting::read_back(&settings, dir_of);
+        let mut before = setting::read_back(&settings, dir_of);
+        let tell_systemd = |settings: &mut [Setting]| {
+            self.placement.unit.as_ref().map_or(Ok(()), |unit| unit.set(None, self.placement.mode, settings, None))
+        };
+        tell_systemd(&mut settings)?;
         setting::apply(&settings, dir_of).inspect_err(|_| {
             // The first failure is what the caller needs to know.
+            drop(tell_systemd(&mut before));
             before.iter().rev().for_each(|it| drop(setting::apply(std::slice::from_ref(it), dir_of)));
         })
     }
@@ -157,6 +187,10 @@ impl Cgroup {
             };
             result = result.and(removed);
         }
+        // With the systemd driver it is the scope that was made, unless somebody else's has the name.
+        if self.is_own() && self.placement.unit.is_some() {
+            result = result.and(self.placement.remove()).and(self.placement.stop_unit());
+        }
         result
     }
 
@@ -172,7 +206,7 @@ impl Cgroup {
     /// The directory that has this controller's files.
     fn dir_of(&self, controller: &str) -> Option<BorrowedFd<'_>> {
         match self.placement.mode {
-            Mode::V2 => self.clone_into(),
+            Mode::V2 => self.v2_dir(),
             Mode::V1 => self.find(|it| it.has(controller)),
         }
     }

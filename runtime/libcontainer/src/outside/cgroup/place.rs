@@ -1,6 +1,9 @@
 //! Where a container's cgroup is: `linux.cgroupsPath`, the container's id and the host's hierarchies make a [`Placement`].
 
-use super::host::{Hierarchies, Host};
+use super::{
+    host::{Hierarchies, Host},
+    systemd::{Manager, Unit},
+};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -30,6 +33,9 @@ pub struct Placement {
     /// The configuration named the place. An unprivileged caller then gets an error where it cannot have it; without a
     /// name it goes on without a cgroup.
     pub chosen: bool,
+    /// The scope whose cgroup this is, with the systemd driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
 }
 
 /// One hierarchy's part of a [`Placement`].
@@ -80,6 +86,9 @@ impl Placement {
 /// id is taken for a relative path. `..` never leads out of what the path counts from.
 pub fn place(cgroups_path: &str, id: &str, host: &Host) -> Result<Placement> {
     const FIELD: &str = "linux.cgroupsPath";
+    if let Some(manager) = &host.manager {
+        return place_unit(cgroups_path, id, host, manager);
+    }
     let chosen = !cgroups_path.is_empty();
     let wanted = if chosen { cgroups_path } else { id };
     if wanted.contains(['\0', '\n']) {
@@ -88,7 +97,10 @@ pub fn place(cgroups_path: &str, id: &str, host: &Host) -> Result<Placement> {
     if !wanted.contains('/') && wanted.split(':').count() == 3 {
         return Err(Error::invalid(
             FIELD,
-            format!("{wanted:?} has the form slice:prefix:name of the systemd driver; give a path such as /tare/{id}"),
+            format!(
+                "{wanted:?} has the form slice:prefix:name of the systemd driver; give --systemd-cgroup, or a path such as \
+                 /tare/{id}"
+            ),
         ));
     }
     let inner = clean(OsStr::new(wanted));
@@ -123,7 +135,31 @@ pub fn place(cgroups_path: &str, id: &str, host: &Host) -> Result<Placement> {
             (Mode::V1, v1.chain(unified).collect())
         }
     };
-    Ok(Placement { mode, hierarchies, chosen })
+    Ok(Placement { mode, hierarchies, chosen, unit: None })
+}
+
+/// A scope's place is the same in each hierarchy.
+fn place_unit(cgroups_path: &str, id: &str, host: &Host, manager: &Manager) -> Result<Placement> {
+    let (unit, path) = manager.place(cgroups_path, id)?;
+    let (mode, hierarchies) = match &host.hierarchies {
+        Hierarchies::V2 { mount, .. } => {
+            (Mode::V2, vec![Hierarchy { mount: mount.clone(), controllers: Vec::new(), path }])
+        }
+        Hierarchies::V1 { .. } if manager.user => {
+            return Err(Error::other("cannot use rootless systemd cgroups manager on cgroup v1"));
+        }
+        Hierarchies::V1 { mounted, unified } => {
+            let v1 = mounted.iter().map(|it| (&it.mount, it.controllers.clone()));
+            let all = v1.chain(unified.iter().map(|mount| (mount, Vec::new())));
+            let at = |(mount, controllers): (&PathBuf, _)| Hierarchy {
+                mount: mount.clone(),
+                controllers,
+                path: path.clone(),
+            };
+            (Mode::V1, all.map(at).collect())
+        }
+    };
+    Ok(Placement { mode, hierarchies, chosen: true, unit: Some(unit) })
 }
 
 impl Placement {
@@ -240,7 +276,8 @@ mod tests {
     use crate::error::Kind;
 
     fn v2(own: &str) -> Host {
-        Host { hierarchies: Hierarchies::V2 { mount: "/sys/fs/cgroup".into(), own: Some(clean(own)) } }
+        let hierarchies = Hierarchies::V2 { mount: "/sys/fs/cgroup".into(), own: Some(clean(own)) };
+        Host { hierarchies, manager: None }
     }
 
     fn v1(unified: bool) -> Host {

@@ -65,7 +65,7 @@ struct Scene {
 }
 
 fn made(placement: Placement, resources: &Resources, privileged: bool) -> Result<Cgroup> {
-    let mut cgroup = Cgroup::make(placement, resources, privileged)?;
+    let mut cgroup = Cgroup::make(placement, resources, privileged, Driver::Fs)?;
     match cgroup.restrict() {
         Ok(()) => Ok(cgroup),
         Err(error) => {
@@ -78,7 +78,7 @@ fn made(placement: Placement, resources: &Resources, privileged: bool) -> Result
 impl Scene {
     fn new(name: &str) -> Self {
         let path = format!("/tare-test-{}-{name}/leaf", std::process::id());
-        let placement = place(&path, "unused", &Host::look(&path).unwrap()).unwrap();
+        let placement = place(&path, "unused", &Host::look(&path, &Driver::Fs).unwrap()).unwrap();
         Self { placement, children: Vec::new() }
     }
 
@@ -360,7 +360,7 @@ fn an_unprivileged_caller_goes_without_or_is_told_what_to_do() {
 #[ignore = "run by an_unprivileged_caller_goes_without_or_is_told_what_to_do"]
 fn as_nobody() {
     let make = |path: &str, resources: &Resources| {
-        made(place(path, "tare-test-nobody", &Host::look(path).unwrap()).unwrap(), resources, false)
+        made(place(path, "tare-test-nobody", &Host::look(path, &Driver::Fs).unwrap()).unwrap(), resources, false)
     };
     let none = make("", &Resources::default()).unwrap();
     assert!(none.placement().hierarchies.is_empty() && none.clone_into().is_none());

@@ -113,6 +113,13 @@ impl Placement {
     }
 }
 
+impl Placement {
+    /// Ends the container's scope, after [`Placement::remove`], where it has one.
+    pub fn stop_unit(&self) -> Result<()> {
+        self.unit.as_ref().map_or(Ok(()), super::systemd::Unit::stop)
+    }
+}
+
 /// Until when removing may take, for all hierarchies together.
 pub(super) fn patience() -> Instant {
     Instant::now() + PATIENCE

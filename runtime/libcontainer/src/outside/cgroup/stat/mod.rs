@@ -202,7 +202,7 @@ impl Cgroup {
     pub fn stats(&self) -> Result<Stats> {
         match self.placement().mode {
             Mode::V1 => v1::stats(|controller| self.dir_of(controller)),
-            Mode::V2 => self.clone_into().map_or_else(|| Ok(Stats::default()), v2::stats),
+            Mode::V2 => self.v2_dir().map_or_else(|| Ok(Stats::default()), v2::stats),
         }
     }
 }
