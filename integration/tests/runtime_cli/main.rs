@@ -20,6 +20,7 @@ mod mounts;
 mod namespaces;
 mod process;
 mod seccomp;
+mod systemd;
 mod terminal;
 mod update;
 mod verbs;

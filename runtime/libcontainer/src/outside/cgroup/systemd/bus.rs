@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const PRIVATE: &str = "/run/systemd/private";
 const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// Without a name: the server takes the socket's credentials, which are right in any user namespace.
+const GREETING: &[u8] = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n";
 
 /// Why the manager refused a call.
 #[derive(Debug)]
@@ -83,8 +85,7 @@ impl Bus {
             socket,
             routed,
             serial: 0,
-            // Without a name: the server takes the socket's credentials, which are right in any user namespace.
-            out: b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n".to_vec(),
+            out: Vec::new(),
             come: Vec::new(),
             authenticated: false,
             ended: Vec::new(),
@@ -148,10 +149,15 @@ impl Bus {
     }
 
     fn call(&mut self, call: &Call<'_>) -> Result<Result<Message, Refusal>> {
+        let until = Instant::now() + PATIENCE;
+        if !self.authenticated {
+            // Nothing goes with it: what systemd reads along with the greeting it looks at only when more comes.
+            self.socket.write_all(GREETING).at("D-Bus: send")?;
+            self.read_authentication(until)?;
+        }
         let serial = self.queue(call);
         let out = std::mem::take(&mut self.out);
-        self.socket.write_all(&out).at("send")?;
-        let until = Instant::now() + PATIENCE;
+        self.socket.write_all(&out).at("D-Bus: send")?;
         loop {
             let message = self.next(until)?;
             match message.kind {
@@ -183,9 +189,6 @@ impl Bus {
     }
 
     fn next(&mut self, until: Instant) -> Result<Message> {
-        if !self.authenticated {
-            self.read_authentication(until)?;
-        }
         loop {
             if let Some(prefix) = self.come.first_chunk::<PREFIX>() {
                 let length = whole_length(prefix)?;
