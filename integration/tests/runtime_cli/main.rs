@@ -18,6 +18,7 @@ mod lifecycle;
 mod mount_flags;
 mod mounts;
 mod namespaces;
+mod placement;
 mod process;
 mod seccomp;
 mod systemd;

@@ -36,7 +36,7 @@ fn exec(global: &Global, args: &Exec) -> Result<u8> {
     }
     let spec = Spec::parse(&slot.config()?).at("the container's config.json")?;
     let process = match process {
-        Some(process) => process,
+        Some(process) => inherit(process, &spec),
         None => process_of(&spec, args)?,
     };
     let (engine, own) = Console::of(args.console_socket.as_deref(), process.terminal, args.detach)?.split();
@@ -62,6 +62,23 @@ fn exec(global: &Global, args: &Exec) -> Result<u8> {
 fn process_in(path: &Path) -> Result<Process> {
     let json = bundle::read(path).at_with(|| format!("read {}", path.display()))?;
     libcontainer::spec::parse(&json).at_with(|| path.display().to_string())
+}
+
+/// What a file of its own does not say is as in the container's process (runc does it so).
+fn inherit(mut process: Process, spec: &Spec) -> Process {
+    let Some(own) = &spec.process else { return process };
+    let or = |text: &mut String, own: &String| {
+        if text.is_empty() {
+            text.clone_from(own);
+        }
+    };
+    or(&mut process.apparmor_profile, &own.apparmor_profile);
+    or(&mut process.selinux_label, &own.selinux_label);
+    process.capabilities = process.capabilities.or_else(|| own.capabilities.clone());
+    process.io_priority = process.io_priority.or_else(|| own.io_priority.clone());
+    process.scheduler = process.scheduler.or_else(|| own.scheduler.clone());
+    process.exec_cpu_affinity = process.exec_cpu_affinity.or_else(|| own.exec_cpu_affinity.clone());
+    process
 }
 
 /// The container's own process, with what the flags change.

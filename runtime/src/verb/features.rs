@@ -2,7 +2,7 @@
 
 use libcontainer::{
     Result,
-    inside::{self, seccomp},
+    inside::{self, memory_policy, seccomp},
 };
 use serde_json::json;
 
@@ -30,11 +30,17 @@ pub(crate) fn run() -> Result<u8> {
                 "supportedFlags": list(seccomp::supported_flags()),
             },
             "apparmor": { "enabled": true },
-            "selinux": { "enabled": false },
+            "selinux": { "enabled": true },
             "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "mountExtensions": { "idmap": { "enabled": true } },
-            "netDevices": { "enabled": false },
+            "memoryPolicy": {
+                "modes": list(memory_policy::known_modes()),
+                "flags": list(memory_policy::known_flags()),
+            },
+            "netDevices": { "enabled": true },
         },
+        // None changes what the host does for the container.
+        "potentiallyUnsafeConfigAnnotations": [],
         "annotations": { "org.tare.runtime.version": env!("CARGO_PKG_VERSION") },
     }))?;
     Ok(0)

@@ -7,9 +7,12 @@ use crate::{
         devices::{self, Node},
         mounts::{self, Step, propagation},
         process::ProcessPlan,
-        sysctl,
+        selinux, sysctl,
     },
-    outside::ids::Maps,
+    outside::{
+        ids::Maps,
+        net_devices::{self, NetDevice},
+    },
     spec::{Hook, Linux, Mount, Namespace, NamespaceKind, Spec},
 };
 use libc::{CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS};
@@ -32,7 +35,6 @@ pub(crate) struct Plan {
     pub(crate) propagation: (u64, bool),
     pub(crate) root_propagation: Option<u64>,
     pub(crate) mounts: Vec<Step>,
-    /// Only where SELinux is on.
     pub(crate) mount_label: Option<String>,
     pub(crate) nodes: Vec<Node>,
     /// Whether `/dev` is the container's, so that its links are made.
@@ -42,7 +44,7 @@ pub(crate) struct Plan {
     pub(crate) sysctl: Vec<sysctl::Setting>,
     pub(crate) hostname: String,
     pub(crate) domainname: String,
-    pub(crate) personality: Option<u64>,
+    pub(crate) net_devices: Vec<NetDevice>,
     pub(crate) process: ProcessPlan,
 }
 
@@ -107,7 +109,7 @@ impl Plan {
                 "unable to set domainname without a private UTS namespace: add uts to linux.namespaces",
             ));
         }
-        refuse_unsupported(linux)?;
+        selinux::check("linux.mountLabel", &linux.mount_label)?;
         check_hooks(spec)?;
         let asked_propagation = match &*linux.rootfs_propagation {
             "" => None,
@@ -128,7 +130,7 @@ impl Plan {
             propagation: (asked_propagation.map_or(libc::MS_SLAVE, |(flag, _)| flag), true),
             root_propagation: asked_propagation.map(|(flag, _)| flag),
             mounts: mounts::steps(&spec.mounts, &mounts::Context { bundle, rootfs: &rootfs, linux, privileged })?,
-            mount_label: Some(linux.mount_label.clone()).filter(|label| !label.is_empty() && selinux_is_on()),
+            mount_label: Some(linux.mount_label.clone()).filter(|label| !label.is_empty()),
             nodes: devices::nodes(&linux.devices, &spec.mounts)?,
             own_dev: !devices::dev_is_the_hosts(&spec.mounts),
             masked: linux.masked_paths.clone(),
@@ -136,8 +138,8 @@ impl Plan {
             sysctl: sysctl::settings(linux)?,
             hostname: spec.hostname.clone(),
             domainname: spec.domainname.clone(),
-            personality: personality(linux)?,
-            process: ProcessPlan::of(process, linux.seccomp.as_ref())?,
+            net_devices: net_devices::devices(linux, privileged)?,
+            process: ProcessPlan::of(process, linux)?,
             cradle,
         })
     }
@@ -240,22 +242,6 @@ pub(crate) fn flag(kind: NamespaceKind) -> u64 {
     }) as u64
 }
 
-fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    for (field, asked) in
-        [("linux.memoryPolicy", linux.memory_policy.is_some()), ("linux.netDevices", !linux.net_devices.is_empty())]
-    {
-        if asked {
-            return Err(Error::invalid(field, "is not supported by this version"));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the host labels its files; without that, labels of mounts mean nothing, and engines may name them all the same.
-fn selinux_is_on() -> bool {
-    std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false)
-}
-
 fn check_hooks(spec: &Spec) -> Result<()> {
     for (name, hooks) in spec.hooks.all() {
         for (i, Hook { path, timeout, .. }) in hooks.iter().enumerate() {
@@ -326,19 +312,6 @@ fn time_offsets(linux: &Linux, new_time: bool) -> Result<String> {
         let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
     }
     Ok(text)
-}
-
-pub(super) fn personality(linux: &Linux) -> Result<Option<u64>> {
-    let Some(personality) = &linux.personality else { return Ok(None) };
-    if !personality.flags.is_empty() {
-        return Err(Error::invalid("linux.personality.flags", "no flags are known"));
-    }
-    // `sys/personality.h`
-    match &*personality.domain {
-        "LINUX" => Ok(Some(0)),
-        "LINUX32" => Ok(Some(8)),
-        other => Err(Error::invalid("linux.personality.domain", format!("{other:?} is none of LINUX, LINUX32"))),
-    }
 }
 
 #[cfg(test)]

@@ -17,12 +17,13 @@ use crate::{
         process::Poised,
         procfs::Procfs,
         root::Root,
-        sysctl,
+        selinux, sysctl,
     },
     outside::{
+        affinity,
         cgroup::{self, Cgroup},
         hooks::{self, OciState},
-        limits, rdt,
+        limits, net_devices, rdt,
     },
     process::start_time,
     spec::{Hooks, Spec},
@@ -184,6 +185,8 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
         // Not earlier: what init did until now, devices and all, was the runtime's work and not the container's.
         cgroup.restrict().at("linux.resources")?;
     }
+    affinity::reset(pid);
+    net_devices::give(&prepared.plan.net_devices, pid)?;
     tracing::debug!("{}: mounts are done; prestart and createRuntime hooks", request.id);
     state.pid = pid.as_raw_nonzero().get();
     let oci = oci_state(&state, "creating");
@@ -366,6 +369,7 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     }
     own_namespaces(plan, &prepared.procfs, clocks)?;
     if let Some(keyring) = &prepared.keyring {
+        selinux::label_keys(&prepared.procfs, &plan.process.selinux_label)?;
         join_keyring(keyring)?;
     }
 
@@ -391,9 +395,6 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     name_host(&plan.hostname, &plan.domainname)?;
     for sysctl::Setting { key, path, value } in &plan.sysctl {
         prepared.procfs.write(path, value).at_with(|| format!("sysctl {key}"))?;
-    }
-    if let Some(domain) = plan.personality {
-        sys::set_personality(domain).at("personality")?;
     }
     let may_set_groups = !plan.maps.as_ref().is_some_and(|maps| maps.deny_setgroups);
     // From now on the container can be entered: whoever does must not find the way out in us.
@@ -556,7 +557,7 @@ fn close_root(root: &Root, plan: &Plan, writable: &[OwnedFd]) -> Result<()> {
         mount_setattr(root.as_fd(), false, attr).at("make the root read-only")?;
     }
     mounts::read_only(root, &plan.readonly)?;
-    mounts::mask(root, &plan.masked)
+    mounts::mask(root, &plan.masked, plan.mount_label.as_deref())
 }
 
 /// Makes the root `/`, and lets go of the host's.

@@ -28,6 +28,7 @@ use crate::{
         process::{Poised, ProcessPlan},
         procfs::Procfs,
         root::Root,
+        selinux,
     },
     outside::{
         cgroup::{Below, Cgroup, Mode as CgroupMode},
@@ -77,7 +78,6 @@ struct Prepared {
     namespaces: u64,
     pid_namespace: bool,
     user_namespace: bool,
-    personality: Option<u64>,
     console: Option<OwnedFd>,
     preserve_fds: u32,
     keyring: Option<String>,
@@ -88,7 +88,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::other("exec without root is not supported by this version"));
     }
-    let plan = ProcessPlan::of(visit.process, spec.linux.seccomp.as_ref())?;
+    let plan = ProcessPlan::of(visit.process, &spec.linux)?;
     plan.check_console(visit.console.as_ref())?;
     let init = process::open(state.pid, state.start_time)
         .map_err(|_| Error::new(Kind::NotRunning, "cannot exec in a stopped container"))?;
@@ -103,7 +103,6 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
             .fold(0, |flags, kind| flags | super::plan::flag(*kind)),
         pid_namespace: has(NamespaceKind::Pid),
         user_namespace: has(NamespaceKind::User),
-        personality: super::plan::personality(&spec.linux)?,
         console: visit.console,
         preserve_fds: visit.preserve_fds,
         keyring: (!visit.no_new_keyring).then(|| format!("_ses.{}", state.id)),
@@ -113,7 +112,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     // As in a birth, runc's words for the steps.
     tracing::debug!("nsexec container setup: cgroup and namespaces of {}", state.id);
     let (to_inside, to_outside) = link::pair()?;
-    let (pid, pidfd) = match clone_into(&cgroup, state, visit.cgroups)? {
+    let (pid, pidfd) = match prepared.plan.affinity.around(|| clone_into(&cgroup, state, visit.cgroups))? {
         Born::Child => {
             drop((to_inside, cgroup));
             inside(prepared, &to_outside)
@@ -131,6 +130,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     if let Some(rdt) = &state.rdt {
         rdt.join(pid.as_raw_nonzero().get())?;
     }
+    prepared.plan.affinity.settle(pid)?;
     tracing::debug!("child process in init(): it is {}; limits, user, seccomp", pid.as_raw_nonzero());
     set_oom_score(pid, prepared.plan.oom_score_adj)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
@@ -189,7 +189,9 @@ fn enter_namespaces(prepared: &Prepared, link: &ToOutside) -> Result<()> {
     let init = prepared.init.as_fd();
     if prepared.plan.has_profile() {
         // Here and not by who becomes the program: a descriptor of the host's procfs leads to every process of the host.
-        prepared.plan.apply_profile(&Procfs::open()?)?;
+        let procfs = Procfs::open()?;
+        prepared.plan.apply_profile(&procfs)?;
+        selinux::label_keys(&procfs, &prepared.plan.selinux_label)?;
     }
     let needed = [Some(link.as_fd()), Some(init), prepared.console.as_ref().map(AsFd::as_fd)];
     let needed: Vec<BorrowedFd<'_>> = needed.into_iter().flatten().collect();
@@ -235,9 +237,6 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
         console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
-    }
-    if let Some(domain) = prepared.personality {
-        sys::set_personality(domain).at("personality")?;
     }
     let (poised, listener) = plan.assume(true, prepared.preserve_fds)?;
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;

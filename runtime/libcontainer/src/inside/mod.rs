@@ -5,11 +5,13 @@ pub(crate) mod console;
 pub mod descriptors;
 pub(crate) mod devices;
 pub(crate) mod identity;
+pub mod memory_policy;
 pub(crate) mod mounts;
 pub(crate) mod process;
 pub(crate) mod procfs;
 pub(crate) mod root;
 pub mod seccomp;
+pub(crate) mod selinux;
 pub(crate) mod sysctl;
 
 pub use identity::capability_names;

@@ -5,17 +5,20 @@ use super::{
     command::{self, Command},
     descriptors,
     identity::{self, CapSets},
+    memory_policy::MemoryPolicy,
     procfs::Procfs,
     seccomp::{self, Filter},
+    selinux,
 };
 use crate::{
     error::{At, Error, Result},
+    outside::affinity::Affinity,
     outside::limits::{Limit, limits},
-    spec::{ConsoleSize, IoClass, IoPriority, Process, Scheduler, Seccomp, User},
+    spec::{ConsoleSize, IoClass, IoPriority, Linux, Process, Scheduler, User},
     sys::{self, SchedAttr},
 };
 use rustix::{fd::OwnedFd, io::Errno};
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 /// Everything about the process, checked.
 pub(crate) struct ProcessPlan {
@@ -29,6 +32,13 @@ pub(crate) struct ProcessPlan {
     pub(crate) limits: Vec<Limit>,
     /// Set from outside.
     pub(crate) oom_score_adj: Option<i32>,
+    /// Set from outside, of what `exec` runs.
+    pub(crate) affinity: Affinity,
+    pub(crate) selinux_label: String,
+    personality: Option<u64>,
+    memory_policy: Option<MemoryPolicy>,
+    /// Whether the cgroup has less than all processors.
+    fewer_cpus: bool,
     caps: CapSets,
     no_new_privileges: bool,
     apparmor_profile: String,
@@ -45,8 +55,8 @@ pub(crate) struct Poised {
 }
 
 impl ProcessPlan {
-    /// Checks and translates `process` and the profile that it is to run under.
-    pub(crate) fn of(process: &Process, seccomp: Option<&Seccomp>) -> Result<Self> {
+    /// Checks and translates `process` and what of the container's configuration concerns each of its processes.
+    pub(crate) fn of(process: &Process, linux: &Linux) -> Result<Self> {
         if process.args.is_empty() {
             return Err(Error::invalid("process.args", "must not be empty"));
         }
@@ -62,13 +72,8 @@ impl ProcessPlan {
         {
             return Err(Error::invalid("process.oomScoreAdj", format!("{value} is not between -1000 and 1000")));
         }
-        if process.exec_cpu_affinity.is_some() {
-            return Err(Error::invalid("process.execCPUAffinity", "is not supported by this version"));
-        }
-        if !process.selinux_label.is_empty() && fs::exists("/sys/fs/selinux/enforce").unwrap_or(false) {
-            return Err(Error::invalid("process.selinuxLabel", "is not supported by this version"));
-        }
-        let filter = seccomp.map(seccomp::compile).transpose()?;
+        selinux::check("process.selinuxLabel", &process.selinux_label)?;
+        let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
         if let Some(filter) = &filter {
             tracing::debug!("seccomp filter flags: {}", filter.flags);
         }
@@ -81,6 +86,11 @@ impl ProcessPlan {
             console_size: process.console_size,
             limits: limits(&process.rlimits)?,
             oom_score_adj: process.oom_score_adj,
+            affinity: Affinity::of(process.exec_cpu_affinity.as_ref())?,
+            selinux_label: process.selinux_label.clone(),
+            personality: personality(linux)?,
+            memory_policy: linux.memory_policy.as_ref().map(MemoryPolicy::of).transpose()?,
+            fewer_cpus: !linux.resources.cpu.cpus.is_empty(),
             caps: CapSets::of(process.capabilities.as_ref()),
             no_new_privileges: process.no_new_privileges,
             apparmor_profile: process.apparmor_profile.clone(),
@@ -105,14 +115,19 @@ impl ProcessPlan {
         }
     }
 
-    /// Whether a profile is to be applied.
+    /// Whether a profile or a label is to be applied.
     pub(crate) fn has_profile(&self) -> bool {
-        !self.apparmor_profile.is_empty()
+        !self.apparmor_profile.is_empty() || !self.selinux_label.is_empty()
     }
 
-    /// Has the next program run under the AppArmor profile; what is cloned until then inherits that.
+    /// Has the next program run under the AppArmor profile and the SELinux label; what is cloned until then inherits that.
     pub(crate) fn apply_profile(&self, procfs: &Procfs) -> Result<()> {
-        if !self.has_profile() {
+        if !self.selinux_label.is_empty() {
+            procfs
+                .write("self/attr/exec", &self.selinux_label)
+                .at_with(|| format!("apply selinux label {:?}", self.selinux_label))?;
+        }
+        if self.apparmor_profile.is_empty() {
             return Ok(());
         }
         // With one security module the general file serves; with several, AppArmor has its own.
@@ -127,15 +142,19 @@ impl ProcessPlan {
     /// for, with what is left to do.
     pub(crate) fn assume(self, may_set_groups: bool, keep_fds: u32) -> Result<(Poised, Option<OwnedFd>)> {
         if let Some(attr) = self.scheduler {
-            sys::set_scheduler(attr).map_err(|errno| {
-                let hint = if errno == Errno::PERM {
-                    "; SCHED_DEADLINE takes every CPU: process scheduler can't be used together with AllowedCPUs \
-                     (linux.resources.cpu.cpus)"
-                } else {
-                    ""
-                };
-                Error::other(format!("process.scheduler: {}{hint}", Error::from(errno)))
+            sys::set_scheduler(attr).map_err(|errno| match errno {
+                // sched_setattr(2): some policies want all processors of the machine.
+                Errno::PERM if self.fewer_cpus => {
+                    Error::invalid("process.scheduler", "process scheduler can't be used together with AllowedCPUs")
+                }
+                errno => Error::from(errno).at("process.scheduler"),
             })?;
+        }
+        if let Some(domain) = self.personality {
+            sys::set_personality(domain).at("linux.personality")?;
+        }
+        if let Some(policy) = &self.memory_policy {
+            policy.apply()?;
         }
         if let Some((class, level)) = self.io_priority {
             sys::set_io_priority(class, level).at("process.ioPriority")?;
@@ -217,13 +236,28 @@ fn io_priority(priority: &IoPriority) -> Result<(u16, u16)> {
     Ok((class, level))
 }
 
+fn personality(linux: &Linux) -> Result<Option<u64>> {
+    let Some(personality) = &linux.personality else { return Ok(None) };
+    if !personality.flags.is_empty() {
+        tracing::warn!("linux.personality.flags: no flags are known, they are ignored");
+    }
+    // `sys/personality.h`
+    match &*personality.domain {
+        "LINUX" => Ok(Some(0)),
+        "LINUX32" => Ok(Some(8)),
+        other => Err(Error::invalid("linux.personality.domain", format!("{other:?} is none of LINUX, LINUX32"))),
+    }
+}
+
 fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
+    check_scheduler(scheduler)?;
     // `linux/sched.h`
     let policy = match &*scheduler.policy {
         "SCHED_OTHER" => 0,
         "SCHED_FIFO" => 1,
         "SCHED_RR" => 2,
         "SCHED_BATCH" => 3,
+        "SCHED_ISO" => 4,
         "SCHED_IDLE" => 5,
         "SCHED_DEADLINE" => 6,
         other => return Err(Error::invalid("process.scheduler.policy", format!("{other:?} is not known"))),
@@ -247,13 +281,35 @@ fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
     Ok(SchedAttr { policy, flags, nice, priority, runtime, deadline, period })
 }
 
+/// Fields that the kernel would ignore for this policy, or cut (sched_setattr(2)).
+fn check_scheduler(scheduler: &Scheduler) -> Result<()> {
+    let Scheduler { policy, nice, priority, runtime, deadline, period, .. } = scheduler;
+    let invalid = |field: &str, rule: String| Err(Error::invalid(format!("process.scheduler.{field}"), rule));
+    match &**policy {
+        "" => invalid("policy", "scheduler policy is required".into()),
+        "SCHED_OTHER" | "SCHED_BATCH" if !(-20..=19).contains(nice) => {
+            invalid("nice", format!("invalid scheduler.nice: {nice} when scheduler.policy is {policy}"))
+        }
+        "SCHED_FIFO" | "SCHED_RR" => Ok(()),
+        _ if *priority != 0 => {
+            invalid("priority", "scheduler.priority can only be specified for SchedFIFO or SchedRR policy".into())
+        }
+        "SCHED_DEADLINE" => Ok(()),
+        _ if [runtime, deadline, period] != [&0; 3] => invalid(
+            "runtime",
+            "scheduler runtime/deadline/period can only be specified for SchedDeadline policy".into(),
+        ),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn refusal(process: &str) -> String {
         let process: Process = crate::spec::parse(process.as_bytes()).unwrap();
-        ProcessPlan::of(&process, None).err().map(|error| error.to_string()).unwrap_or_default()
+        ProcessPlan::of(&process, &Linux::default()).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     #[test]
@@ -266,6 +322,15 @@ mod tests {
             (r#"{"cwd":"/","args":["a"],"oomScoreAdj":2000}"#, "process.oomScoreAdj: 2000"),
             (r#"{"cwd":"/","args":["a"],"ioPriority":{"class":"IOPRIO_CLASS_RT","priority":8}}"#, "process.ioPriority"),
             (r#"{"cwd":"/","args":["a"],"scheduler":{"policy":"X"}}"#, "process.scheduler.policy: \"X\""),
+            (r#"{"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_BATCH","nice":20}}"#, "process.scheduler.nice"),
+            (r#"{"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_IDLE","priority":1}}"#, "process.scheduler.prio"),
+            (r#"{"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_RR","priority":1,"period":1}}"#, ""),
+            (
+                r#"{"cwd":"/","args":["a"],"scheduler":{"policy":"SCHED_OTHER","period":1}}"#,
+                "process.scheduler.runtime",
+            ),
+            (r#"{"cwd":"/","args":["a"],"execCPUAffinity":{"final":"3-1"}}"#, "process.execCPUAffinity.final: invalid"),
+            (r#"{"cwd":"/","args":["a"],"selinuxLabel":"x"}"#, "process.selinuxLabel: selinux label is specified"),
             (r#"{"cwd":"/","args":["a"]}"#, ""),
         ] {
             assert!(refusal(process).starts_with(expected), "{process}: {}", refusal(process));

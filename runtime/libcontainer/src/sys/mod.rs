@@ -17,7 +17,10 @@ pub(crate) use exec::{CStringArray, borrow, close_all_but, close_range_cloexec, 
 pub(crate) use mount::{MountAttr, map_ids, mount_setattr};
 pub(crate) use namespace::{setns, unshare};
 pub(crate) use net::loopback_up;
-pub(crate) use sched::{SchedAttr, join_session_keyring, set_io_priority, set_personality, set_scheduler};
+pub(crate) use sched::{
+    SchedAttr, cpu_affinity, join_session_keyring, set_cpu_affinity, set_io_priority, set_memory_policy,
+    set_personality, set_scheduler,
+};
 pub use signal::{Signals, send_signal};
 pub(crate) use signal::{reset_signals, signal_text};
 

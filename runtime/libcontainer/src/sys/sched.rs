@@ -1,7 +1,7 @@
 //! What a process asks the kernel about its own scheduling, personality and keys.
 
 use super::check;
-use rustix::io::Result;
+use rustix::{io::Result, process::Pid};
 
 /// sched_setattr(2)'s argument; times in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,33 @@ pub(crate) fn set_io_priority(class: u16, level: u16) -> Result<()> {
 pub(crate) fn set_personality(domain: u64) -> Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::syscall(libc::SYS_personality, domain) }).map(drop)
+}
+
+/// Lets `pid`, or the caller, run on the processors of a mask, lowest first. Those beyond the kernel's and the cgroup's are
+/// passed over.
+pub(crate) fn set_cpu_affinity(pid: Option<Pid>, mask: &[u64]) -> Result<()> {
+    // SAFETY: the mask lives across the call and has the size given.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, Pid::as_raw(pid), size_of_val(mask), mask.as_ptr()) })
+        .map(drop)
+}
+
+/// The processors that the caller may run on, as a mask.
+pub(crate) fn cpu_affinity() -> Result<Vec<u64>> {
+    // More processors than any kernel is made for.
+    let mut mask = vec![0_u64; 1024];
+    // SAFETY: the kernel writes at most the size given.
+    let bytes =
+        check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&*mask), mask.as_mut_ptr()) })?;
+    mask.truncate((bytes as usize).div_ceil(size_of::<u64>()));
+    Ok(mask)
+}
+
+/// Sets the caller's memory policy: a mode with its flags, and a mask of nodes.
+pub(crate) fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<()> {
+    let (mask, bits) =
+        if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), size_of_val(nodes) * 8 + 1) };
+    // SAFETY: the mask lives across the call; the kernel reads one bit less than it is told.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) }).map(drop)
 }
 
 /// Gives the caller a session keyring of its own, so that it cannot read the keys of whoever started it.

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 /// Hides each path: files under the null device, directories under an empty read-only tmpfs. The null device is that of
 /// the present mount namespace, which is still the host's view, verified by its number: an image that makes its own
 /// `/dev/null` a link would choose what gets mounted (CVE-2025-31133).
-pub(crate) fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
+pub(crate) fn mask(root: &Root, paths: &[PathBuf], label: Option<&str>) -> Result<()> {
     if paths.is_empty() {
         return Ok(());
     }
@@ -37,7 +37,7 @@ pub(crate) fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             place => place.map_err(Into::into).and_then(|place| {
                 if file_type(&place)?.is_dir() {
-                    cover_directory(&mut empty, place.as_fd())
+                    cover_directory(&mut empty, place.as_fd(), label)
                 } else {
                     attach(clone_of(null.as_fd(), false)?.as_fd(), place.as_fd())
                 }
@@ -49,11 +49,11 @@ pub(crate) fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
 }
 
 /// One file system serves all: once it is attached somewhere, kernels of every age let it be cloned.
-fn cover_directory(empty: &mut Option<OwnedFd>, place: BorrowedFd<'_>) -> Result<()> {
+fn cover_directory(empty: &mut Option<OwnedFd>, place: BorrowedFd<'_>, label: Option<&str>) -> Result<()> {
     if let Some(attached) = empty {
         return attach(clone_of(attached.as_fd(), false)?.as_fd(), place);
     }
-    let fresh = empty_directory()?;
+    let fresh = empty_directory(label)?;
     attach(fresh.as_fd(), place)?;
     *empty = Some(fresh);
     Ok(())
@@ -85,10 +85,13 @@ pub(crate) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
     open_tree(fd, "", flags).at("clone the mount")
 }
 
-fn empty_directory() -> Result<OwnedFd> {
+fn empty_directory(label: Option<&str>) -> Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).at("fsopen tmpfs")?;
     fsconfig_set_string(&context, "nr_blocks", "1").at("option nr_blocks=1")?;
     fsconfig_set_string(&context, "nr_inodes", "1").at("option nr_inodes=1")?;
+    if let Some(label) = label {
+        fsconfig_set_string(&context, "context", label).at_with(|| format!("option context={label}"))?;
+    }
     fsconfig_create(&context).at("make the tmpfs")?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY).at("mount the tmpfs")
 }

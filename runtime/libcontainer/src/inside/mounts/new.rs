@@ -13,7 +13,7 @@ use rustix::{
     },
 };
 
-/// `linux.mountLabel`, where SELinux is on.
+/// `linux.mountLabel`.
 pub(crate) type Label<'a> = Option<&'a str>;
 
 /// What is to be made.

@@ -1,0 +1,128 @@
+//! Network devices that move from the host into a container's network namespace (runtime-spec `config-linux.md`, "Network
+//! devices"), by rtnetlink(7).
+
+use super::rtnetlink::{Address, Link, Route};
+use crate::{
+    error::{At, Error, Result},
+    spec::{Linux, NamespaceKind},
+    sys,
+};
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::{Mode, OFlags},
+    process::Pid,
+};
+
+/// One device, by its name on the host and its name in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetDevice {
+    name: String,
+    inner_name: String,
+}
+
+/// Translates and checks `linux.netDevices`.
+pub(crate) fn devices(linux: &Linux, privileged: bool) -> Result<Vec<NetDevice>> {
+    if linux.net_devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let refused = |rule: &str| Err(Error::invalid("linux.netDevices", rule));
+    if !linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Network) {
+        return refused("unable to move network devices without a NET namespace: add network to linux.namespaces");
+    }
+    if !privileged {
+        return refused("network devices are not supported for rootless containers");
+    }
+    let device = |(name, device): (&String, &crate::spec::NetDevice)| {
+        let inner_name = if device.name.is_empty() { name } else { &device.name };
+        match [name, inner_name].into_iter().find(|name| !is_valid(name)) {
+            Some(bad) => Err(Error::invalid("linux.netDevices", format!("invalid network device name {bad:?}"))),
+            None => Ok(NetDevice { name: name.clone(), inner_name: inner_name.clone() }),
+        }
+    };
+    linux.net_devices.iter().map(device).collect()
+}
+
+/// The kernel's rule (`dev_valid_name`).
+fn is_valid(name: &str) -> bool {
+    let bad = |c: char| matches!(c, '/' | ':' | '\0') || c.is_ascii_whitespace();
+    !name.is_empty() && name.len() < libc::IFNAMSIZ && !matches!(name, "." | "..") && !name.contains(bad)
+}
+
+/// Moves `devices` into the network namespace of `pid`, with the addresses that were given to them for good, and brings them up.
+pub(crate) fn give(devices: &[NetDevice], pid: Pid) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let open = |path: &str| {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at_with(|| format!("open {path}"))
+    };
+    let own = open("/proc/self/ns/net")?;
+    let namespace = open(&format!("/proc/{}/ns/net", pid.as_raw_nonzero()))?;
+    let host = Route::open()?;
+    sys::setns(namespace.as_fd(), libc::CLONE_NEWNET as u64).at("enter the container's network namespace")?;
+    // A socket stays in the namespace that it was made in.
+    let container = Route::open();
+    sys::setns(own.as_fd(), libc::CLONE_NEWNET as u64).at("go back to the own network namespace")?;
+    let container = container?;
+    devices
+        .iter()
+        .try_for_each(|device| give_one(device, &host, &container, &namespace).at_with(|| device.name.clone()))
+        .at("linux.netDevices")
+}
+
+fn give_one(device: &NetDevice, host: &Route, container: &Route, namespace: &OwnedFd) -> Result<()> {
+    let NetDevice { name, inner_name } = device;
+    let link = host.link(name).at_with(|| format!("link not found for interface {name} on runtime namespace"))?;
+    // The host's own programs must not use it on its way, and it loses its addresses there.
+    host.bring(&link, false).at("fail to set link down")?;
+    let moved = host
+        .addresses(&link)
+        .at("fail to get ip addresses")
+        .and_then(|addresses| {
+            host.rename_into(&link, inner_name, namespace.as_fd()).at("fail to move network device")?;
+            Ok(addresses)
+        })
+        .inspect_err(|_| {
+            if link.is_up {
+                // It stays where it was, as it was.
+                drop(host.bring(&link, true));
+            }
+        })?;
+    let link = container.link(inner_name).at_with(|| format!("link not found for interface {inner_name}"))?;
+    for address in moved.iter().filter(|address| address.is_global() && address.is_permanent()) {
+        add(container, &link, address)?;
+    }
+    container.bring(&link, true).at("fail to set up interface")
+}
+
+fn add(container: &Route, link: &Link, address: &Address) -> Result<()> {
+    container.add_address(link, address).at_with(|| format!("fail to set up address {address}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_kernels() {
+        for name in ["eth0", "a", "fifteen-letters", "ä"] {
+            assert!(is_valid(name), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a:1", "a b", "sixteen-letters-", "a\n", "a\0"] {
+            assert!(!is_valid(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn devices_need_a_namespace_and_privilege() {
+        let linux = |json: &str| crate::spec::parse::<Linux>(json.as_bytes()).unwrap();
+        let with = linux(r#"{"namespaces":[{"type":"network"}],"netDevices":{"a":{},"b":{"name":"c"}}}"#);
+        let names: Vec<_> = devices(&with, true).unwrap().into_iter().map(|it| (it.name, it.inner_name)).collect();
+        assert_eq!(names, [("a".into(), "a".into()), ("b".into(), "c".into())]);
+        assert!(devices(&with, false).unwrap_err().to_string().contains("rootless"));
+        let without = linux(r#"{"netDevices":{"a":{}}}"#);
+        assert!(devices(&without, true).unwrap_err().to_string().contains("without a NET namespace"));
+        let bad = linux(r#"{"namespaces":[{"type":"network"}],"netDevices":{"a":{"name":"x/y"}}}"#);
+        assert!(devices(&bad, true).unwrap_err().to_string().contains("invalid network device name \"x/y\""));
+    }
+}
