@@ -1,13 +1,17 @@
 //! Images as single files: root file system tars come in (`import`), OCI and Docker archives come in and go out.
 
 mod change;
+mod commit;
 mod import;
 mod load;
+mod new_blob;
 mod save;
 
 pub(crate) use change::apply as apply_change;
-pub(crate) use import::{Import, LayerCompression, import};
+pub(crate) use commit::{Commit, commit};
+pub(crate) use import::{Import, import};
 pub(crate) use load::{load, read_images};
+pub(crate) use new_blob::LayerCompression;
 pub(crate) use save::{Format, save};
 
 use std::fs::File;

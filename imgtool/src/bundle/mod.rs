@@ -14,6 +14,7 @@
 mod caps;
 mod health;
 mod link;
+mod made;
 mod network;
 mod options;
 mod overlay;
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use health::HealthArgs;
 pub(crate) use link::{down as network_down, up as network_up};
+pub(crate) use made::Bundle;
 pub(crate) use network::{HostEntry, Network, Publish};
 pub(crate) use options::{Options, parse_cpus, parse_size, read_env_file};
 pub(crate) use remove::remove;

@@ -179,6 +179,7 @@ impl Place {
             changes: &words(changes),
             message: None,
             compression: crate::archive::LayerCompression::default(),
+            level: None,
             limits: Limits::default(),
         };
         crate::archive::import(&store, &import, &Progress::Quiet).unwrap();

@@ -67,6 +67,26 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// Remove images, and what only they used
     Rm(RmArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Show the steps that an image was made by
+    History(HistoryArgs),
+    /// Remove images without a name, and whatever nothing uses
+    Prune(PruneArgs),
+    /// Show what takes the room in the store
+    Du(DuArgs),
+    /// Find damage in the store, and mend it
+    Fsck(FsckArgs),
+    /// Make an image of what a bundle's container changed
+    Commit(CommitArgs),
+    /// List what a bundle's container changed
+    Diff(DiffArgs),
+    /// Write a bundle's root file system as a tar
+    Export(ExportArgs),
+    /// Mount bundles again, as after a restart of the machine
+    Mount(MountArgs),
+    /// Unmount bundles; what their containers changed stays
+    Umount(MountArgs),
     /// Make a bundle (root file system and config.json) of an image, and print its path
     Bundle(BundleArgs),
     /// Unmount and remove bundles
@@ -159,6 +179,9 @@ pub(crate) struct ImportArgs {
     /// How the layer is compressed
     #[arg(long, value_enum, default_value_t)]
     pub(crate) compression: LayerCompression,
+    /// Level of the compression: gzip 1 to 9, zstd 1 to 22 [default: 3]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) compression_level: Option<i32>,
     #[command(flatten)]
     pub(crate) layers: LayerArgs,
 }
@@ -237,6 +260,102 @@ pub(crate) struct RmArgs {
     /// Remove the name of an image that a bundle uses too (the bundle keeps its layers), and all names of an ID
     #[arg(short, long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// The image, by name or ID
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// The other name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Reference,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// The image, by name or ID
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Commands in full
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// How the list is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// All images that no bundle stands on, not only those without a name
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// How the list is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// Take away what is damaged, so that the next pull, load or bundle makes it anew
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    /// The bundle's directory
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) bundle: PathBuf,
+    /// Name of the image
+    #[arg(value_name = "NAME")]
+    pub(crate) reference: Reference,
+    /// Dockerfile instruction for the image's config, as 'CMD ["sh"]' or 'ENV A=b'; may be repeated
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    pub(crate) changes: Vec<String>,
+    /// Comment in the image's history
+    #[arg(short, long)]
+    pub(crate) message: Option<String>,
+    /// Author of the image
+    #[arg(short, long)]
+    pub(crate) author: Option<String>,
+    /// How the layer is compressed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) compression: LayerCompression,
+    /// Level of the compression: gzip 1 to 9, zstd 1 to 22 [default: 3]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) compression_level: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The bundle's directory
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) bundle: PathBuf,
+    /// How the list is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The bundle's directory
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) bundle: PathBuf,
+    /// The tar to write
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// The bundles' directories
+    #[arg(value_name = "BUNDLE", required = true)]
+    pub(crate) bundles: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

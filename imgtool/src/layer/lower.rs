@@ -43,6 +43,11 @@ impl LowerStack {
         Self { layers }
     }
 
+    /// Whether the layers have anything at a path that has no symlinks in its parents.
+    pub(crate) fn has(&self, path: &[u8]) -> Result<bool> {
+        Ok(!matches!(self.lookup(path)?, Found::Nothing))
+    }
+
     /// Looks up a path that has no symlinks in its parents.
     pub(super) fn lookup(&self, path: &[u8]) -> Result<Found> {
         for layer in &self.layers {

@@ -1,6 +1,7 @@
 //! Layers: from a compressed tar stream to a directory that overlayfs can stack.
 
 mod apply;
+mod changes;
 mod copy;
 mod decompress;
 mod descent;
@@ -16,8 +17,10 @@ mod tarball;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod write;
 mod xattr;
 
+pub(crate) use changes::{Change, changes};
 pub(crate) use copy::{copy_tree, copy_xattrs};
 pub(crate) use decompress::Inflated;
 pub(crate) use descent::remove_all;
@@ -27,3 +30,4 @@ pub(crate) use merge::merge;
 pub(crate) use pipe::{Job, TarSink, unpack};
 pub(crate) use tarball::{Kind as EntryKind, Tarball};
 pub(crate) use terms::{Limits, OverlayForm, Unpacked};
+pub(crate) use write::{TreeForm, write_tree};

@@ -112,6 +112,15 @@ impl Store {
         Ok(index.manifests.into_iter().map(|entry| (entry.clone(), self.load(&entry, platform))).collect())
     }
 
+    /// The image of a manifest's digest, named or not.
+    pub(crate) fn by_digest(&self, digest: &Digest, platform: &Platform) -> Result<Image> {
+        let path = self.blob_path(digest);
+        let size = std::fs::metadata(&path)
+            .map_err(|_| Error::missing(format!("{digest}: the image is not in the store any more")))?
+            .len();
+        self.load(&Descriptor::new("", digest.clone(), size), platform)
+    }
+
     /// Finds an image by its name; `None` if there is none.
     pub(crate) fn find_name(&self, text: &str) -> Result<Option<Descriptor>> {
         let index = self.index()?;

@@ -99,6 +99,12 @@ impl Store {
         self.layer_by_key(&Digest::chain(below, diff_id))
     }
 
+    /// Unpacked layers by the names that they are kept by.
+    pub(crate) fn layers_by_keys(&self, keys: &[Digest]) -> Result<Vec<Layer>> {
+        let missing = |key: &Digest| Error::damaged(format!("layer {key} is not in the store: make the bundle anew"));
+        keys.iter().map(|key| self.layer_by_key(key)?.ok_or_else(|| missing(key))).collect()
+    }
+
     fn layer_by_key(&self, key: &Digest) -> Result<Option<Layer>> {
         let directory = self.layer_path(key);
         let path = directory.join("layer.json");
@@ -168,6 +174,24 @@ impl Store {
         Ok(Layer { key: lock.key.clone(), record, directory })
     }
 
+    /// All unpacked layers that count.
+    pub(crate) fn all_layers(&self) -> Result<Vec<Layer>> {
+        let mut all = Vec::new();
+        for algorithm in crate::digest::Algorithm::ALL {
+            let directory = self.path("layers").join(algorithm.name());
+            let Some(list) = if_there(fs::read_dir(&directory).map_err(Error::from))? else {
+                continue;
+            };
+            for entry in list {
+                let key = format!("{}:{}", algorithm.name(), entry?.file_name().to_string_lossy());
+                if let Ok(key) = key.parse::<Digest>() {
+                    all.extend(self.layer_by_key(&key)?);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Marks the layers that have been there for a while as durable. Called where nobody waits for the answer: syncing
     /// may take a second when the machine is busy writing.
     pub(crate) fn settle(&self) -> Result<()> {
@@ -175,28 +199,12 @@ impl Store {
             return Ok(()); // the store is gone, and its layers with it
         }
         let _hold = self.hold()?;
-        let mut unsynced = Vec::new();
-        for algorithm in crate::digest::Algorithm::ALL {
-            let directory = self.path("layers").join(algorithm.name());
-            let Some(list) = if_there(fs::read_dir(&directory).map_err(Error::from))? else {
-                continue;
-            };
-            for entry in list {
-                let name = entry?.file_name();
-                let key = format!("{}:{}", algorithm.name(), name.to_string_lossy());
-                let Ok(key) = key.parse::<Digest>() else {
-                    continue;
-                };
-                let Some(layer) = self.layer_by_key(&key)? else {
-                    continue;
-                };
-                let written = fs::metadata(layer.directory.join("layer.json")).and_then(|m| m.modified());
-                let age = written.ok().and_then(|time| time.elapsed().ok());
-                if !layer.record.synced && age.is_some_and(|age| age > SETTLED) {
-                    unsynced.push(layer);
-                }
-            }
-        }
+        let mut unsynced = self.all_layers()?;
+        unsynced.retain(|layer| {
+            let written = fs::metadata(layer.directory.join("layer.json")).and_then(|m| m.modified());
+            let age = written.ok().and_then(|time| time.elapsed().ok());
+            !layer.record.synced && age.is_some_and(|age| age > SETTLED)
+        });
         if unsynced.is_empty() {
             return Ok(());
         }

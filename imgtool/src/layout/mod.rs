@@ -14,6 +14,7 @@
 //! shared, so that [`Store::collect`], which holds it alone, never takes away what is about to be named.
 
 mod blob;
+mod check;
 mod collect;
 mod image;
 mod index;
@@ -26,6 +27,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 pub(crate) use blob::{Acquired, VerifiedReader, check_size};
+pub(crate) use check::Fault;
 pub(crate) use collect::Collected;
 pub(crate) use image::{Image, NAME, SOURCE, annotations, put_image, put_manifest};
 pub(crate) use layers::{Draft, Layer};

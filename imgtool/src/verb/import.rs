@@ -22,6 +22,7 @@ pub(crate) fn run(store: &Store, args: &ImportArgs) -> Result<()> {
         changes: &args.changes,
         message: args.message.as_deref(),
         compression: args.compression,
+        level: args.compression_level,
         limits: args.layers.limits(),
     };
     let manifest = import(store, &options, &Progress::new(args.layers.quiet))?;

@@ -1,21 +1,31 @@
 //! One verb a file.
 
 pub(crate) mod bundle;
+pub(crate) mod commit;
 pub(crate) mod copy;
 pub(crate) mod delete;
+pub(crate) mod diff;
+pub(crate) mod du;
+pub(crate) mod export;
+pub(crate) mod fsck;
+pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod mount;
 pub(crate) mod network;
+pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod referrers;
 pub(crate) mod rm;
 pub(crate) mod save;
+pub(crate) mod tag;
 pub(crate) mod tags;
+pub(crate) mod umount;
 pub(crate) mod unbundle;
 
 use std::fmt::Display;

@@ -281,3 +281,81 @@ fn options_of_docker_run_reach_the_process() {
     place.ours("imgtool", &["unbundle", &path]).ok();
     assert!(place.dir.join("store/volumes/kept").is_dir());
 }
+
+#[test]
+fn what_a_container_changed_is_listed_committed_and_exported() {
+    let place = Place::new();
+    place.small_image();
+    let path = bundle(&place, &["small:1", "--", "/probe", "say", "x"]);
+    let rootfs = std::path::Path::new(&path).join("rootfs");
+    fs::create_dir(rootfs.join("new")).unwrap();
+    fs::write(rootfs.join("new/file"), "made").unwrap();
+    fs::write(rootfs.join("etc/group"), "changed:x:1:\n").unwrap();
+    fs::remove_file(rootfs.join("etc/passwd")).unwrap();
+    let listed = place.ours("imgtool", &["diff", &path]).ok().stdout;
+    assert_eq!(listed, "C /etc\nC /etc/group\nD /etc/passwd\nA /new\nA /new/file\n");
+    let exported = place.dir.join("exported.tar");
+    place.ours("imgtool", &["export", "-o", exported.to_str().unwrap(), &path]).ok();
+    let names = integration::command::tool("tar", &["-tf", exported.to_str().unwrap()]).ok().stdout;
+    assert!(names.contains("new/file\n") && !names.contains("passwd") && names.contains("probe\n"), "{names}");
+
+    let commit = ["commit", "--compression", "zstd", "-c", "ENV ADDED=1", "-m", "why", &path, "changed:1"];
+    place.ours("imgtool", &commit).ok();
+    // The same changes at the same time are the same layer.
+    place.ours("imgtool", &["commit", "--compression", "zstd", &path, "again:1"]).ok();
+    let inspect = |name: &str| place.ours("imgtool", &["inspect", name]).ok().json()[0].clone();
+    let (one, two) = (inspect("changed:1"), inspect("again:1"));
+    assert_eq!(one["layers"][1]["diffId"], two["layers"][1]["diffId"]);
+    assert_eq!(one["config"]["history"][1]["comment"], "why");
+    // umount and mount, as a restart would.
+    place.ours("imgtool", &["umount", &path]).ok();
+    assert!(!rootfs.join("probe").exists());
+    place.ours("imgtool", &["mount", &path]).ok();
+    assert_eq!(fs::read_to_string(rootfs.join("new/file")).unwrap(), "made");
+    place.ours("imgtool", &["unbundle", &path]).ok();
+
+    let second = bundle(&place, &["changed:1", "--", "/probe", "report"]);
+    let out = std::path::Path::new(&second).join("rootfs");
+    assert_eq!(fs::read_to_string(out.join("new/file")).unwrap(), "made");
+    assert!(!out.join("etc/passwd").exists());
+    assert_eq!(run(&place, &second).ok().report().env["ADDED"], "1");
+    place.ours("imgtool", &["unbundle", &second]).ok();
+    // Others unpack it to the same.
+    let layout = place.dir.join("layout");
+    let layout = layout.to_str().unwrap();
+    place.ours("imgtool", &["copy", "--quiet", "store:changed:1", &format!("oci:{layout}:x")]).ok();
+    let target = format!("dir:{}", place.dir.join("dir").display());
+    integration::command::tool("skopeo", &["--insecure-policy", "copy", "-q", &format!("oci:{layout}:x"), &target])
+        .ok();
+}
+
+#[test]
+fn the_store_is_tidied_measured_and_checked() {
+    let place = Place::new();
+    let tar = place.small_image();
+    place.ours("imgtool", &["tag", "small:1", "other:2"]).ok();
+    assert_eq!(place.ours("imgtool", &["images", "-q"]).ok().stdout.lines().count(), 1, "one image by two names");
+    assert!(place.ours("imgtool", &["history", "other:2"]).ok().stdout.contains("imgtool import"));
+    let du = place.ours("imgtool", &["du", "--format", "json"]).ok().json();
+    assert!(du["store"]["blobs"]["size"].as_u64().unwrap() > 10_000, "{du}");
+    assert_eq!(du["images"].as_array().unwrap().len(), 2, "{du}");
+    place.ours("imgtool", &["fsck"]).ok();
+    // One bit of a blob turns.
+    let layer = place.ours("imgtool", &["inspect", "small:1"]).ok().json()[0]["layers"][0]["digest"].clone();
+    let blob = place.dir.join("store/blobs/sha256").join(&layer.as_str().unwrap()[7..]);
+    let mut bytes = fs::read(&blob).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    let out = place.ours("imgtool", &["fsck"]);
+    assert!(out.code == 1 && out.stdout.contains(layer.as_str().unwrap()), "{out}");
+    let out = place.ours("imgtool", &["fsck", "--repair"]);
+    assert!(out.stdout.contains("mended") && !blob.exists(), "{out}");
+    place.ours("imgtool", &["import", "--quiet", tar.to_str().unwrap(), "small:1"]).ok();
+    place.ours("imgtool", &["fsck"]).ok();
+    place.ours("imgtool", &["rm", "other:2"]).ok();
+    let out = place.ours("imgtool", &["prune", "--all"]).ok();
+    assert!(out.stdout.contains("Untagged") && out.stdout.contains("reclaimed"), "{out}");
+    assert_eq!(place.ours("imgtool", &["images", "-q"]).ok().stdout, "");
+    assert_eq!(fs::read_dir(place.dir.join("store/blobs/sha256")).unwrap().count(), 0);
+}

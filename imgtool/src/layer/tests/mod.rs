@@ -5,6 +5,7 @@ mod format;
 mod lower;
 mod metadata;
 mod whiteout;
+mod write;
 
 use std::fs;
 use std::io::Write as _;

@@ -1,0 +1,87 @@
+//! What a container changed becomes a layer, and an image of it and those below.
+
+use std::io::{self, BufWriter, Write};
+use std::os::fd::OwnedFd;
+
+use super::apply_change;
+use super::new_blob::{LayerCompression, NewBlob};
+use crate::digest::{Algorithm, Hasher};
+use crate::error::{Result, Step};
+use crate::layer::{TreeForm, write_tree};
+use crate::layout::{Image, Store, put_image};
+use crate::oci::{self, Descriptor, History};
+use crate::reference::Reference;
+use crate::time;
+
+/// What is committed, and how.
+pub(crate) struct Commit<'a> {
+    pub(crate) base: &'a Image,
+    /// The upper directory of the container's overlay.
+    pub(crate) upper: &'a OwnedFd,
+    /// The root directory itself is not as the image has it.
+    pub(crate) root_changed: bool,
+    pub(crate) reference: &'a Reference,
+    /// Dockerfile instructions that change the config.
+    pub(crate) changes: &'a [String],
+    pub(crate) message: Option<&'a str>,
+    pub(crate) author: Option<&'a str>,
+    pub(crate) compression: LayerCompression,
+    pub(crate) level: Option<i32>,
+}
+
+/// Makes the image and names it. The caller holds the store.
+pub(crate) fn commit(store: &Store, commit: &Commit<'_>) -> Result<Descriptor> {
+    let mut config = commit.base.config.clone();
+    for change in commit.changes {
+        apply_change(&mut config.config, change).with(|| format!("--change {change:?}"))?;
+    }
+    let blob = NewBlob::new(store, commit.compression, commit.level)?;
+    let mut tar = Hashed { inner: BufWriter::with_capacity(1 << 20, blob), hasher: Hasher::new(Algorithm::Sha256) };
+    write_tree(commit.upper, TreeForm::Changes, commit.root_changed, &mut tar)?;
+    let blob = tar.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let layer = blob.finish(store)?;
+    config.rootfs.diff_ids.push(tar.hasher.finish());
+    let created = Some(time::now());
+    config.created.clone_from(&created);
+    config.author = commit.author.map(str::to_owned).or(config.author);
+    config.history.push(History {
+        created,
+        created_by: Some("imgtool commit".to_owned()),
+        author: commit.author.map(str::to_owned),
+        comment: commit.message.map(str::to_owned),
+        ..History::default()
+    });
+    let mut layers: Vec<Descriptor> = commit.base.manifest.layers.iter().map(as_oci).collect();
+    layers.push(layer);
+    let manifest = put_image(store, &config, layers)?;
+    store.tag(&manifest, config.platform(), &commit.reference.to_string(), None)?;
+    Ok(manifest)
+}
+
+/// The new manifest is OCI's: so are the types of the layers in it.
+fn as_oci(layer: &Descriptor) -> Descriptor {
+    let media_type = match layer.media_type.as_str() {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => oci::OCI_LAYER_GZIP,
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => oci::OCI_LAYER_ZSTD,
+        "application/vnd.docker.image.rootfs.diff.tar" => oci::OCI_LAYER,
+        other => other,
+    };
+    Descriptor { media_type: media_type.to_owned(), ..layer.clone() }
+}
+
+struct Hashed<W> {
+    inner: W,
+    hasher: Hasher,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..len]);
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

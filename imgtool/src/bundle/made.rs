@@ -1,0 +1,107 @@
+//! A bundle that is there: its image, what its container changed, its root file system mounted and unmounted.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::{RECORD, Record, overlay};
+use crate::error::{Error, Result, Step};
+use crate::layer::{LowerStack, open_root};
+use crate::layout::{Image, Layer, Store};
+use crate::oci;
+use crate::platform::Platform;
+use crate::unpack::visible;
+
+/// A bundle of ours.
+pub(crate) struct Bundle {
+    directory: PathBuf,
+    record: Record,
+    store: Store,
+}
+
+impl Bundle {
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
+        let directory = std::path::absolute(directory)?;
+        let path = directory.join(RECORD);
+        let bytes = fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
+            _ => Error::from(e).at(format!("read {}", path.display())),
+        })?;
+        let record: Record = oci::json(&bytes).with(|| path.display().to_string())?;
+        let store = Store::at(&record.store)?;
+        Ok(Self { directory, record, store })
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.directory.join("rootfs")
+    }
+
+    /// The image, if the store still has it.
+    pub(crate) fn image(&self) -> Result<Image> {
+        self.store.by_digest(&self.record.digest, &Platform::host()).at(&self.record.image)
+    }
+
+    /// What the container changed.
+    pub(crate) fn upper(&self) -> Result<OwnedFd> {
+        if self.record.copied {
+            return Err(Error::other("its files are a copy (--copy): what changed is not known"));
+        }
+        open_root(&self.directory.join("overlay/upper"))
+    }
+
+    /// Whether the root directory's owner or mode are not what the image says.
+    pub(crate) fn root_changed(&self) -> Result<bool> {
+        let now = rustix::fs::fstat(self.upper()?)?;
+        let layers = self.layers()?;
+        let Some(layer) = visible(&layers).iter().rev().find(|layer| layer.record.has_root) else {
+            return Ok((now.st_mode & 0o7777, now.st_uid, now.st_gid) != (0o755, 0, 0));
+        };
+        let then = fs::metadata(layer.diff())?;
+        Ok((now.st_mode & 0o7777, now.st_uid, now.st_gid) != (then.mode() & 0o7777, then.uid(), then.gid()))
+    }
+
+    /// The image's layers, the lowest first.
+    fn layers(&self) -> Result<Vec<Layer>> {
+        let used = self.store.uses()?.into_iter().find(|used| used.bundle == self.directory);
+        let used = used.ok_or_else(|| Error::missing("the store has no record of it"))?;
+        self.store.layers_by_keys(&used.layers)
+    }
+
+    /// What the image has, for comparison.
+    pub(crate) fn lower(&self) -> Result<LowerStack> {
+        let layers = self.layers()?;
+        Ok(LowerStack::new(visible(&layers).iter().rev().map(|layer| open_root(&layer.diff())).collect::<Result<_>>()?))
+    }
+
+    pub(crate) fn is_mounted(&self) -> Result<bool> {
+        Ok(fs::metadata(self.rootfs())?.dev() != fs::metadata(&self.directory)?.dev())
+    }
+
+    /// Mounts the root file system again, as after a restart of the machine.
+    pub(crate) fn mount(&self) -> Result<()> {
+        if self.record.copied || self.is_mounted()? {
+            return Ok(());
+        }
+        let layers = self.layers()?;
+        let mut lower: Vec<PathBuf> = visible(&layers).iter().rev().map(Layer::diff).collect();
+        if lower.is_empty() {
+            lower.push(self.directory.join("overlay/empty"));
+        }
+        let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+        let overlay = self.directory.join("overlay");
+        overlay::mount_overlay(&lower, &overlay.join("upper"), &overlay.join("work"), &self.rootfs())
+    }
+
+    /// Unmounts it, unless something uses it; what the container changed stays.
+    pub(crate) fn unmount(&self) -> Result<()> {
+        if self.record.copied || !self.is_mounted()? {
+            return Ok(());
+        }
+        overlay::unmount_rootfs(&self.rootfs())
+    }
+}

@@ -1,0 +1,28 @@
+//! `imgtool diff`
+
+use serde_json::json;
+
+use super::{print, print_json};
+use crate::bundle::Bundle;
+use crate::cli::{DiffArgs, ListFormat};
+use crate::error::{Result, Step};
+use crate::layer::{Change, changes};
+
+/// Lists what a bundle's container changed: A added, C changed, D deleted.
+pub(crate) fn run(args: &DiffArgs) -> Result<()> {
+    let list = || {
+        let bundle = Bundle::open(&args.bundle)?;
+        changes(&bundle.upper()?, &bundle.lower()?)
+    };
+    let all = list().at(args.bundle.display())?;
+    let letter = |change| match change {
+        Change::Added => "A",
+        Change::Changed => "C",
+        Change::Deleted => "D",
+    };
+    if args.format == ListFormat::Json {
+        let entry = |(path, change): &(Vec<u8>, Change)| json!({"path": String::from_utf8_lossy(path), "change": letter(*change)});
+        return print_json(&all.iter().map(entry).collect::<Vec<_>>());
+    }
+    all.iter().try_for_each(|(path, change)| print(format!("{} {}", letter(*change), String::from_utf8_lossy(path))))
+}

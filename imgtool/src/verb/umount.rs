@@ -1,0 +1,12 @@
+//! `imgtool umount`
+
+use crate::bundle::Bundle;
+use crate::cli::MountArgs;
+use crate::error::{Result, Step};
+
+/// Unmounts the root file systems of bundles; what their containers changed stays.
+pub(crate) fn run(args: &MountArgs) -> Result<()> {
+    args.bundles
+        .iter()
+        .try_for_each(|directory| Bundle::open(directory).and_then(|bundle| bundle.unmount()).at(directory.display()))
+}
