@@ -243,3 +243,35 @@ fn ten_at_once() {
     }
     assert_eq!(containerd.ctr(&["tasks", "ls", "-q"]).ok().stdout, "");
 }
+
+#[test]
+fn a_kill_for_memory_is_told() {
+    let place = Place::new();
+    if !integration::cgroups::has("memory") {
+        integration::skip!("there is no memory controller");
+    }
+    let containerd = containerd(&place);
+    let events = Files::new(&place.dir, "events");
+    let mut listen = containerd.ctr_command(&["events"]);
+    events.attach(&mut listen);
+    let mut listen = listen.spawn().unwrap();
+    let runtime = Containerd::runtime();
+    let told = |words: &str| std::fs::read_to_string(&events.stdout).unwrap().contains(words);
+    // ctr does not say when it listens: a container until one is heard of.
+    let mut n = 0;
+    let listens = wait::until(Duration::from_millis(20), LIMIT, || {
+        n += 1;
+        containerd.ctr(&["run", "--rm", "--runtime", &runtime, IMAGE, &format!("c{n}"), "/probe", "exit", "0"]).ok();
+        told("/tasks/start").then_some(())
+    });
+    assert!(listens.is_some());
+    let hungry = "x=a; while :; do x=$x$x; done";
+    let limit = ["run", "--rm", "--memory-limit", "16777216", "--runtime", &runtime, IMAGE, "hungry"];
+    containerd.ctr(&[&limit[..], &["/bin/sh", "-c", hungry]].concat()).is(137);
+    let heard = wait::file(&events.stdout, LIMIT, |text| {
+        text.lines().any(|line| line.contains("/tasks/oom") && line.contains("\"container_id\":\"hungry\""))
+    });
+    let _ = listen.kill();
+    let _ = listen.wait();
+    assert!(heard, "{}", std::fs::read_to_string(&events.stdout).unwrap());
+}

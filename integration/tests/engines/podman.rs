@@ -227,3 +227,22 @@ fn the_shim_for_conmon_attaches_follows_and_restarts() {
     podman.podman(&["rm", "full"]).ok();
     podman.done();
 }
+
+#[test]
+fn the_shim_for_conmon_tells_of_a_kill_for_memory() {
+    let place = Place::new();
+    if integration::programs::find("podman".as_ref()).is_none() {
+        skip!("podman is not installed");
+    }
+    if !integration::cgroups::has("memory") {
+        skip!("there is no memory controller");
+    }
+    let podman = Podman::with_shim(&place);
+    let hungry = ["small:1", "/bin/sh", "-c", "x=a; while :; do x=$x$x; done"];
+    podman.run(&[&["-d", "--name", "hungry", "-m", "16m", "--memory-swap", "16m"][..], &hungry].concat()).ok();
+    assert_eq!(podman.podman(&["wait", "hungry"]).ok().stdout, "137\n");
+    let killed = podman.podman(&["inspect", "-f", "{{.State.OOMKilled}}", "hungry"]).ok().stdout;
+    assert_eq!(killed, "true\n");
+    podman.podman(&["rm", "hungry"]).ok();
+    podman.done();
+}

@@ -9,11 +9,14 @@ mod client;
 mod control;
 mod farewell;
 mod flags;
+mod guests;
+mod help;
 mod logs;
 mod notify;
 mod pipes;
 mod say;
 mod socket;
+mod streams;
 mod watch;
 
 use std::ffi::OsString;
@@ -81,7 +84,7 @@ fn begin(words: &[OsString], inherited: Inherited) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if flags.help {
-        let _: io::Result<()> = io::stdout().write_all(flags::HELP.as_bytes());
+        let _: io::Result<()> = io::stdout().write_all(help::HELP.as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
     let say = Say::new(&flags)?;
