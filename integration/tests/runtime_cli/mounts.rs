@@ -375,8 +375,11 @@ fn without_a_mount_namespace_of_its_own_there_is_no_pivot() {
     case.spec["mounts"] = json!([]);
     case.spec["linux"]["maskedPaths"] = json!([]);
     case.spec["linux"]["readonlyPaths"] = json!([]);
-    let out = case.run();
-    // Either it runs in a chroot or it is refused clearly: never on the host's own root.
-    assert!(out.code != 0 || !out.stdout.is_empty(), "{out}");
+    case.attempts(&[
+        ("list /", Ok("dev etc home mnt probe proc root sys tmp")),
+        ("list ..", Ok("dev etc home mnt probe proc root sys tmp")),
+    ]);
+    // The host's mount namespace keeps the root's mount, as with runc.
+    command::tool("umount", &["--recursive", "--lazy", case.rootfs().to_str().unwrap()]).ok();
     case.nothing_left();
 }

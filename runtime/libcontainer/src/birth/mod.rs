@@ -18,6 +18,7 @@
 //! The process is single-threaded up to the clone.
 
 mod door;
+mod entry;
 mod link;
 mod plan;
 mod story;

@@ -94,9 +94,7 @@ impl Plan {
         let cradle = Cradle::of(&linux.namespaces, privileged)?;
         let new = |kind| linux.namespaces.iter().any(|n| n.kind == kind && n.path.is_none());
         let private = |kind| linux.namespaces.iter().any(|n| n.kind == kind);
-        if !new(NamespaceKind::Mount) {
-            return Err(Error::invalid("linux.namespaces", "a new mount namespace is required"));
-        }
+        check_mounts(linux, new(NamespaceKind::Mount))?;
         if !spec.hostname.is_empty() && !private(NamespaceKind::Uts) {
             return Err(Error::invalid(
                 "hostname",
@@ -150,10 +148,40 @@ impl Plan {
         self.cradle.user != UserNamespace::Callers
     }
 
+    /// Whether the mount namespace is the container's own, and not the host's.
+    pub(crate) fn own_mounts(&self) -> bool {
+        self.cradle.namespaces.contains(&NamespaceKind::Mount)
+    }
+
     /// Whether init may call setgroups(2).
     pub(crate) fn may_set_groups(&self) -> bool {
         !self.maps.as_ref().is_some_and(|maps| maps.deny_setgroups)
     }
+}
+
+/// Where the mounts are the host's own, none may be put over what the host uses.
+fn check_mounts(linux: &Linux, own_mounts: bool) -> Result<()> {
+    if own_mounts {
+        return Ok(());
+    }
+    if linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Mount) {
+        return Err(Error::invalid(
+            "linux.namespaces",
+            "a mount namespace cannot be joined: the root is built in a new one",
+        ));
+    }
+    if linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::User) {
+        return Err(Error::invalid(
+            "linux.namespaces",
+            "a user namespace needs a mount namespace of its own: add mount",
+        ));
+    }
+    for (field, paths) in [("linux.maskedPaths", &linux.masked_paths), ("linux.readonlyPaths", &linux.readonly_paths)] {
+        if !paths.is_empty() {
+            return Err(Error::invalid(field, "unable to restrict sys entries without a private MNT namespace"));
+        }
+    }
+    Ok(())
 }
 
 impl Cradle {
@@ -390,7 +418,12 @@ mod tests {
     fn refuses_with_the_field_and_the_rule() {
         const MOUNT: &str = r#""namespaces":[{"type":"mount"}]"#;
         for (linux, rest, expected) in [
-            ("", "", "linux.namespaces: a new mount namespace is required"),
+            (r#""maskedPaths":["/x"]"#, "", "linux.maskedPaths: unable to restrict sys entries without a private MNT"),
+            (
+                r#""namespaces":[{"type":"mount","path":"/m"}]"#,
+                "",
+                "linux.namespaces: a mount namespace cannot be joined",
+            ),
             (
                 r#""namespaces":[{"type":"mount"},{"type":"mount"}]"#,
                 "",

@@ -2,7 +2,7 @@
 //! are drawn in [`super::link`].
 
 use super::{
-    door,
+    door, entry,
     link::{self, Inside, Outside, ToOutside},
     plan::{Cradle, Plan, UserNamespace, flag},
     trees::HostTrees,
@@ -31,9 +31,8 @@ use crate::{
     sys::{self, Born, MountAttr, Signals, clone3, mount_setattr},
 };
 use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{CWD, Mode, OFlags},
-    mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs::{Mode, OFlags},
     process::Pid,
 };
 use std::{convert::Infallible, path::Path, time::SystemTime};
@@ -375,13 +374,15 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
 
     tracing::debug!("child process in init(): mounts and devices");
     let trees = prepared.trees.take();
-    let (root, writable) = build_root(&prepared, trees, link)?;
+    let (root, writable, undo) = build_root(&prepared, trees, link)?;
     prepared.user_namespaces = UserNamespaces::default();
     link.say(Inside::MountsDone, None)?;
 
     link.expect(Outside::HooksDone)?;
     let oci = oci_state(&prepared.state, "creating");
-    hooks::run("createContainer", &prepared.hooks.create_container, &oci, Some(&prepared.state.bundle))?;
+    // In the root, as with runc; by its descriptor, which a hook of the host can be given no other name for.
+    let inside_root = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
+    hooks::run("createContainer", &prepared.hooks.create_container, &oci, Some(inside_root.as_ref()))?;
     let plan = prepared.plan;
     if let Some(socket) = &prepared.console {
         let slave =
@@ -391,7 +392,11 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
         }
     }
     close_root(&root, &plan, &writable)?;
-    enter_root(&root, prepared.no_pivot, plan.root_propagation)?;
+    match (plan.own_mounts(), prepared.no_pivot) {
+        (true, false) => entry::pivot(&root, plan.root_propagation)?,
+        (true, true) => entry::move_and_chroot(&root)?,
+        (false, _) => entry::chroot(&root)?,
+    }
     name_host(&plan.hostname, &plan.domainname)?;
     for sysctl::Setting { key, path, value } in &plan.sysctl {
         prepared.procfs.write(path, value).at_with(|| format!("sysctl {key}"))?;
@@ -407,6 +412,9 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
 
     link.expect(Outside::Saved)?;
+    if let Some(undo) = undo {
+        undo.disarm();
+    }
     Ok((Waiting { poised, door: prepared.door, endings }, prepared.hooks, prepared.state))
 }
 
@@ -510,23 +518,24 @@ pub(super) fn join_keyring(name: &str) -> Result<()> {
     }
 }
 
-/// Mounts the root over `/` and everything else below it; the process is still outside of it.
+/// Mounts the root and everything else below it; the process is still outside of it.
 /// Returns it with the mounts that become read-only at last.
-fn build_root(prepared: &Prepared, trees: Option<HostTrees>, link: &ToOutside) -> Result<(Root, Vec<OwnedFd>)> {
+fn build_root(
+    prepared: &Prepared,
+    trees: Option<HostTrees>,
+    link: &ToOutside,
+) -> Result<(Root, Vec<OwnedFd>, Option<entry::HostMount>)> {
     let plan = &prepared.plan;
-    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open /")?;
-    let (propagation, recursive) = plan.propagation;
-    let attr = MountAttr { propagation, ..MountAttr::default() };
-    mount_setattr(old.as_fd(), recursive, attr).at("set the propagation of /")?;
+    if plan.own_mounts() {
+        entry::set_propagation(plan.propagation)?;
+    }
     let trees = match trees {
         Some(trees) => trees,
-        // Before `/` becomes private: a clone keeps the propagation of what it was cloned from.
+        // Before anything becomes private: a clone keeps the propagation of what it was cloned from.
         None => HostTrees::open(plan, &prepared.user_namespaces)?,
     };
-    // pivot_root(2) refuses a root whose parent is shared, and mounts below it must not travel to the host.
-    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    mount_setattr(old.as_fd(), false, private).at("make / private")?;
-    move_mount(&trees.root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).at("mount the root")?;
+    entry::attach(&trees.root, &plan.rootfs, plan.own_mounts())?;
+    let undo = if plan.own_mounts() { None } else { Some(entry::HostMount::of(&trees.root)?) };
     let root = Root::new(trees.root);
     let in_user_namespace = plan.in_user_namespace();
     let around = Surroundings {
@@ -546,7 +555,7 @@ fn build_root(prepared: &Prepared, trees: Option<HostTrees>, link: &ToOutside) -
     }
     // runc makes it too: `docker run -w` names directories that images lack.
     root.make_dir(&plan.process.cwd).at("process.cwd")?;
-    Ok((root, writable))
+    Ok((root, writable, undo))
 }
 
 /// What must come last, when nothing more is made in the root; still with the host's null device at hand.
@@ -558,33 +567,6 @@ fn close_root(root: &Root, plan: &Plan, writable: &[OwnedFd]) -> Result<()> {
     }
     mounts::read_only(root, &plan.readonly)?;
     mounts::mask(root, &plan.masked, plan.mount_label.as_deref())
-}
-
-/// Makes the root `/`, and lets go of the host's.
-fn enter_root(root: &Root, no_pivot: bool, propagation: Option<u64>) -> Result<()> {
-    rustix::process::fchdir(root).at("go to the root")?;
-    if no_pivot {
-        rustix::process::chroot(".").at("chroot")?;
-    } else {
-        // On a shared one nothing may be put, or taken off, that the host would see. A slave, if asked for, keeps its master.
-        if propagation != Some(libc::MS_SLAVE) {
-            let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-            mount_setattr(root.as_fd(), false, private).at("make the root private")?;
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let old = rustix::fs::open("/", flags, Mode::empty()).at("open the old root")?;
-        // The old root comes to lie on top of the new one, and is taken off. It must be nobody's peer by then, or the host's
-        // mounts would go with it.
-        rustix::process::pivot_root(".", ".").at("pivot_root (--no-pivot is for roots on a ramdisk)")?;
-        let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
-        mount_setattr(old.as_fd(), true, slave).at("make the old root a slave")?;
-        unmount(".", UnmountFlags::DETACH).at("unmount the old root")?;
-    }
-    if let Some(propagation) = propagation {
-        let attr = MountAttr { propagation, ..MountAttr::default() };
-        mount_setattr(root.as_fd(), false, attr).at("linux.rootfsPropagation")?;
-    }
-    rustix::process::chdir("/").at("go to /")
 }
 
 fn name_host(hostname: &str, domainname: &str) -> Result<()> {

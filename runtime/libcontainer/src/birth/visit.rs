@@ -93,6 +93,10 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     let init = process::open(state.pid, state.start_time)
         .map_err(|_| Error::new(Kind::NotRunning, "cannot exec in a stopped container"))?;
     let has = |kind| state.namespaces.contains(&kind);
+    // The root comes with the mount namespace: without one the process would have the host's.
+    if !has(NamespaceKind::Mount) {
+        return Err(Error::other("cannot exec in a container that has the host's mount namespace"));
+    }
     let cgroup = Cgroup::open_below(&state.cgroup, visit.cgroups).at("error adding pid (new) to cgroups")?;
     let prepared = Prepared {
         plan,

@@ -14,6 +14,11 @@ pub(crate) struct MountAttr {
     pub(crate) propagation: u64,
 }
 
+impl MountAttr {
+    /// Changes nothing.
+    pub(crate) const NONE: Self = Self { set: 0, clear: 0, propagation: 0 };
+}
+
 /// Has the mount `mount`, which must be attached nowhere, and with `recursive` all below it, show the ids of `user_namespace`.
 pub(crate) fn map_ids(mount: BorrowedFd<'_>, recursive: bool, user_namespace: BorrowedFd<'_>) -> Result<()> {
     let userns_fd = user_namespace.as_raw_fd() as u64;
