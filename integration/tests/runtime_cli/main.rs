@@ -11,6 +11,7 @@ mod devices;
 mod events;
 mod exec;
 mod exec_cgroup;
+mod habits;
 mod hooks;
 mod idmap;
 mod killed;

@@ -76,7 +76,7 @@ fn make_mount_private(mut dir: OwnedFd) -> Result<()> {
         match mount_setattr(dir.as_fd(), false, PRIVATE) {
             // Not the mount's own root, which is above.
             Err(Errno::INVAL) => {
-                dir = rustix::fs::openat(&dir, "..", PLACE, Mode::empty()).at("look above the root")?
+                dir = rustix::fs::openat(&dir, "..", PLACE, Mode::empty()).at("look above the root")?;
             }
             result => return result.at("make the mount above the root private"),
         }
