@@ -42,8 +42,7 @@ impl Bundle {
         let file = path.join("config.json");
         let config = match read(&file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let text =
-                    format!("JSON specification file {} not found: name the bundle with --bundle", file.display());
+                let text = format!("JSON specification file {} not found: `runtime spec` writes one", file.display());
                 return Err(Error::new(Kind::Invalid, text));
             }
             config => config.at_with(|| format!("read {}", file.display()))?,

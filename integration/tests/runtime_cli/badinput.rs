@@ -449,3 +449,48 @@ fn an_id_that_means_no_change_to_the_kernel() {
     refused(|c| c.spec["process"]["user"]["uid"] = json!(u32::MAX), &["uid", "4294967295"]);
     refused(|c| c.spec["process"]["user"]["gid"] = json!(u32::MAX), &["gid", "4294967295"]);
 }
+
+#[test]
+fn a_name_of_the_host_that_programs_would_read_otherwise() {
+    for name in ["a\0b", &"x".repeat(65)] {
+        let mut case = Case::new();
+        not_on!(case, "runc", "takes what the kernel takes");
+        not_on!(case, "crun", "takes what the kernel takes");
+        case.spec["hostname"] = json!(name);
+        case.create().refused(&["hostname", "64 bytes"]);
+        case.nothing_left();
+    }
+}
+
+/// What cannot be read cannot be undone, but it can be removed.
+#[test]
+fn a_broken_state_is_removed_by_force_alone() {
+    let case = Case::new();
+    not_on!(case, "runc", "keeps it elsewhere");
+    not_on!(case, "crun", "keeps it elsewhere");
+    let dir = case.state_dir().join(&case.id);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("state.json"), "{ not json").unwrap();
+    assert_ne!(case.delete().code, 0);
+    let out = case.call(&["delete", "--force", &case.id]).ok();
+    assert!(out.stderr.contains("state.json"), "it is told: {out}");
+    assert!(!dir.exists());
+}
+
+/// Too few descriptors for the runtime itself.
+#[test]
+fn a_caller_with_few_descriptors_leaves_nothing() {
+    for limit in 4..12 {
+        let case = Case::new();
+        not_on!(case, "runc", "cannot even start");
+        not_on!(case, "crun", "keeps it elsewhere");
+        case.write();
+        let plain = case.command();
+        let mut command = std::process::Command::new("prlimit");
+        command.arg(format!("--nofile={limit}:{limit}")).arg(plain.get_program()).args(plain.get_args());
+        command.arg("create").arg("--bundle").arg(case.bundle()).arg(&case.id).stdin(case.stdin());
+        let out = case.finish(&mut command, &case.files());
+        assert_ne!(out.code, 0, "{out}");
+        case.nothing_left();
+    }
+}

@@ -21,6 +21,7 @@ mod mounts;
 mod namespaces;
 mod placement;
 mod process;
+mod rootless;
 mod seccomp;
 mod systemd;
 mod terminal;

@@ -131,7 +131,16 @@ pub fn resume(slot: &Slot) -> Result<()> {
 /// also what a creator that was killed has left.
 pub fn delete(slot: &Slot, force: bool) -> Result<()> {
     slot.lock()?;
-    let Some(state) = slot.load_any()? else {
+    let loaded = match slot.load_any() {
+        Err(error) if force => {
+            tracing::warn!(
+                "{error}: only the container's directory is removed, its processes and cgroup are not known"
+            );
+            return slot.remove();
+        }
+        loaded => loaded?,
+    };
+    let Some(state) = loaded else {
         return if force { slot.remove() } else { Err(Error::new(Kind::NotFound, "container does not exist")) };
     };
     if !state.made && !force {

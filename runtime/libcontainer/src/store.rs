@@ -121,17 +121,21 @@ impl Store {
                 Err(Errno::EXIST) => return Err(exists()),
                 made => made.at_with(|| format!("make {}", self.path.join(id).display()))?,
             }
+            // An error leaves nothing: what is another creator's is not empty, and stays.
+            let undo = |_: &Error| {
+                let _ = rustix::fs::unlinkat(&self.dir, id, AtFlags::REMOVEDIR);
+            };
             // Between these calls a `delete --force` may remove the directory, and another creator make it anew. Whose it is
             // is settled by the lock: it belongs to who holds it first and finds it empty.
             let slot = match self.slot(id) {
                 Err(error) if error.errno() == Some(libc::ENOENT) => continue,
-                slot => slot?,
+                slot => slot.inspect_err(undo)?,
             };
             match slot.lock() {
                 Err(error) if error.kind() == Kind::NotFound => {}
                 locked => {
-                    locked?;
-                    return if slot.load_any()?.is_none() { Ok(slot) } else { Err(exists()) };
+                    locked.inspect_err(undo)?;
+                    return if slot.load_any().inspect_err(undo)?.is_none() { Ok(slot) } else { Err(exists()) };
                 }
             }
         }
@@ -256,6 +260,17 @@ impl Slot {
 
     /// Removes the directory with what it holds.
     pub fn remove(&self) -> Result<()> {
+        // What is written here first: that takes no descriptor, of which there may be none left.
+        for name in [START_SOCKET, CONFIG, STATE] {
+            let _ = rustix::fs::unlinkat(&self.lock, name, AtFlags::empty());
+        }
+        match rustix::fs::unlinkat(&self.store, self.id.as_str(), AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => self.remove_all(),
+            removed => removed.at("remove the container's directory"),
+        }
+    }
+
+    fn remove_all(&self) -> Result<()> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.lock).at("read the container's directory")? {
             names.push(entry.at("read the container's directory")?.file_name().to_owned());

@@ -108,6 +108,12 @@ impl Plan {
             ));
         }
         selinux::check("linux.mountLabel", &linux.mount_label)?;
+        for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+            // The kernel takes any byte, and programs read it as a C string. 64 is `__NEW_UTS_LEN`.
+            if name.contains('\0') || name.len() > 64 {
+                return Err(Error::invalid(field, format!("{name:?} is longer than 64 bytes or has a NUL in it")));
+            }
+        }
         check_hooks(spec)?;
         let asked_propagation = match &*linux.rootfs_propagation {
             "" => None,

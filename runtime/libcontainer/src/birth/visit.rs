@@ -78,6 +78,9 @@ struct Prepared {
     namespaces: u64,
     pid_namespace: bool,
     user_namespace: bool,
+    /// Whether the container's user namespace lets setgroups(2) be called.
+    may_set_groups: bool,
+    privileged: bool,
     console: Option<OwnedFd>,
     preserve_fds: u32,
     keyring: Option<String>,
@@ -85,11 +88,11 @@ struct Prepared {
 
 /// Runs `visit.process` in the container of `state`; `spec` is the configuration that it was made from.
 pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::other("exec without root is not supported by this version"));
-    }
     let plan = ProcessPlan::of(visit.process, &spec.linux)?;
     plan.check_console(visit.console.as_ref())?;
+    if !rustix::process::geteuid().is_root() && !state.namespaces.contains(&NamespaceKind::User) {
+        return Err(Error::other("without root, exec needs a container with a user namespace of the caller's"));
+    }
     let init = process::open(state.pid, state.start_time)
         .map_err(|_| Error::new(Kind::NotRunning, "cannot exec in a stopped container"))?;
     let has = |kind| state.namespaces.contains(&kind);
@@ -107,6 +110,8 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
             .fold(0, |flags, kind| flags | super::plan::flag(*kind)),
         pid_namespace: has(NamespaceKind::Pid),
         user_namespace: has(NamespaceKind::User),
+        may_set_groups: !has(NamespaceKind::User) || may_set_groups(state.pid)?,
+        privileged: rustix::process::geteuid().is_root(),
         console: visit.console,
         preserve_fds: visit.preserve_fds,
         keyring: (!visit.no_new_keyring).then(|| format!("_ses.{}", state.id)),
@@ -181,6 +186,13 @@ fn clone_into(cgroup: &Cgroup, state: &State, below: &Below) -> Result<Born> {
     clone3(0, Some(dir)).at(STEP)
 }
 
+/// Whether the user namespace of `pid` lets its processes change their groups (user_namespaces(7)).
+fn may_set_groups(pid: i32) -> Result<bool> {
+    let path = format!("/proc/{pid}/setgroups");
+    let text = std::fs::read_to_string(&path).at_with(|| format!("read {path}"))?;
+    Ok(text.trim() != "deny")
+}
+
 fn inside(prepared: Prepared, link: &ToOutside) -> ! {
     let failed = become_ready(prepared, link).and_then(|poised| poised.enforce().and_then(|()| poised.execute()));
     let Err(error) = failed.map(|never| match never {});
@@ -202,13 +214,19 @@ fn enter_namespaces(prepared: &Prepared, link: &ToOutside) -> Result<()> {
     descriptors::close_others(&needed, prepared.preserve_fds)?;
     // All at once, by the pidfd: they are init's, whatever happens to its number. The mount namespace brings its root and
     // directory with it. The user namespace last, which gives away the privilege that the others take.
-    sys::setns(init, prepared.namespaces).at("join the container's namespaces")?;
-    if prepared.pid_namespace {
-        sys::setns(init, libc::CLONE_NEWPID as u64).at("join the pid namespace")?;
+    let pid = if prepared.pid_namespace { libc::CLONE_NEWPID as u64 } else { 0 };
+    if prepared.privileged {
+        sys::setns(init, prepared.namespaces | pid).at("join the container's namespaces")?;
     }
     if prepared.user_namespace {
-        sys::setns(init, libc::CLONE_NEWUSER as u64).at("join the user namespace")?;
-        crate::inside::identity::become_namespace_root(true)?;
+        // Without privilege the others can be joined only with that of the user namespace, which the kernel enters first.
+        let others = if prepared.privileged { 0 } else { prepared.namespaces | pid };
+        sys::setns(init, libc::CLONE_NEWUSER as u64 | others).at_with(|| {
+            let hint =
+                if prepared.privileged { "" } else { " (without root: of a container of one's own, that was started)" };
+            format!("join the user namespace{hint}")
+        })?;
+        crate::inside::identity::become_namespace_root(prepared.may_set_groups)?;
     }
     // Before the container can see us: it could look into us by /proc (CVE-2016-9962).
     hide_from_others()?;
@@ -242,7 +260,7 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
         console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
     }
-    let (poised, listener) = plan.assume(true, prepared.preserve_fds)?;
+    let (poised, listener) = plan.assume(prepared.may_set_groups, prepared.preserve_fds)?;
     link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
 
     link.expect(Outside::Saved)?;

@@ -1,0 +1,149 @@
+//! An ordinary user's containers: with its own id alone, and with ranges by newuidmap and newgidmap.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use integration::case::{Case, give};
+use integration::command::Out;
+use integration::{not_on, skip};
+use serde_json::{Value, json};
+
+/// Nobody's id on an ordinary machine.
+const USER: u32 = 61_234;
+
+/// Turns the case into one of the user: it owns the bundle, and asks for no cgroup of its own.
+fn of_user(case: &mut Case, maps: (Value, Value)) {
+    case.namespace("user", None);
+    case.spec["linux"]["uidMappings"] = maps.0;
+    case.spec["linux"]["gidMappings"] = maps.1;
+    case.spec["linux"]["resources"] = json!({});
+    case.spec["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+    let mounts = case.spec["mounts"].as_array_mut().unwrap();
+    // What needs the host's privilege, or ids that are not mapped.
+    mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+    for mount in mounts {
+        if mount["destination"] == "/dev/pts" {
+            mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+        }
+    }
+    case.write();
+    give(&case.dir, USER);
+    fs::set_permissions(&case.dir, PermissionsExt::from_mode(0o755)).unwrap();
+    // A binary that everybody may read and nobody of them may change.
+    let runtime = case.dir.join("runtime");
+    fs::copy(&case.runtime.binary, &runtime).unwrap();
+    chown(&runtime, Some(0), Some(0)).unwrap();
+    case.runtime.binary = runtime;
+}
+
+fn own_ids() -> (Value, Value) {
+    let map = json!([{ "containerID": 0, "hostID": USER, "size": 1 }]);
+    (map.clone(), map)
+}
+
+/// The runtime, called by the user.
+#[track_caller]
+fn call(case: &Case, args: &[&str]) -> Out {
+    let id = USER.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(&case.runtime.binary);
+    command.arg("--root").arg(case.state_dir()).args(args).env("TARE_TEST", &case.id).stdin(case.stdin());
+    case.finish(&mut command, &case.files())
+}
+
+fn bundle(case: &Case) -> String {
+    case.bundle().to_str().unwrap().to_owned()
+}
+
+/// Starts the container; its command holds.
+#[track_caller]
+fn run(case: &Case) {
+    let pid_file = case.dir.join("pid");
+    call(case, &["run", "-d", "--pid-file", pid_file.to_str().unwrap(), "-b", &bundle(case), &case.id]).ok();
+}
+
+fn needs_namespaces(case: &Case) -> bool {
+    let limit = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    limit.trim() != "0" && case.dir.exists()
+}
+
+#[test]
+fn a_users_container_runs_and_can_be_entered() {
+    let mut case = Case::new();
+    not_on!(case, "crun version 1.8.1", "wants a cgroup manager");
+    if !needs_namespaces(&case) {
+        skip!("this host makes no user namespaces");
+    }
+    of_user(&mut case, own_ids());
+    run(&case);
+    let out = call(&case, &["exec", &case.id, "/probe", "report"]).ok();
+    let report = out.report();
+    assert_eq!((report.uid[0], report.gid[0]), (0, 0));
+    assert_eq!(report.caps.effective, integration::spec::CAPABILITY_MASK, "over its own namespaces");
+    assert!(report.no_new_privs && report.hostname == "tare-test");
+    assert!(report.processes.contains_key(&1), "{:?}", report.processes);
+    assert_eq!(report.fds.keys().filter(|fd| **fd > 2).count(), 0, "{:?}", report.fds);
+    // Its root is the user on the host.
+    let out = call(&case, &["exec", &case.id, "/probe", "try", "create /made", "read /proc/self/uid_map"]).ok();
+    let outcomes = out.outcomes();
+    assert_eq!(outcomes[0].errno, None);
+    assert_eq!(outcomes[1].value.split_whitespace().collect::<Vec<_>>(), ["0", "61234", "1"]);
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(case.rootfs().join("made")).unwrap().uid(), USER);
+    assert_eq!(call(&case, &["state", &case.id]).ok().json()["status"], "running");
+    call(&case, &["delete", "--force", &case.id]).ok();
+    assert!(!Path::new(&case.state_dir()).join(&case.id).exists());
+}
+
+#[test]
+fn another_users_container_is_not_entered() {
+    let mut case = Case::new();
+    if case.runtime.kind != integration::programs::Kind::Tare {
+        skip!("{}: other words", case.runtime.name);
+    }
+    of_user(&mut case, own_ids());
+    run(&case);
+    // Who may read the state may not yet enter.
+    fs::set_permissions(case.state_dir(), PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "61235", "--regid", "61235", "--clear-groups", "--"]).arg(&case.runtime.binary);
+    command.arg("--root").arg(case.state_dir()).args(["exec", &case.id, "/probe", "exit", "0"]).stdin(case.stdin());
+    let out = case.finish(&mut command, &case.files());
+    assert!(out.code == 255 && (out.stderr.contains("denied") || out.stderr.contains("not permitted")), "{out}");
+    call(&case, &["delete", "--force", &case.id]).ok();
+}
+
+#[test]
+fn ids_of_others_take_the_helpers() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "has words of its own");
+    not_on!(case, "crun", "has words of its own");
+    if integration::programs::find(Path::new("newuidmap")).is_none() {
+        skip!("newuidmap is not installed");
+    }
+    let maps =
+        || json!([{ "containerID": 0, "hostID": USER, "size": 1 }, { "containerID": 1, "hostID": 700_000, "size": 9 }]);
+    of_user(&mut case, (maps(), maps()));
+    // The user has no ranges on this machine.
+    let out = call(&case, &["run", "-b", &bundle(&case), &case.id]);
+    out.refused(&["newgidmap", "/etc/subuid"]);
+    case.nothing_left();
+}
+
+#[test]
+fn what_the_host_forbids_is_said() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "has words of its own");
+    not_on!(case, "crun", "has words of its own");
+    of_user(&mut case, own_ids());
+    case.spec["linux"]["resources"] = json!({ "pids": { "limit": 10 } });
+    case.write();
+    let out = call(&case, &["run", "-b", &bundle(&case), &case.id]);
+    if out.code == 0 {
+        skip!("this host lets everybody make cgroups");
+    }
+    out.refused(&["linux.resources.pids.limit", "delegated"]);
+    case.nothing_left();
+}
