@@ -1,6 +1,12 @@
-//! What the user sees of long work: bars on a terminal, lines elsewhere, nothing with `--quiet`. Always on stderr.
+//! What the user sees of long work: bars on a terminal, lines elsewhere, JSON for machines, nothing with `--quiet`. Always
+//! on stderr.
 
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
 
 use crate::error::one_line;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,7 +17,24 @@ pub(crate) enum Progress {
     Quiet,
     Lines,
     Bars(MultiProgress),
+    /// One object a line: `event` is start, progress, finish or note.
+    Json,
 }
+
+/// The form that `--progress` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// Bars on a terminal, lines elsewhere.
+    #[default]
+    Auto,
+    Bar,
+    Plain,
+    Json,
+    None,
+}
+
+/// JSON tells of a task's progress no more often than this.
+const JSON_PAUSE: Duration = Duration::from_millis(100);
 
 /// One piece of work with a size.
 pub(crate) struct Task<'a> {
@@ -19,16 +42,19 @@ pub(crate) struct Task<'a> {
     label: String,
     size: u64,
     bar: Option<ProgressBar>,
+    done: AtomicU64,
+    told: Mutex<Instant>,
 }
 
 impl Progress {
-    pub(crate) fn new(quiet: bool) -> Self {
-        if quiet {
-            Self::Quiet
-        } else if std::io::stderr().is_terminal() {
-            Self::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)))
-        } else {
-            Self::Lines
+    pub(crate) fn new(form: Form) -> Self {
+        let bars = || Self::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
+        match form {
+            Form::None => Self::Quiet,
+            Form::Json => Self::Json,
+            Form::Bar => bars(),
+            Form::Auto if std::io::stderr().is_terminal() => bars(),
+            Form::Plain | Form::Auto => Self::Lines,
         }
     }
 
@@ -38,6 +64,7 @@ impl Progress {
         match self {
             Self::Quiet => {}
             Self::Lines => eprintln!("{line}"),
+            Self::Json => eprintln!("{}", json!({"event": "note", "text": line})),
             Self::Bars(bars) => {
                 let _ = bars.println(&line);
             }
@@ -58,7 +85,11 @@ impl Progress {
             }
             _ => None,
         };
-        Task { progress: self, label: label.to_owned(), size, bar }
+        if matches!(self, Self::Json) {
+            eprintln!("{}", json!({"event": "start", "task": label, "done": done, "total": size}));
+        }
+        let (done, told) = (AtomicU64::new(done), Mutex::new(Instant::now()));
+        Task { progress: self, label: label.to_owned(), size, bar, done, told }
     }
 }
 
@@ -67,12 +98,25 @@ impl Task<'_> {
         if let Some(bar) = &self.bar {
             bar.inc(bytes);
         }
+        if !matches!(self.progress, Progress::Json) {
+            return;
+        }
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() >= JSON_PAUSE {
+            *told = Instant::now();
+            eprintln!("{}", json!({"event": "progress", "task": self.label, "done": done, "total": self.size}));
+        }
     }
 
     /// Ends the task with a word on how it went.
     pub(crate) fn finish(&self, how: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        if matches!(self.progress, Progress::Json) {
+            eprintln!("{}", json!({"event": "finish", "task": self.label, "result": how, "total": self.size}));
+            return;
         }
         self.progress.say(&format!("{}: {how} ({})", self.label, HumanBytes(self.size)));
     }

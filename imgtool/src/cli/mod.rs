@@ -20,6 +20,7 @@ use crate::archive::Format;
 use crate::bundle::parse_size;
 use crate::layer::Limits;
 use crate::platform::Platform;
+use crate::progress::{Form, Progress};
 use crate::reference::Reference;
 use crate::registry::{Access, Credential};
 
@@ -124,6 +125,23 @@ impl RegistryArgs {
     }
 }
 
+/// What is told of long work, on stderr.
+#[derive(Debug, Args)]
+pub(crate) struct ProgressArgs {
+    /// Bars on a terminal and lines elsewhere (auto), bar, plain, json, or none
+    #[arg(long, value_name = "FORM", value_enum, default_value_t, hide_possible_values = true)]
+    progress: Form,
+    /// No progress on stderr
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl ProgressArgs {
+    pub(crate) fn make(&self) -> Progress {
+        Progress::new(if self.quiet { Form::None } else { self.progress })
+    }
+}
+
 /// How layers are unpacked.
 #[derive(Debug, Args)]
 pub(crate) struct LayerArgs {
@@ -136,9 +154,8 @@ pub(crate) struct LayerArgs {
     /// Most that one layer may unpack to [default: 128g, and 200 times its compressed size above 1g]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) max_layer_size: Option<u64>,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
 }
 
 impl LayerArgs {
@@ -197,9 +214,8 @@ pub(crate) struct LoadArgs {
     /// Platform to take where the archive has several [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
 }
 
 #[derive(Debug, Args)]
@@ -213,9 +229,8 @@ pub(crate) struct SaveArgs {
     /// Form of the archive
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
 }
 
 /// How a list is shown.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ListFormat, RegistryArgs};
+use super::{ListFormat, ProgressArgs, RegistryArgs};
 use crate::bundle::parse_size;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -32,9 +32,8 @@ pub(crate) struct PushArgs {
     /// Blobs to work on at the same time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(crate) parallel: u8,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 }
@@ -62,9 +61,8 @@ pub(crate) struct CopyArgs {
     /// Blobs to work on at the same time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(crate) parallel: u8,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 }

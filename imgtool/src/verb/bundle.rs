@@ -7,7 +7,6 @@ use crate::bundle::{Network, Options, make, read_env_file};
 use crate::cli::{BundleArgs, PullPolicy};
 use crate::error::{Error, Kind, Result, Step};
 use crate::layout::{Image, Layer, Store};
-use crate::progress::Progress;
 use crate::pull::Pull;
 use crate::reference::Reference;
 use crate::registry::Registries;
@@ -19,7 +18,7 @@ pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
     store.create()?;
     // Held until the bundle's own record keeps its layers.
     let _hold = store.hold()?;
-    let progress = Progress::new(args.layers.quiet);
+    let progress = args.layers.progress.make();
     let access = args.registry.access();
     let registries = Registries::load()?;
     let pull = Pull {

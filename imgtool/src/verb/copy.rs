@@ -57,7 +57,7 @@ pub(crate) fn run(store: &Store, args: &CopyArgs) -> Result<()> {
     if args.all && (matches!(from, Place::Archive(..)) || matches!(to, Place::Archive(..))) {
         return Err(Error::other("--all: an archive has one platform; use an OCI layout (oci:DIR)"));
     }
-    let progress = Progress::new(args.quiet);
+    let progress = args.progress.make();
     let digest = match &from {
         Place::Archive(_, file, name) => {
             store.create()?;

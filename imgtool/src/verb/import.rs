@@ -5,7 +5,6 @@ use crate::archive::{Import, import};
 use crate::cli::ImportArgs;
 use crate::error::{Error, Result};
 use crate::layout::Store;
-use crate::progress::Progress;
 
 /// Imports a root file system's tar and prints the image's name by digest.
 pub(crate) fn run(store: &Store, args: &ImportArgs) -> Result<()> {
@@ -25,6 +24,6 @@ pub(crate) fn run(store: &Store, args: &ImportArgs) -> Result<()> {
         level: args.compression_level,
         limits: args.layers.limits(),
     };
-    let manifest = import(store, &options, &Progress::new(args.layers.quiet))?;
+    let manifest = import(store, &options, &args.layers.progress.make())?;
     print(args.reference.with_digest(&manifest.digest))
 }

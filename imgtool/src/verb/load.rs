@@ -6,7 +6,6 @@ use crate::cli::LoadArgs;
 use crate::error::{Error, Result};
 use crate::layout::Store;
 use crate::platform::Platform;
-use crate::progress::Progress;
 
 /// Loads the images of an archive and prints their names.
 pub(crate) fn run(store: &Store, args: &LoadArgs) -> Result<()> {
@@ -19,7 +18,7 @@ pub(crate) fn run(store: &Store, args: &LoadArgs) -> Result<()> {
     store.create()?;
     let _hold = store.hold()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
-    for name in load(store, &args.input, &platform, args.name.as_ref(), &Progress::new(args.quiet))? {
+    for name in load(store, &args.input, &platform, args.name.as_ref(), &args.progress.make())? {
         print(name)?;
     }
     Ok(())

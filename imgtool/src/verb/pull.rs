@@ -4,7 +4,6 @@ use super::{print, require_root};
 use crate::cli::PullArgs;
 use crate::error::{Result, Step};
 use crate::layout::Store;
-use crate::progress::Progress;
 use crate::pull::Pull;
 use crate::registry::Registries;
 
@@ -13,7 +12,7 @@ pub(crate) fn run(store: &Store, args: &PullArgs) -> Result<()> {
     require_root()?;
     store.create()?;
     let _hold = store.hold()?;
-    let progress = Progress::new(args.layers.quiet);
+    let progress = args.layers.progress.make();
     let access = args.registry.access();
     let registries = Registries::load()?;
     let pull = Pull {

@@ -5,7 +5,6 @@ use crate::cli::PushArgs;
 use crate::error::{Error, Result, Step};
 use crate::layout::Store;
 use crate::platform::Platform;
-use crate::progress::Progress;
 use crate::transfer::{Remote, StoreImage, Transfer};
 
 /// Sends an image and prints its name by digest.
@@ -19,7 +18,7 @@ pub(crate) fn run(store: &Store, args: &PushArgs) -> Result<()> {
     }
     store.create()?;
     let _hold = store.hold()?;
-    let progress = Progress::new(args.quiet);
+    let progress = args.progress.make();
     let source = StoreImage::new(store, &image.descriptor, own.clone());
     let remote = Remote::target(&target, &args.registry.access(), own.as_ref(), args.chunk_size);
     let transfer = Transfer {

@@ -9,11 +9,10 @@ use crate::cli::SaveArgs;
 use crate::error::{Error, Result, Step};
 use crate::layout::{Image, Store, random_hex};
 use crate::platform::Platform;
-use crate::progress::Progress;
 
 /// Writes images to an archive. The file appears when it is complete.
 pub(crate) fn run(store: &Store, args: &SaveArgs) -> Result<()> {
-    let progress = Progress::new(args.quiet);
+    let progress = args.progress.make();
     let images: Vec<Image> =
         args.images.iter().map(|name| store.find(name, &Platform::host())).collect::<Result<_>>()?;
     if args.output.as_os_str() == "-" {

@@ -30,9 +30,16 @@ fn a_pushed_image_is_what_others_pull() {
     skopeo_takes(&place, &reference, "theirs");
     let second = place.ours("imgtool", &["push", "small:1", &reference]).ok();
     assert!(second.stderr.contains("up to date"), "{second}");
-    // In chunks, and into a repository that has nothing yet.
+    // In chunks, and into a repository that has nothing yet; told to a machine.
     let chunked = format!("{}/other/app:1", registry.host);
-    place.ours("imgtool", &["push", "--quiet", "--chunk-size", "300k", "small:1", &chunked]).ok();
+    let out = place.ours("imgtool", &["push", "--progress", "json", "--chunk-size", "300k", "small:1", &chunked]).ok();
+    let events: Vec<serde_json::Value> = out
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .collect();
+    let ended = |event: &&serde_json::Value| event["event"] == "finish" && event["total"].as_u64().is_some();
+    assert_eq!(events.iter().filter(ended).count(), 2, "{out}");
     skopeo_takes(&place, &chunked, "chunked");
     assert_eq!(digest_of(&chunked), want);
 }
