@@ -20,6 +20,9 @@ macro_rules! needs {
 #[test]
 fn the_container_is_in_the_cgroup_that_was_asked_for() {
     let mut case = Case::new();
+    if cgroups::by_systemd() {
+        skip!("systemd names it otherwise, which a test of its own looks at");
+    }
     case.spec["linux"]["cgroupsPath"] = json!(format!("/{}/deep/er", case.id));
     case.hold();
     let lines = fs::read_to_string(format!("/proc/{}/cgroup", case.pid())).unwrap();

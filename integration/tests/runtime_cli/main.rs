@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
+mod apparmor;
 mod attacks;
 mod badinput;
 mod cgroups;
@@ -19,6 +20,7 @@ mod lifecycle;
 mod mount_flags;
 mod mounts;
 mod namespaces;
+mod ordinary_user;
 mod placement;
 mod process;
 mod rootless;
