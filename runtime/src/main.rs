@@ -60,6 +60,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Ps(args) => verb::ps::run(global, &args),
         Verb::Pause(args) => verb::pause::run(global, &args),
         Verb::Resume(args) => verb::resume::run(global, &args),
+        Verb::Checkpoint(args) => verb::checkpoint::run(global, &args),
+        Verb::Restore(args) => verb::restore::run(global, &args),
         Verb::Events(args) => verb::events::run(global, &args),
         Verb::Update(args) => verb::update::run(global, &args),
         Verb::Spec(args) => verb::spec::run(&args),

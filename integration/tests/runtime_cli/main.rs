@@ -8,6 +8,7 @@ mod apparmor;
 mod attacks;
 mod badinput;
 mod cgroups;
+mod checkpoint;
 mod devices;
 mod events;
 mod exec;

@@ -4,6 +4,7 @@
 //! [`store`] what is kept of it in between.
 
 pub mod birth;
+pub mod checkpoint;
 pub mod error;
 pub mod inside;
 pub mod life;

@@ -1,8 +1,10 @@
 //! The command line: runc's verbs and flags.
 
+mod checkpoint;
 pub(crate) mod help;
 mod update;
 
+pub(crate) use checkpoint::{CgroupsMode, Checkpoint, Criu, Restore};
 pub(crate) use update::Update;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -74,6 +76,10 @@ pub(crate) enum Verb {
     Pause(Id),
     /// Let a paused container go on
     Resume(Id),
+    /// Write a running container to files (by criu)
+    Checkpoint(Box<Checkpoint>),
+    /// Bring a container back from files (by criu)
+    Restore(Box<Restore>),
     /// Print what a container uses, and processes that were killed for want of memory
     Events(Events),
     /// Change a container's limits

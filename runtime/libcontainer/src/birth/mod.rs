@@ -29,6 +29,8 @@ mod visit;
 
 pub(crate) use door::is_watched;
 pub use door::open as start;
-pub(crate) use story::oci_state;
+pub(crate) use plan::Plan;
 pub use story::{Created, Request, create};
+pub(crate) use story::{check_root, first_state, oci_state};
+pub(crate) use undo::Undo;
 pub use visit::{Visit, Visitor, exec};

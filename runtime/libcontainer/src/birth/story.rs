@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{At, Error, Result},
     inside::{
-        console, devices, identity,
+        console, descriptors, devices, identity,
         mounts::{self, Surroundings, What},
         process::Poised,
         procfs::Procfs,
@@ -230,7 +230,7 @@ fn run_poststop(hooks: &Hooks, state: &State) {
 }
 
 /// The root has to be a directory before anything is made for it.
-fn check_root(plan: &Plan) -> Result<()> {
+pub(crate) fn check_root(plan: &Plan) -> Result<()> {
     let stat = rustix::fs::stat(&plan.rootfs).at_with(|| format!("root.path {}", plan.rootfs.display()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
         return Ok(());
@@ -238,7 +238,7 @@ fn check_root(plan: &Plan) -> Result<()> {
     Err(Error::invalid("root.path", format!("{} is not a directory", plan.rootfs.display())))
 }
 
-fn first_state(spec: &Spec, request: &Request<'_>, plan: &Plan, cgroup: cgroup::Placement) -> State {
+pub(crate) fn first_state(spec: &Spec, request: &Request<'_>, plan: &Plan, cgroup: cgroup::Placement) -> State {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     State {
         oci_version: spec.oci_version.clone(),
@@ -396,6 +396,9 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
         (true, false) => entry::pivot(&root, plan.root_propagation)?,
         (true, true) => entry::move_and_chroot(&root)?,
         (false, _) => entry::chroot(&root)?,
+    }
+    if plan.own_dev && prepared.console.is_none() {
+        descriptors::reopen_null()?;
     }
     name_host(&plan.hostname, &plan.domainname)?;
     for sysctl::Setting { key, path, value } in &plan.sysctl {

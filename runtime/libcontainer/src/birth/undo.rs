@@ -13,11 +13,11 @@ use rustix::{
 
 /// In the order in which things are made.
 #[derive(Default)]
-pub(super) struct Undo {
-    pub(super) slot: Option<Slot>,
-    pub(super) cgroup: Option<Cgroup>,
-    pub(super) rdt: Option<rdt::Group>,
-    pub(super) processes: Vec<(Pid, OwnedFd)>,
+pub(crate) struct Undo {
+    pub(crate) slot: Option<Slot>,
+    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) rdt: Option<rdt::Group>,
+    pub(crate) processes: Vec<(Pid, OwnedFd)>,
 }
 
 impl Undo {
@@ -40,7 +40,7 @@ impl Undo {
     }
 
     /// The birth is on record: everything stays. Returns what was made.
-    pub(super) fn disarm(mut self) -> (Option<Slot>, Option<Cgroup>, Vec<(Pid, OwnedFd)>) {
+    pub(crate) fn disarm(mut self) -> (Option<Slot>, Option<Cgroup>, Vec<(Pid, OwnedFd)>) {
         self.rdt = None;
         (self.slot.take(), self.cgroup.take(), std::mem::take(&mut self.processes))
     }

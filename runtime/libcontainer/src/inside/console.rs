@@ -61,7 +61,7 @@ fn open_master(root: &Root) -> Result<OwnedFd> {
     Ok(master)
 }
 
-fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [master];

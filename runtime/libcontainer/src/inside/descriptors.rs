@@ -8,7 +8,7 @@ use crate::{
     sys,
 };
 use rustix::{
-    fd::{AsRawFd, BorrowedFd},
+    fd::{AsFd, AsRawFd, BorrowedFd},
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
 };
 
@@ -43,6 +43,31 @@ pub(crate) fn hand_over(keep: u32) -> Result<()> {
     for number in numbers(keep)? {
         let fd: BorrowedFd<'_> = sys::borrow(number);
         fcntl_setfd(fd, FdFlags::empty()).at_with(|| format!("keep descriptor {number}"))?;
+    }
+    Ok(())
+}
+
+/// Puts the container's own null device where a standard stream is the host's: its mount is the host's as well, which
+/// `/proc/<pid>/fdinfo` tells the container, and which nobody can checkpoint. To be called in the container's root.
+pub(crate) fn reopen_null() -> Result<()> {
+    use rustix::{fs, stdio};
+    let is_null = |fd: BorrowedFd<'_>| {
+        fs::fstat(fd)
+            .is_ok_and(|it| fs::FileType::from_raw_mode(it.st_mode).is_char_device() && it.st_rdev == fs::makedev(1, 3))
+    };
+    let streams = [stdio::stdin(), stdio::stdout(), stdio::stderr()].map(is_null);
+    if streams == [false; 3] {
+        return Ok(());
+    }
+    let flags = fs::OFlags::RDWR | fs::OFlags::NOFOLLOW | fs::OFlags::CLOEXEC;
+    let null = match fs::open("/dev/null", flags, fs::Mode::empty()) {
+        Ok(null) if is_null(null.as_fd()) => null,
+        // The container has none, or another.
+        _ => return Ok(()),
+    };
+    let replace = [stdio::dup2_stdin, stdio::dup2_stdout, stdio::dup2_stderr];
+    for (replace, _) in replace.into_iter().zip(streams).filter(|(_, is_null)| *is_null) {
+        replace(&null).at("put the container's /dev/null in place of the host's")?;
     }
     Ok(())
 }

@@ -145,6 +145,16 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Moves a process that was not cloned into the cgroup to all hierarchies, as the container's first.
+    pub fn admit(&mut self, pid: u32) -> Result<()> {
+        let moved_by_systemd = !self.is_own();
+        self.settle(pid)?;
+        match self.clone_into().filter(|_| !moved_by_systemd) {
+            Some(dir) => file::write(dir, "cgroup.procs", &pid.to_string()).at("write cgroup.procs"),
+            None => Ok(()),
+        }
+    }
+
     /// Changes limits. Devices stay as they are. Where the kernel refuses one, those that were changed before it get their old
     /// values back, but for the files that have a line a device.
     pub fn set(&self, resources: &Resources) -> Result<()> {

@@ -1,0 +1,168 @@
+//! `checkpoint` and `restore`. With a criu that can dump on this kernel (`TARE_TEST_CRIU` is a directory with one, where the
+//! system's cannot); the rest needs none.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use integration::case::Case;
+use integration::command::Out;
+use integration::{not_on, skip, wait};
+use serde_json::json;
+
+/// The runtime with the criu that is meant on its PATH.
+fn command(case: &Case) -> Command {
+    let mut command = case.command();
+    if let Some(dir) = std::env::var_os("TARE_TEST_CRIU") {
+        let mut path = vec![PathBuf::from(dir)];
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        command.env("PATH", std::env::join_paths(path).unwrap());
+    }
+    // Streams that are files of the host cannot be taken along.
+    command.stdin(Stdio::null());
+    command
+}
+
+fn criu_version(case: &Case) -> Option<(u32, u32)> {
+    let path =
+        command(case).get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| Some(value?.to_owned()));
+    let path = path.or_else(|| std::env::var_os("PATH"))?;
+    let criu = std::env::split_paths(&path).map(|dir| dir.join("criu")).find(|it| it.is_file())?;
+    let said = Command::new(criu).arg("--version").output().ok()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let mut numbers = said.lines().next()?.strip_prefix("Version: ")?.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn images(case: &Case) -> String {
+    case.dir.join("images").to_str().unwrap().to_owned()
+}
+
+/// A container that holds, without streams of the host.
+fn hold(case: &mut Case) {
+    // criu asks the firewall to hold connections meanwhile, which needs one: here there are none.
+    let config = case.dir.join("criu.conf");
+    std::fs::write(&config, "network-lock skip\n").unwrap();
+    case.spec["annotations"] = json!({ "org.criu.config": config });
+    case.write();
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let mut command = command(case);
+    command.args(["run", "--detach", "--bundle", case.bundle().to_str().unwrap(), &case.id]);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(status.success());
+}
+
+fn pid(case: &Case) -> i32 {
+    case.state()["pid"].as_i64().unwrap() as i32
+}
+
+/// Orphans of the runtime come to us, as to a shim.
+fn end(case: &Case) {
+    let pid = pid(case);
+    case.call(&["delete", "--force", &case.id]).ok();
+    assert!(wait::exited(pid, integration::command::LIMIT));
+    integration::leak::reap(pid);
+}
+
+fn checkpoint(case: &Case, flags: &[&str]) -> Out {
+    let mut command = command(case);
+    command.args(["checkpoint", "--image-path", &images(case)]).args(flags).arg(&case.id);
+    case.finish(&mut command, &case.files())
+}
+
+macro_rules! needs_criu {
+    ($case:expr) => {
+        not_on!($case, "crun", "is linked with criu's library");
+        match criu_version(&$case) {
+            None => skip!("there is no criu"),
+            // That of Debian 12 cannot read this kernel's vdso.
+            Some(version) if version < (4, 0) => {
+                skip!("criu {}.{} is too old for today's kernels", version.0, version.1)
+            }
+            Some(_) => {}
+        }
+    };
+}
+
+#[test]
+fn a_container_goes_to_files_and_comes_back() {
+    let mut case = Case::new();
+    needs_criu!(case);
+    hold(&mut case);
+    case.exec_attempts(&[("create /dev/shm/mark", Ok("")), ("write /dev/shm/mark remembered", Ok(""))]);
+    let before = pid(&case);
+    checkpoint(&case, &[]).ok();
+    assert!(wait::exited(before, integration::command::LIMIT));
+    integration::leak::reap(before);
+    let state = case.call(&["state", &case.id]);
+    assert_ne!(state.code, 0, "the container is gone: {state}");
+
+    let pid_file = case.dir.join("restored.pid");
+    let mut command = command(&case);
+    command.args(["restore", "--detach", "--image-path", &images(&case), "--bundle", case.bundle().to_str().unwrap()]);
+    command.arg("--pid-file").arg(&pid_file).arg(&case.id);
+    command.stdout(Stdio::null()).stderr(std::fs::File::create(case.dir.join("restore.err")).unwrap());
+    let status = command.status().unwrap();
+    assert!(status.success(), "{}", std::fs::read_to_string(case.dir.join("restore.err")).unwrap());
+
+    let state = case.state();
+    assert_eq!(state["status"], "running");
+    assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), state["pid"].to_string());
+    // What was in its memory is there again, and it can be entered.
+    case.exec_attempts(&[("read /dev/shm/mark", Ok("remembered"))]);
+    case.exec_attempts(&[("read /proc/1/comm", Ok("probe"))]);
+    end(&case);
+    case.nothing_left();
+}
+
+#[test]
+fn a_container_can_go_on_after_a_checkpoint() {
+    let mut case = Case::new();
+    needs_criu!(case);
+    hold(&mut case);
+    let before = case.state()["pid"].clone();
+    checkpoint(&case, &["--leave-running"]).ok();
+    assert_eq!(case.state()["pid"], before);
+    assert_eq!(case.status(), "running");
+    end(&case);
+}
+
+#[test]
+fn without_criu_the_container_goes_on() {
+    let mut case = Case::new();
+    not_on!(case, "crun", "is linked with criu's library");
+    hold(&mut case);
+    let mut command = case.command();
+    command.env("PATH", "/nonexistent").args(["checkpoint", "--image-path", &images(&case), &case.id]);
+    case.finish(&mut command, &case.files()).refused(&[&case.id, "criu"]);
+    assert_eq!(case.status(), "running");
+    end(&case);
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_happens() {
+    let mut case = Case::new();
+    not_on!(case, "crun", "is linked with criu's library");
+    case.create().ok();
+    checkpoint(&case, &[]).refused(&["cannot be checkpointed in created state"]);
+    case.call(&["delete", "--force", &case.id]).ok();
+    case.wait();
+    hold(&mut case);
+    checkpoint(&case, &["--empty-ns", "pid"]).refused(&["--empty-ns", "pid"]);
+    checkpoint(&case, &["--page-server", "nowhere"]).refused(&["--page-server ADDRESS:PORT"]);
+    checkpoint(&case, &["--status-fd", "77"]).refused(&["--status-fd", "77"]);
+    checkpoint(&case, &["--parent-path", "/elsewhere"]).refused(&["--parent-path", "relative"]);
+    checkpoint(&case, &["--parent-path", "../absent"]).refused(&["--parent-path", "absent"]);
+    assert_eq!(case.status(), "running");
+    end(&case);
+}
+
+#[test]
+fn restore_without_images_leaves_nothing() {
+    let case = Case::new();
+    not_on!(case, "crun", "is linked with criu's library");
+    case.write();
+    let bundle = case.bundle();
+    let words = ["restore", "--detach", "--image-path", &images(&case), "--bundle", bundle.to_str().unwrap(), &case.id];
+    case.call(&words).refused(&[&case.id, "images"]);
+    case.nothing_left();
+}

@@ -1,0 +1,179 @@
+//! Freezing a container to files and back, by criu (<https://criu.org>), which does the work: we tell it over its RPC what is
+//! the container's and what is the host's.
+//!
+//! What the two have to agree on, between [`dump`] and `restore`, is how mounts that lead out of the container are named:
+//! - a bind mount by its destination;
+//! - a masked file by `/dev/null`, which lies over it;
+//! - network and pid namespaces that were joined by path, as `extRootNetNS` and `extRootPidNS`;
+//! - standard streams that were pipes, by the names in `descriptors.json` beside criu's own files.
+
+mod criu;
+mod dump;
+mod external;
+mod restore;
+mod wire;
+
+pub use dump::dump;
+pub use restore::{Revived, restore};
+
+use crate::error::{At, Error, Kind, Result};
+use criu::Request;
+use rustix::fs::{Mode, OFlags};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+/// The names of the standard streams, in the directory of the images.
+const DESCRIPTORS: &str = "descriptors.json";
+/// criu's own configuration for containers, where the annotation `org.criu.config` names no other.
+const CONFIG: &str = "/etc/criu/runc.conf";
+
+/// What the caller wants of criu. All paths are absolute.
+#[derive(Default)]
+pub struct Options {
+    /// Where the images are.
+    pub images: PathBuf,
+    /// Where criu works and logs; with the images where it is not given.
+    pub work: Option<PathBuf>,
+    /// An earlier dump, relative to the images.
+    pub parent: Option<String>,
+    /// The container goes on after the dump.
+    pub leave_running: bool,
+    /// Connections may be open.
+    pub tcp_established: bool,
+    /// Connections that are being made are left out.
+    pub tcp_skip_in_flight: bool,
+    /// Unlinked files may be linked back.
+    pub link_remap: bool,
+    /// Unix sockets may lead out of the container.
+    pub ext_unix_sk: bool,
+    /// The caller's terminal may be the container's.
+    pub shell_job: bool,
+    /// File locks are taken along.
+    pub file_locks: bool,
+    /// Memory only, and the container goes on.
+    pub pre_dump: bool,
+    /// Pages that a later dump has are punched out of earlier ones.
+    pub auto_dedup: bool,
+    /// Pages are fetched when they are needed.
+    pub lazy_pages: bool,
+    /// Gets a zero byte when the pages can be fetched.
+    pub status: Option<OwnedFd>,
+    /// Where the pages go.
+    pub page_server: Option<(String, u16)>,
+    /// What criu does with cgroups: its own name of the mode.
+    pub cgroups: Cgroups,
+    /// An LSM profile to restore with, `TYPE:NAME`.
+    pub lsm_profile: Option<String>,
+    /// An LSM mount context to restore with.
+    pub lsm_mount_context: Option<String>,
+}
+
+/// What criu does with cgroups (criu(8), `--manage-cgroups`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cgroups {
+    /// Nothing.
+    Ignore = 0,
+    /// Properties of those that it makes.
+    Soft = 3,
+    /// Properties of all.
+    Full = 4,
+    /// All must be missing before.
+    Strict = 5,
+    /// criu's own choice.
+    #[default]
+    Default = 6,
+}
+
+/// criu's log of this dump or restore.
+fn log_of(options: &Options, name: &str) -> PathBuf {
+    options.work.as_ref().unwrap_or(&options.images).join(name)
+}
+
+fn open_dir(path: &Path, field: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).at_with(|| format!("{field} {}", path.display()))
+}
+
+/// For its owner alone: images hold the container's memory.
+fn make_dir(path: &Path, field: &str) -> Result<OwnedFd> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.at_with(|| format!("{field} {}", path.display()))?;
+    open_dir(path, field)
+}
+
+/// The directories of images and work, open. They must live until criu is done: it opens them through us.
+struct Dirs {
+    images: OwnedFd,
+    work: Option<OwnedFd>,
+}
+
+impl Dirs {
+    fn open(options: &Options) -> Result<Self> {
+        let images = open_dir(&options.images, "--image-path")?;
+        Ok(Self { images, work: options.work.as_deref().map(|it| make_dir(it, "--work-path")).transpose()? })
+    }
+
+    fn tell(&self, request: &mut Request) {
+        request.images_dir(self.images.as_raw_fd());
+        if let Some(work) = &self.work {
+            request.work_dir(work.as_raw_fd());
+        }
+    }
+}
+
+/// What dump and restore have in common.
+fn common(options: &Options, log: &str, config: Option<&str>) -> Request {
+    let mut request = Request::default();
+    request.log(4, log);
+    request.cgroups(options.cgroups as u64);
+    request.flags(&[
+        (criu::NOTIFY_SCRIPTS, true),
+        (criu::SHELL_JOB, options.shell_job),
+        (criu::TCP_ESTABLISHED, options.tcp_established),
+        (criu::EXT_UNIX_SK, options.ext_unix_sk),
+        (criu::FILE_LOCKS, options.file_locks),
+        (criu::ORPHAN_PTS_MASTER, true),
+        (criu::AUTO_DEDUP, options.auto_dedup),
+        (criu::LAZY_PAGES, options.lazy_pages),
+    ]);
+    // The network is made by those who made it before.
+    request.empty_namespaces(libc::CLONE_NEWNET as u64);
+    match config {
+        None => request.config(CONFIG),
+        // Asked for none at all.
+        Some("") => {}
+        Some(path) => request.config(path),
+    }
+    request
+}
+
+/// Adds where criu says more, and tells the log what its own log calls errors.
+fn explain(error: Error, log: &Path) -> Error {
+    // There is no such file where criu did not start.
+    let Ok(bytes) = std::fs::read(log) else { return error };
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("Error")).collect();
+    for line in &lines {
+        tracing::warn!("{}: {line}", log.display());
+    }
+    let last = lines.last().copied().unwrap_or("no error there");
+    Error::new(error.kind(), format!("{error}: see {}: {last}", log.display()))
+}
+
+fn refuse_parent(parent: &str, images: &Path) -> Result<()> {
+    const FLAG: &str = "--parent-path";
+    if Path::new(parent).is_absolute() {
+        return Err(Error::new(Kind::Invalid, "--parent-path must be relative to the images"));
+    }
+    let at = images.join(parent);
+    match std::fs::metadata(&at) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::invalid(FLAG, format!("invalid --parent-path: {}: not a directory", at.display()))),
+        Err(error) => {
+            Err(Error::from(error).at(at.display().to_string())).map_err(|error| error.at("invalid --parent-path"))
+        }
+    }
+}
