@@ -17,12 +17,13 @@ impl Profile {
         let name = format!("{id}-profile");
         let rules = "file, capability, network, mount, umount, pivot_root, signal, ptrace, unix, deny /guarded w,";
         let rules = rules.replace(", ", ",\n  ");
-        Self::parser("-r", &format!("profile {name} flags=(attach_disconnected) {{\n  {rules}\n}}\n"));
-        Self(name)
+        let profile = Self(name);
+        profile.parser("-r", &format!("profile {} flags=(attach_disconnected) {{\n  {rules}\n}}\n", profile.0));
+        profile
     }
 
-    fn parser(flag: &str, text: &str) {
-        let path = std::env::temp_dir().join(format!("tare-profile-{}", std::process::id()));
+    fn parser(&self, flag: &str, text: &str) {
+        let path = std::env::temp_dir().join(&self.0);
         fs::write(&path, text).unwrap();
         let status = Command::new("apparmor_parser").arg(flag).arg("-K").arg(&path).stderr(Stdio::inherit()).status();
         fs::remove_file(path).unwrap();
@@ -32,7 +33,7 @@ impl Profile {
 
 impl Drop for Profile {
     fn drop(&mut self) {
-        Self::parser("-R", &format!("profile {} {{}}\n", self.0));
+        self.parser("-R", &format!("profile {} {{}}\n", self.0));
     }
 }
 
