@@ -1,10 +1,11 @@
-//! The floor: what the kernel alone costs for an ordinary container. The same namespaces, mounts, pivot and execution,
-//! and nothing around them: no configuration, cgroup, filter, record or check. Made of safe calls only, so there is one
-//! more start of a static program in it than there has to be.
+//! The floor: what the kernel alone costs for an ordinary container. The same namespaces, mounts (masked and read-only paths
+//! are mounts too), pivot and execution, and nothing around them: no configuration, cgroup, devices, filter, record or check.
+//! Made of safe calls only, so there is one more start of a static program in it than there has to be.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use integration::spec;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
@@ -41,6 +42,7 @@ pub(crate) fn inside(rootfs: &str) -> ExitCode {
     mount(Some("shm"), at("/dev/shm").as_str(), Some("tmpfs"), flags, Some("mode=1777,size=65536k")).expect("shm");
     mount(Some("mqueue"), at("/dev/mqueue").as_str(), Some("mqueue"), flags, none).expect("mqueue");
     mount(Some("sysfs"), at("/sys").as_str(), Some("sysfs"), flags | MsFlags::MS_RDONLY, none).expect("sysfs");
+    mask(&at);
     nix::unistd::sethostname("floor").expect("hostname");
     std::env::set_current_dir(rootfs).expect("enter the root");
     nix::unistd::pivot_root(".", ".").expect("pivot_root");
@@ -48,4 +50,26 @@ pub(crate) fn inside(rootfs: &str) -> ExitCode {
     let error = Command::new("/bin/busybox").arg0("true").exec();
     eprintln!("floor: {error}");
     ExitCode::FAILURE
+}
+
+/// The paths that an ordinary container does not see, or not write, as far as this machine has them.
+fn mask(at: &dyn Fn(&str) -> String) {
+    let none: Option<&str> = None;
+    for path in spec::MASKED.map(at) {
+        let Ok(found) = std::fs::metadata(&path) else { continue };
+        if found.is_dir() {
+            let flags = MsFlags::MS_RDONLY;
+            mount(Some("tmpfs"), path.as_str(), Some("tmpfs"), flags, Some("nr_blocks=1,nr_inodes=1")).expect("mask");
+        } else {
+            mount(Some("/dev/null"), path.as_str(), none, MsFlags::MS_BIND, none).expect("mask");
+        }
+    }
+    for path in spec::READONLY.map(at) {
+        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+        if std::fs::exists(&path).is_ok_and(|found| found) {
+            mount(Some(path.as_str()), path.as_str(), none, bind, none).expect("bind");
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+            mount(none, path.as_str(), none, flags, none).expect("read-only");
+        }
+    }
 }

@@ -16,6 +16,7 @@
 mod floor;
 mod runtime;
 mod table;
+mod weight;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
         // The two halves of the floor, see there.
         ["floor", rootfs] => floor::outside(rootfs),
         ["floor-init", rootfs] => floor::inside(rootfs),
+        // Runs a program and says the most memory that it had.
+        ["peak", program @ ..] => weight::peak(program),
         _ => {
             eprintln!("usage: bench runtime [-n ROUNDS] [--only v1|v2]");
             ExitCode::from(2)

@@ -10,6 +10,7 @@ use integration::{case, cgroups, leak, spec};
 use serde_json::{Value, json};
 
 use crate::table::Samples;
+use crate::weight::{self, Weight};
 
 const STEPS: [&str; 7] = ["create", "start", "state", "exec /bin/true", "kill", "delete", "run /bin/true"];
 const RUN: &str = "run /bin/true";
@@ -78,7 +79,7 @@ pub(crate) fn bench(options: &Options) {
             continue;
         }
         // A thread of its own: its mount namespace goes with it.
-        let samples = std::thread::scope(|scope| {
+        let (samples, weights) = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
                     if *mode == "v2" {
@@ -95,6 +96,7 @@ pub(crate) fn bench(options: &Options) {
         let mut names: Vec<String> = contenders.iter().map(|c| c.name.clone()).collect();
         names.push("floor".to_owned());
         samples.print(&STEPS, &names);
+        weight::print(&weights);
     }
 }
 
@@ -116,7 +118,7 @@ fn bundle(dir: &Path, id: &str, args: &[&str]) {
     std::fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
 }
 
-fn measure(contenders: &[Contender], rounds: u32) -> Samples {
+fn measure(contenders: &[Contender], rounds: u32) -> (Samples, Vec<(String, Weight)>) {
     let id = case::unique();
     let dir = Path::new("/tmp").join(&id);
     let guard = Guard(id.clone(), dir.clone());
@@ -157,8 +159,13 @@ fn measure(contenders: &[Contender], rounds: u32) -> Samples {
             samples.add(RUN, "floor", took);
         }
     }
+    let weights = contenders.iter().map(|who| {
+        let state = dir.join("row");
+        (who.name.clone(), weight::weigh(&who.binary, &sleeper, &state, &id))
+    });
+    let weights = weights.collect();
     drop(guard);
-    samples
+    (samples, weights)
 }
 
 /// Milliseconds from the start of the program to its end.

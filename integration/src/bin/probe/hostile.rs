@@ -1,7 +1,7 @@
 //! What a hostile process in a container tries against a runtime that enters it.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,19 @@ pub(crate) fn ambush(fifo: &str) {
 
 fn write_through(fd: &File) -> std::io::Result<()> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let write = |path: &str| fs::OpenOptions::new().write(true).open(path)?.write_all(b"#!/evil\n");
+    // The runtime outside may execute it for a moment longer than the one in here.
+    let open = |path: &str| {
+        let end = Instant::now() + Duration::from_secs(2);
+        loop {
+            match fs::OpenOptions::new().write(true).open(path) {
+                Err(e) if e.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < end => {
+                    wait::until(Duration::from_millis(1), Duration::from_millis(1), || None::<()>);
+                }
+                opened => return opened,
+            }
+        }
+    };
+    let write = |path: &str| open(path)?.write_all(b"#!/evil\n");
     let Err(refused) = write(&path) else { return Ok(()) };
     // Who may change mounts tries that first: on the spot, and on a copy.
     let none: Option<&str> = None;
