@@ -6,6 +6,8 @@
 pub mod birth;
 pub mod checkpoint;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod inside;
 pub mod life;
 pub mod outside;

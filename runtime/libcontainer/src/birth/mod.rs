@@ -30,6 +30,8 @@ mod visit;
 pub(crate) use door::is_watched;
 pub use door::open as start;
 pub(crate) use plan::Plan;
+#[cfg(test)]
+pub(crate) use plan::plan_of;
 pub use story::{Created, Request, create};
 pub(crate) use story::{check_root, first_state, oci_state};
 pub(crate) use undo::Undo;

@@ -262,6 +262,12 @@ impl Cradle {
     }
 }
 
+/// Whether there is a plan, for tests elsewhere.
+#[cfg(test)]
+pub(crate) fn plan_of(spec: &Spec, bundle: &Path, privileged: bool) -> Result<()> {
+    Plan::of(spec, bundle, privileged).map(drop)
+}
+
 /// The `CLONE_NEW*` of a kind.
 pub(crate) fn flag(kind: NamespaceKind) -> u64 {
     (match kind {
