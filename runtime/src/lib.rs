@@ -1,0 +1,78 @@
+//! Tare's OCI runtime: runc's command line over `libcontainer`.
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod cli;
+mod log;
+mod signal;
+mod terminal;
+mod verb;
+mod wait;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Verb};
+use libcontainer::{At, Result, inside::descriptors};
+use std::process::ExitCode;
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // What enters containers starts anew from a protected copy of this program, before it has done anything.
+    if std::env::args_os().any(|arg| matches!(arg.to_str(), Some("create" | "run" | "exec")))
+        && let Err(error) = libcontainer::outside::own_binary::protect()
+    {
+        eprintln!("runtime: protect the runtime's own binary: {error}");
+        return ExitCode::FAILURE;
+    }
+    let Ok(cli) = Cli::try_parse() else {
+        return ExitCode::from(cli::help::answer(&std::env::args_os().collect::<Vec<_>>()));
+    };
+    // Before the log, or anything else, is opened.
+    let claimed = descriptors::claim(cli.verb.preserved_fds()).at("--preserve-fds");
+    if let Err(error) = log::set_up(&cli.global) {
+        eprintln!("runtime: {error}");
+        return ExitCode::FAILURE;
+    }
+    // runc's `exec` leaves the small codes to the process.
+    let failure = if matches!(cli.verb, Verb::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE };
+    match claimed.and_then(|()| run(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("{error}");
+            // The log may be a file that the caller reads; people read standard error. runc writes both as well.
+            if log::to_file() {
+                eprintln!("runtime: {}", log::one_line(&error.to_string()));
+            }
+            failure
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    let global = &cli.global;
+    match cli.verb {
+        Verb::Create(args) => verb::create::run(global, &args),
+        Verb::Start(args) => verb::start::run(global, &args),
+        Verb::Run(args) => verb::run::run(global, &args),
+        Verb::Exec(args) => verb::exec::run(global, &args),
+        Verb::State(args) => verb::state::run(global, &args),
+        Verb::Kill(args) => verb::kill::run(global, &args),
+        Verb::Delete(args) => verb::delete::run(global, &args),
+        Verb::List(args) => verb::list::run(global, &args),
+        Verb::Ps(args) => verb::ps::run(global, &args),
+        Verb::Pause(args) => verb::pause::run(global, &args),
+        Verb::Resume(args) => verb::resume::run(global, &args),
+        Verb::Checkpoint(args) => verb::checkpoint::run(global, &args),
+        Verb::Restore(args) => verb::restore::run(global, &args),
+        Verb::Events(args) => verb::events::run(global, &args),
+        Verb::Update(args) => verb::update::run(global, &args),
+        Verb::Spec(args) => verb::spec::run(&args),
+        Verb::Features => verb::features::run(),
+    }
+}
+
+/// The definition of its command line, for man pages and completion.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
