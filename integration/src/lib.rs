@@ -22,6 +22,7 @@
     reason = "support for tests: what cannot be done fails the test, loudly"
 )]
 
+pub mod agent;
 pub mod case;
 pub mod cgroups;
 pub mod command;

@@ -1,5 +1,6 @@
 //! Seccomp: the filter does what the profile says, for the first process and for all.
 
+use integration::agent::Agent;
 use integration::case::Case;
 use integration::{not_on, skip, spec};
 use serde_json::{Value, json};
@@ -141,4 +142,76 @@ fn names_that_this_machine_does_not_know_are_passed_over() {
         json!([{ "names": ["no_such_call_at_all", "mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18 }]),
     );
     case.attempts(&[("mkdir /mnt/x", Err("EXDEV"))]);
+}
+
+/// A profile whose agent is asked about what runtimes do last, and programs do first.
+fn ask(agent: &Agent) -> Value {
+    let calls = ["open", "openat", "read", "close", "fcntl", "execve", "stat", "newfstatat"];
+    let mut profile = profile("SCMP_ACT_ALLOW", json!([{ "names": calls, "action": "SCMP_ACT_NOTIFY" }]));
+    profile["listenerPath"] = json!(agent.path);
+    profile["listenerMetadata"] = json!("as told");
+    profile
+}
+
+#[test]
+fn an_agent_is_asked_from_the_moment_that_the_filter_is_loaded() {
+    for no_new_privileges in [false, true] {
+        let mut case = Case::new();
+        let agent = Agent::new(&case.dir);
+        case.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        case.spec["linux"]["seccomp"] = ask(&agent);
+        // Looked up in /etc/passwd, as late as runtimes like.
+        case.spec["process"]["env"] = json!(["PATH=/"]);
+        let report = case.report();
+        assert_eq!(report.seccomp, 2);
+        assert_eq!(report.env.get("HOME").map(String::as_str), Some("/root"));
+        // execve: the program itself.
+        assert!(agent.calls().contains(&59), "{:?}", agent.calls());
+        let states = agent.end();
+        assert_eq!(states.len(), 1);
+        assert_eq!(states[0]["fds"], json!(["seccompFd"]));
+        assert_eq!(states[0]["metadata"], "as told");
+        assert_eq!(states[0]["state"]["id"], json!(case.id));
+        assert_eq!(states[0]["state"]["status"], "creating");
+        assert_eq!(states[0]["pid"], states[0]["state"]["pid"]);
+    }
+}
+
+#[test]
+fn an_agent_is_asked_by_exec_as_well() {
+    not_on!(
+        Case::new(),
+        "crun version 1.8.1",
+        "has 0 for the container's pid in the state that comes with the listener"
+    );
+    for no_new_privileges in [false, true] {
+        let mut case = Case::new();
+        let agent = Agent::new(&case.dir);
+        case.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        case.spec["linux"]["seccomp"] = ask(&agent);
+        case.hold();
+        case.exec_attempts(&[("read /etc/group", Ok(""))]);
+        let pid = case.pid();
+        let states = agent.end();
+        assert_eq!(states.len(), 2);
+        assert_eq!(states[1]["state"]["status"], "running");
+        assert_eq!(states[1]["state"]["pid"], pid);
+        // The process that the listener is of.
+        assert_ne!(states[1]["pid"], pid);
+    }
+}
+
+#[test]
+fn an_agent_that_is_not_there() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "waits for the agent that it cannot reach");
+    let agent = Agent::new(&case.dir);
+    for no_new_privileges in [false, true] {
+        case.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        case.spec["linux"]["seccomp"] = ask(&agent);
+        case.spec["linux"]["seccomp"]["listenerPath"] = json!(case.dir.join("nobody.sock"));
+        // Whoever got no agent does not wait for one.
+        case.create().refused(&["failed to connect with seccomp agent", "nobody.sock"]);
+        case.nothing_left();
+    }
 }

@@ -8,12 +8,17 @@
 //!      |  ---------------- Mapped ----------> |   being in a user namespace
 //!      |  <------------ MountsDone -----------|   the root is built, not yet entered
 //!      |  --------------- HooksDone --------> |   prestart and createRuntime hooks ran, limits are in place
-//!      |  <--------- Ready(listener?) --------|   all but the program is in place
+//!      |  <--------- Listener(fd) ------------|   where the seccomp profile notifies: the filter is loaded, and from now on
+//!      |                                      |   each call that it holds waits for the agent
+//!      |  <------------- Ready ---------------|   all but the program is in place
 //!      |  ----------------- Saved ----------> |   the container is on record
 //! ```
 //!
-//! One order for all cases; only `MapIds` may be missing or repeated. Instead of any of its messages the inside may say `Failed(text)`. The end of the stream means
-//! that the peer died: the inside then exits, the outside undoes what it made.
+//! One order for all cases; only `MapIds` may be missing or repeated, only `Listener` missing. Instead of any of its messages
+//! the inside may say `Failed(text)`. The end of the stream means that the peer died: the inside then exits, the outside undoes
+//! what it made.
+//!
+//! The inside waits for no answer to `Listener`: it need not know when the agent has it, the kernel makes its calls wait.
 
 use crate::error::{At, Error, Result};
 use rustix::{
@@ -37,6 +42,7 @@ pub(crate) enum Inside {
     NeedsIds = 1,
     MapIds,
     MountsDone,
+    Listener,
     Ready,
     Failed,
 }
@@ -81,7 +87,7 @@ impl ToInside {
         if fds[0].revents().is_empty() && self.is_silent()? {
             return Err(Error::other(format!("the container's init died before it said {:?}", Inside::NeedsIds)));
         }
-        let (packet, _) = self.hear(Inside::NeedsIds)?;
+        let packet = self.hear(Inside::NeedsIds)?;
         let pid = <[u8; 4]>::try_from(packet).map_or(0, i32::from_ne_bytes);
         Ok(Pid::from_raw(pid).unwrap_or(cloned))
     }
@@ -93,12 +99,12 @@ impl ToInside {
         Ok(retry_on_intr(|| poll(&mut fds, Some(&now))).at("listen across the birth")? == 0)
     }
 
-    /// Waits for `word`; returns the descriptor that came with it.
+    /// Waits for `word`.
     ///
     /// # Errors
     /// The inside's own text, or that it died.
-    pub(crate) fn expect(&self, word: Inside) -> Result<Option<OwnedFd>> {
-        Ok(self.hear(word)?.1)
+    pub(crate) fn expect(&self, word: Inside) -> Result<()> {
+        self.hear(word).map(drop)
     }
 
     /// Serves `MapIds`, by `map`, until `MountsDone` comes.
@@ -117,6 +123,16 @@ impl ToInside {
         }
     }
 
+    /// Waits for `Ready`. A listener that comes before it goes to `hand_on`, at once: the inside may be waiting for the agent.
+    pub(crate) fn expect_ready(&self, hand_on: impl FnOnce(OwnedFd) -> Result<()>) -> Result<()> {
+        match self.hear_any(&[Inside::Listener, Inside::Ready])? {
+            (Inside::Listener, _, Some(listener)) => hand_on(listener)?,
+            (Inside::Listener, _, None) => return Err(Error::other("the container's init sent no listener")),
+            _ => return Ok(()),
+        }
+        self.expect(Inside::Ready)
+    }
+
     /// Waits for the end of the stream, which close-on-exec brings about: the program runs.
     ///
     /// # Errors
@@ -130,8 +146,8 @@ impl ToInside {
         }
     }
 
-    fn hear(&self, word: Inside) -> Result<(Vec<u8>, Option<OwnedFd>)> {
-        self.hear_any(&[word]).map(|(_, packet, fd)| (packet, fd))
+    fn hear(&self, word: Inside) -> Result<Vec<u8>> {
+        self.hear_any(&[word]).map(|(_, packet, _)| packet)
     }
 
     fn hear_any(&self, words: &[Inside]) -> Result<(Inside, Vec<u8>, Option<OwnedFd>)> {
@@ -159,8 +175,15 @@ impl AsFd for ToOutside {
 
 impl ToOutside {
     /// Says `word`.
-    pub(crate) fn say(&self, word: Inside, fd: Option<BorrowedFd<'_>>) -> Result<()> {
-        send(&self.0, &[word as u8], fd)
+    pub(crate) fn say(&self, word: Inside) -> Result<()> {
+        send(&self.0, &[word as u8], None)
+    }
+
+    /// Has the other side give the agent the listener of the filter that was just loaded. None stays here: once the agent
+    /// is gone, the calls that it should answer have to fail.
+    #[allow(clippy::needless_pass_by_value, reason = "it is closed here")]
+    pub(crate) fn give_listener(&self, listener: OwnedFd) -> Result<()> {
+        send(&self.0, &[Inside::Listener as u8], Some(listener.as_fd()))
     }
 
     /// Says the first word: `init` is the process that was made in this one's stead, if one was.
@@ -244,8 +267,17 @@ mod tests {
         outside.say(Outside::Go, 42).unwrap();
         assert_eq!(inside.expect(Outside::Go).unwrap(), 42);
         let null = std::fs::File::open("/dev/null").unwrap();
-        inside.say(Inside::Ready, Some(null.as_fd())).unwrap();
-        assert!(outside.expect(Inside::Ready).unwrap().is_some());
+        inside.say(Inside::Ready).unwrap();
+        outside.expect_ready(|_| panic!("nobody gave one")).unwrap();
+        inside.give_listener(null.into()).unwrap();
+        inside.say(Inside::Ready).unwrap();
+        let given = std::cell::Cell::new(None);
+        let take = |listener| {
+            given.set(Some(listener));
+            Ok(())
+        };
+        outside.expect_ready(take).unwrap();
+        assert!(given.take().is_some());
         inside.fail(&Error::other("no such file").at("chdir"));
         assert_eq!(outside.expect(Inside::Ready).unwrap_err().to_string(), "chdir: no such file");
     }
@@ -257,7 +289,7 @@ mod tests {
             let null = std::fs::File::open("/dev/null").unwrap();
             inside.map_ids(7, null.as_fd()).unwrap();
             inside.map_ids(9, null.as_fd()).unwrap();
-            inside.say(Inside::MountsDone, None).unwrap();
+            inside.say(Inside::MountsDone).unwrap();
         });
         let served = std::cell::RefCell::new(Vec::new());
         let serve = |index, _: BorrowedFd<'_>| {
@@ -285,7 +317,7 @@ mod tests {
     #[test]
     fn a_dead_peer_and_a_wrong_word_are_errors() {
         let (outside, inside) = pair().unwrap();
-        inside.say(Inside::Ready, None).unwrap();
+        inside.say(Inside::Ready).unwrap();
         assert!(outside.expect(Inside::NeedsIds).unwrap_err().to_string().contains("instead of"));
         drop(inside);
         assert!(outside.expect(Inside::NeedsIds).unwrap_err().to_string().contains("died"));

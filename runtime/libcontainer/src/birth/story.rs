@@ -23,7 +23,7 @@ use crate::{
         affinity,
         cgroup::{self, Cgroup},
         hooks::{self, OciState},
-        limits, net_devices, rdt,
+        limits, net_devices, rdt, seccomp_agent,
     },
     process::start_time,
     spec::{Hooks, Spec},
@@ -194,8 +194,7 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
         // After the mounts, which may need more descriptors; before init takes on its user, whom not every caller may limit.
         .and_then(|()| limits::apply(pid, &prepared.plan.process.limits))
         .and_then(|()| to_inside.say(Outside::HooksDone, 0))
-        .and_then(|()| to_inside.expect(Inside::Ready))
-        .and_then(|listener| send_listener(spec, listener, &oci))
+        .and_then(|()| to_inside.expect_ready(|listener| send_listener(spec, &listener, pid, &oci)))
         .and_then(|()| {
             let Some((_, pidfd)) = undo.processes.last() else { return Err(Error::other("init is not on record")) };
             (request.announce)(pid, pidfd.as_fd())
@@ -310,9 +309,9 @@ pub(super) fn set_oom_score(pid: Pid, score: Option<i32>) -> Result<()> {
 
 /// Hands the seccomp notification descriptor to the agent that listens for it (runtime-spec `config-linux.md`,
 /// "Container Process State").
-fn send_listener(spec: &Spec, listener: Option<OwnedFd>, oci: &OciState<'_>) -> Result<()> {
-    let (Some(listener), Some(seccomp)) = (listener, &spec.linux.seccomp) else { return Ok(()) };
-    crate::outside::seccomp_agent::send(seccomp, listener.as_fd(), oci).at("seccomp listenerPath")
+pub(super) fn send_listener(spec: &Spec, listener: &OwnedFd, pid: Pid, oci: &OciState<'_>) -> Result<()> {
+    let Some(seccomp) = &spec.linux.seccomp else { return Ok(()) };
+    seccomp_agent::send(seccomp, listener.as_fd(), pid, oci).at("seccomp listenerPath")
 }
 
 /// The state that hooks and users see.
@@ -376,7 +375,7 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     let trees = prepared.trees.take();
     let (root, writable, undo) = build_root(&prepared, trees, link)?;
     prepared.user_namespaces = UserNamespaces::default();
-    link.say(Inside::MountsDone, None)?;
+    link.say(Inside::MountsDone)?;
 
     link.expect(Outside::HooksDone)?;
     let oci = oci_state(&prepared.state, "creating");
@@ -411,8 +410,8 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     // Not later: the container's seccomp filter may forbid to write.
     tracing::debug!("init: closing the pipe to signal completion: what is left is the program");
     let endings = Signals::take(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]).at("take signals")?;
-    let (poised, listener) = plan.process.assume(may_set_groups, prepared.preserve_fds)?;
-    link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
+    let poised = plan.process.assume(may_set_groups, prepared.preserve_fds, |listener| link.give_listener(listener))?;
+    link.say(Inside::Ready)?;
 
     link.expect(Outside::Saved)?;
     if let Some(undo) = undo {

@@ -7,7 +7,8 @@
 //!      |  ---------------- Go(pid) ---------> |   the cgroup is joined
 //!      |  <------------ MountsDone -----------|
 //!      |  --------------- HooksDone --------> |   limits are in place
-//!      |  <--------- Ready(listener?) --------|   all but the program is in place
+//!      |  <--------- Listener(fd) ------------|   where the seccomp profile notifies
+//!      |  <------------- Ready ---------------|   all but the program is in place
 //!      |  ----------------- Saved ----------> |   the pid file is written
 //!      |  <------- Failed, or the end --------|   the end means that the program runs
 //! ```
@@ -18,7 +19,7 @@
 
 use super::{
     link::{self, Inside, Outside, ToOutside},
-    story::{hide_from_others, join_keyring, set_oom_score},
+    story::{hide_from_others, join_keyring, oci_state, send_listener, set_oom_score},
     undo::Undo,
 };
 use crate::{
@@ -148,11 +149,8 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     limits::apply(pid, &prepared.plan.limits)?;
     to_inside.say(Outside::HooksDone, 0)?;
 
-    let listener = to_inside.expect(Inside::Ready)?;
-    if let (Some(listener), Some(seccomp)) = (listener, &spec.linux.seccomp) {
-        let oci = super::story::oci_state(state, "running");
-        crate::outside::seccomp_agent::send(seccomp, listener.as_fd(), &oci).at("seccomp listenerPath")?;
-    }
+    let oci = oci_state(state, "running");
+    to_inside.expect_ready(|listener| send_listener(spec, &listener, pid, &oci))?;
     if let Some((_, pidfd)) = undo.processes.last() {
         (visit.announce)(pid, pidfd.as_fd())?;
     }
@@ -252,7 +250,7 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
     if let Some(keyring) = &prepared.keyring {
         join_keyring(keyring)?;
     }
-    link.say(Inside::MountsDone, None)?;
+    link.say(Inside::MountsDone)?;
 
     link.expect(Outside::HooksDone)?;
     if let Some(socket) = &prepared.console {
@@ -260,8 +258,9 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
         console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
     }
-    let (poised, listener) = plan.assume(prepared.may_set_groups, prepared.preserve_fds)?;
-    link.say(Inside::Ready, listener.as_ref().map(AsFd::as_fd))?;
+    let poised =
+        plan.assume(prepared.may_set_groups, prepared.preserve_fds, |listener| link.give_listener(listener))?;
+    link.say(Inside::Ready)?;
 
     link.expect(Outside::Saved)?;
     Ok(poised)

@@ -5,7 +5,7 @@ use crate::{
     sys::{CStringArray, execve},
 };
 use rustix::{
-    fs::{Access, AtFlags, CWD, FileType, Mode, OFlags},
+    fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 use std::{
@@ -27,14 +27,8 @@ pub(crate) struct Command {
 
 impl Command {
     /// Finds `args[0]` from the present root, directory and user. Docker tells its exit codes 126 and 127 from the texts.
-    pub(crate) fn find(args: &[String], env: &[String], uid: u32) -> Result<Self> {
+    pub(crate) fn find(args: &[String], env: Vec<String>) -> Result<Self> {
         let Some(name) = args.first() else { return Err(Error::invalid("process.args", "must not be empty")) };
-        let mut env = last_of_each(env);
-        // runc takes an empty one for a missing one.
-        env.retain(|entry| entry != "HOME=");
-        if !env.iter().any(|entry| entry.starts_with("HOME=")) {
-            env.push(format!("HOME={}", home_of(uid)));
-        }
         let search = env.iter().find_map(|entry| entry.strip_prefix("PATH="));
         let path = find(name, search)?;
         let nul = |_| Error::invalid("process", "a NUL in args or env");
@@ -51,6 +45,17 @@ impl Command {
     pub(crate) fn execute(&self) -> Result<Infallible> {
         Err(execve(&self.path, &self.args, &self.env)).at_with(|| format!("exec {}", self.name))
     }
+}
+
+/// What `env` makes the program's environment, with the home directory of `uid` by the present root.
+pub(crate) fn environment(env: &[String], uid: u32) -> Vec<String> {
+    let mut env = last_of_each(env);
+    // runc takes an empty one for a missing one.
+    env.retain(|entry| entry != "HOME=");
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", home_of(uid)));
+    }
+    env
 }
 
 /// Later entries of one name win, as runc has it; the order stays that of the last mention.
@@ -112,7 +117,8 @@ fn passwd() -> Option<String> {
     /// The image wrote the file: neither a fifo nor an endless one may hold us up.
     const MAX: u64 = 1 << 20;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::open("/etc/passwd", flags, Mode::empty()).ok()?;
+    // Read with init's privilege: a link of /proc's may not lead to what is another's.
+    let file = rustix::fs::openat2(CWD, "/etc/passwd", flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).ok()?;
     FileType::from_raw_mode(rustix::fs::fstat(&file).ok()?.st_mode).is_file().then_some(())?;
     let mut bytes = Vec::new();
     std::fs::File::from(file).take(MAX).read_to_end(&mut bytes).ok()?;

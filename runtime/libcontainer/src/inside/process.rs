@@ -138,9 +138,14 @@ impl ProcessPlan {
             .at_with(|| format!("apply apparmor profile {:?}", self.apparmor_profile))
     }
 
-    /// Becomes the process in everything but the program. Returns the seccomp notification descriptor, if one is asked
-    /// for, with what is left to do.
-    pub(crate) fn assume(self, may_set_groups: bool, keep_fds: u32) -> Result<(Poised, Option<OwnedFd>)> {
+    /// Becomes the process in everything but the program. The seccomp notification descriptor, if one is asked for, goes to
+    /// `give_listener` as soon as there is one: calls after that may wait for who has it.
+    pub(crate) fn assume(
+        mut self,
+        may_set_groups: bool,
+        keep_fds: u32,
+        give_listener: impl Fn(OwnedFd) -> Result<()>,
+    ) -> Result<Poised> {
         if let Some(attr) = self.scheduler {
             sys::set_scheduler(attr).map_err(|errno| match errno {
                 // sched_setattr(2): some policies want all processors of the machine.
@@ -163,33 +168,30 @@ impl ProcessPlan {
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).at("set no_new_privs")?;
         }
-        // Without no_new_privs loading takes CAP_SYS_ADMIN, which may be gone afterwards.
-        let late = self.no_new_privileges && self.filter.as_ref().is_some_and(|filter| !filter.needs_listener);
-        let mut filter = self.filter;
-        let mut listener = None;
-        if !self.no_new_privileges
-            && let Some(filter) = &filter
-        {
-            listener = filter.load().at("seccomp")?;
-        }
         // The user may be barred from the directory that root can go to, or the other way round on a network share.
         let went = match command::change_directory(&self.cwd) {
             Err(error) if error.errno() == Some(Errno::ACCESS.raw_os_error()) => false,
             went => went.map(|()| true)?,
         };
         identity::own_standard_streams(self.user.uid)?;
+        let environment = command::environment(&self.env, self.user.uid);
+        let load = |filter: &Filter| filter.load().at("seccomp")?.map_or(Ok(()), &give_listener);
+        // Without no_new_privs loading takes CAP_SYS_ADMIN, which may be gone afterwards. What comes before it needs no leave
+        // of the profile or its agent.
+        if !self.no_new_privileges
+            && let Some(filter) = self.filter.take()
+        {
+            load(&filter)?;
+        }
         identity::assume(&self.user, &self.caps, may_set_groups)?;
         if !went {
             command::change_directory(&self.cwd)?;
         }
-        let command = Command::find(&self.args, &self.env, self.user.uid)?;
-        if self.no_new_privileges
-            && !late
-            && let Some(filter) = filter.take()
-        {
-            listener = filter.load().at("seccomp")?;
+        let command = Command::find(&self.args, environment)?;
+        if let Some(filter) = self.filter.take_if(|filter| filter.needs_listener) {
+            load(&filter)?;
         }
-        Ok((Poised { command, late_filter: filter.filter(|_| late) }, listener))
+        Ok(Poised { command, late_filter: self.filter })
     }
 }
 
