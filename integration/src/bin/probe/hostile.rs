@@ -1,7 +1,7 @@
 //! What a hostile process in a container tries against a runtime that enters it.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,9 @@ use integration::wait;
 use nix::mount::MsFlags;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+
+/// How long it waits for the runtime outside.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Processes other than this one and its like: id and what /proc says is their executable.
 fn strangers() -> Vec<(i32, PathBuf)> {
@@ -26,42 +29,50 @@ fn strangers() -> Vec<(i32, PathBuf)> {
         .collect()
 }
 
-/// CVE-2019-5736. Waits for a process that runs the runtime's binary and holds a fifo open for writing, takes a
-/// descriptor of that binary, lets the process end, and writes through the descriptor. Says what came of it.
-pub(crate) fn ambush(fifo: &str) {
+/// CVE-2019-5736. Waits for a process that executes the runtime's binary, takes a descriptor of that binary, lets the process
+/// go on (a runtime that was made a process of the container waits at a fifo for who reads or writes it), and once it has
+/// ended writes through the descriptor. Says what came of it: only a refusal for good is told as one.
+pub(crate) fn ambush(how: &str, fifo: &str) {
     println!("waiting");
-    let seen = wait::until(Duration::from_millis(1), Duration::from_secs(2), || strangers().into_iter().next());
-    let held = seen.as_ref().map(|(pid, _)| {
-        let mut path_only = fs::OpenOptions::new();
-        path_only.read(true).custom_flags(rustix::fs::OFlags::PATH.bits() as i32);
-        path_only.open(format!("/proc/{pid}/exe"))
-    });
-    // The reader that the other side waits for.
-    let mut log = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
-        .open(fifo)
-        .expect("open the fifo");
-    let Some((pid, exe)) = seen else {
+    let held = wait::until(Duration::ZERO, LIMIT, || strangers().into_iter().find_map(hold_binary));
+    let Some((pid, exe, fd)) = held else {
         println!("never seen");
         return;
     };
-    wait::exited(pid, Duration::from_secs(10));
-    let _ = log.read(&mut [0_u8; 4096]);
-    match held.expect("it was seen") {
-        Err(e) => println!("refused: {e}"),
-        Ok(fd) => match write_through(&fd) {
-            Err(e) => println!("refused: {}: {e}", exe.display()),
-            Ok(()) => println!("overwritten: {}", exe.display()),
-        },
+    println!("seen");
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let log = match how {
+        "read" => Some(fs::OpenOptions::new().read(true).custom_flags(flags).open(fifo).expect("open the fifo")),
+        "write" => {
+            drop(fs::OpenOptions::new().write(true).open(fifo).expect("open the fifo"));
+            None
+        }
+        // Nobody waits there.
+        _ => None,
+    };
+    wait::exited(pid, LIMIT);
+    drop(log);
+    match write_through(&fd) {
+        Ok(()) => println!("overwritten: {}", exe.display()),
+        Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => println!("never idle: {}", exe.display()),
+        Err(e) => println!("refused: {}: {e}", exe.display()),
     }
+}
+
+fn hold_binary((pid, exe): (i32, PathBuf)) -> Option<(i32, PathBuf, File)> {
+    let flags = rustix::fs::OFlags::PATH.bits() as i32;
+    let path = format!("/proc/{pid}/exe");
+    let fd = fs::OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    // In between it may have become its own program, which is the container's to change.
+    let held = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+    (held != Path::new("/probe")).then_some((pid, exe, fd))
 }
 
 fn write_through(fd: &File) -> std::io::Result<()> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     // The runtime outside may execute it for a moment longer than the one in here.
     let open = |path: &str| {
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + LIMIT;
         loop {
             match fs::OpenOptions::new().write(true).open(path) {
                 Err(e) if e.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < end => {

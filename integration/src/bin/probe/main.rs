@@ -14,7 +14,7 @@
 //! probe cat                     copies stdin to stdout
 //! probe tty                     what it sees of its terminal
 //! probe hook FILE NAME [N]      as a hook: appends what it saw to FILE, ends with status N
-//! probe ambush FIFO             tries to overwrite the runtime that waits at FIFO (see `hostile.rs`)
+//! probe ambush HOW FIFO         tries to overwrite the runtime that waits at FIFO (see `hostile.rs`)
 //! probe lurk                    looks for ways to the host in whatever enters the container, until TERM
 //! ```
 
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
             std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).unwrap();
         }
         Some("tty") => println!("{}", see::terminal()),
-        Some("ambush") => hostile::ambush(rest[0]),
+        Some("ambush") => hostile::ambush(rest[0], rest[1]),
         Some("lurk") => hostile::lurk(),
         Some("hook") => return hook(&rest),
         _ => {
