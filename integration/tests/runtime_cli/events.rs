@@ -137,7 +137,7 @@ fn a_kill_for_want_of_memory_is_told_and_the_rest_lives_on() {
 }
 
 #[test]
-fn a_container_whose_own_program_is_killed_has_that_as_its_last_word() {
+fn a_container_whose_own_program_is_killed_does_not_end_before_that_is_told() {
     let mut case = Case::new();
     not_on!(case, "crun", "has no `events` verb");
     not_on!(case, "runc", "ends when the cgroup is gone");
@@ -152,7 +152,8 @@ fn a_container_whose_own_program_is_killed_has_that_as_its_last_word() {
     case.start().ok();
     assert_eq!(case.wait(), 137);
     let events = ended(child, &files);
-    assert_eq!(events.last().unwrap(), &json!({ "type": "oom", "id": case.id }), "{events:?}");
+    // The kernel tells of the kill before the program is gone: usage may be printed in between.
+    assert!(events.contains(&json!({ "type": "oom", "id": case.id })), "{events:?}");
     case.delete().ok();
 }
 

@@ -16,7 +16,9 @@ pub(crate) fn answer(args: &[OsString]) -> u8 {
     let called = args.first().and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str).unwrap_or("runtime");
     match dressed(called).try_get_matches_from(args) {
         Ok(_) => 0,
-        Err(error) => {
+        Err(mut error) => {
+            // To pass an unknown flag on as a value is never what was meant here.
+            error.remove(ContextKind::Suggested);
             if error.kind() == ErrorKind::InvalidSubcommand
                 && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
             {

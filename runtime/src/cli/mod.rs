@@ -121,7 +121,7 @@ pub(crate) struct Create {
 #[derive(Args)]
 pub(crate) struct Birth {
     /// The bundle's directory
-    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
     /// A listening socket that receives the terminal's master
     #[arg(long, value_name = "SOCKET")]
@@ -292,7 +292,7 @@ pub(crate) struct Events {
 #[derive(Args)]
 pub(crate) struct Spec {
     /// The bundle's directory
-    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
     /// For a caller without root
     #[arg(long)]

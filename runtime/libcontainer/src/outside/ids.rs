@@ -81,10 +81,23 @@ fn lines(mappings: &[IdMapping]) -> String {
     text
 }
 
+/// A long map is told by its beginning.
+fn summary(text: &str) -> String {
+    const LINES: usize = 4;
+    let short = text.lines().take(LINES).collect::<Vec<_>>().join("\n");
+    match text.lines().count() {
+        0..=LINES => short,
+        // user_namespaces(7): no more than 340 lines, and less than a page.
+        all => {
+            format!("{short}… {all} lines, {} bytes (the kernel takes 340 lines in less than 4096 bytes)", text.len())
+        }
+    }
+}
+
 fn write(pid: Pid, file: &str, text: &str) -> Result<()> {
     std::fs::write(format!("/proc/{}/{file}", pid.as_raw_nonzero()), text)
         .map_err(Error::from)
-        .at_with(|| format!("write {file} {:?}", text.trim_end()))
+        .at_with(|| format!("write {file} {:?}", summary(text)))
 }
 
 #[cfg(test)]
