@@ -402,8 +402,8 @@ impl Case {
 
     fn left(&self) -> Vec<String> {
         let mut left = leak::find(&self.id);
-        if self.runtime.kind == Kind::Crun {
-            // It leaves the cgroup when a creation fails halfway.
+        if self.runtime.kind != Kind::Tare {
+            // crun leaves the cgroup when a creation fails halfway, runc when its first stage is not gone in time.
             left.retain(|l| !l.starts_with("cgroup"));
         }
         if let Ok(entries) = fs::read_dir(self.state_dir()) {
