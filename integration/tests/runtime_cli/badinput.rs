@@ -135,6 +135,20 @@ fn a_namespace_path_that_is_no_namespace() {
 }
 
 #[test]
+fn a_namespace_path_that_is_a_pipe_is_not_waited_for() {
+    for kind in ["network", "ipc"] {
+        let mut case = Case::new();
+        not_on!(case, "runc", "waits for a writer");
+        not_on!(case, "crun", "waits for a writer");
+        let pipe = case.dir.join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        case.namespace(kind, Some(pipe.to_str().unwrap()));
+        case.create().refused(&["pipe"]);
+        case.nothing_left();
+    }
+}
+
+#[test]
 fn a_hostname_without_a_namespace_for_it() {
     refused(
         |c| {

@@ -166,3 +166,31 @@ fn restore_without_images_leaves_nothing() {
     case.call(&words).refused(&[&case.id, "images"]);
     case.nothing_left();
 }
+
+#[test]
+fn what_others_put_among_the_images_is_neither_followed_nor_waited_for() {
+    let mut case = Case::new();
+    not_on!(case, "crun", "is linked with criu's library");
+    not_on!(case, "runc", "writes where the link leads");
+    hold(&mut case);
+    let (victim, images) = (case.dir.join("victim"), case.dir.join("images"));
+    std::fs::write(&victim, "precious").unwrap();
+    std::fs::create_dir(&images).unwrap();
+    let descriptors = images.join("descriptors.json");
+    std::os::unix::fs::symlink(&victim, &descriptors).unwrap();
+    // Whether this criu can do it does not matter: the file is written before.
+    checkpoint(&case, &["--leave-running"]);
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    assert!(descriptors.symlink_metadata().unwrap().is_file(), "the link was replaced");
+    end(&case);
+
+    std::fs::remove_file(&descriptors).unwrap();
+    nix::unistd::mkfifo(&descriptors, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (images, bundle) = (images.to_str().unwrap(), case.bundle());
+    let words = ["restore", "--detach", "--image-path", images, "--bundle", bundle.to_str().unwrap(), &case.id];
+    case.call(&words).refused(&["descriptors.json", "not a regular file"]);
+    std::fs::remove_file(&descriptors).unwrap();
+    std::os::unix::fs::symlink(&victim, &descriptors).unwrap();
+    case.call(&words).refused(&["descriptors.json"]);
+    case.nothing_left();
+}

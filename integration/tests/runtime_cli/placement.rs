@@ -225,6 +225,8 @@ fn a_network_device_moves_with_its_addresses() {
         // Not of the whole world: it stays behind.
         ip(&["address", "add", "127.0.0.33/8", "scope", "host", "dev", &pair.0]);
         ip(&["link", "set", "mtu", "1789", "address", "02:11:22:33:44:55", "dev", &pair.0]);
+        // IPv6 addresses go when a link goes down.
+        ip(&["link", "set", "up", "dev", &pair.0]);
         case.spec["linux"]["netDevices"] = json!({ pair.0.as_str(): { "name": "inner0" } });
         if user_namespace {
             case.user_namespace();
@@ -263,6 +265,23 @@ fn a_network_device_that_cannot_move_is_refused() {
         case.spec["linux"]["netDevices"] = devices;
         case.without_namespace(without);
         case.create().refused(&["linux.netDevices", words]);
+        case.nothing_left();
+    }
+}
+
+#[test]
+fn a_network_device_whose_name_is_taken_stays_on_the_host() {
+    for (inner, other) in [("lo", None), ("inner0", Some("no-such-dev0"))] {
+        let mut case = Case::new();
+        not_on!(case, "runc version 1.1", "does not know netDevices");
+        not_on!(case, "crun", "does not know netDevices");
+        let pair = Pair::new(&case);
+        case.spec["linux"]["netDevices"] = json!({ pair.0.as_str(): { "name": inner } });
+        if let Some(other) = other {
+            case.spec["linux"]["netDevices"][other] = json!({});
+        }
+        case.create().refused(&["linux.netDevices"]);
+        assert!(std::path::Path::new("/sys/class/net").join(&pair.0).exists(), "{inner}, {other:?}");
         case.nothing_left();
     }
 }

@@ -466,7 +466,8 @@ fn enter_namespaces(cradle: &Cradle, link: &ToOutside) -> Result<()> {
 }
 
 fn join(path: &Path, kind: u64) -> Result<()> {
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // A pipe in its place is not waited for.
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     // With the kind given, the kernel refuses a path that is of another kind, or no namespace at all.
     Ok(sys::setns(fd.as_fd(), kind)?)
 }

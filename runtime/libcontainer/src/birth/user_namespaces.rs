@@ -44,8 +44,10 @@ impl UserNamespaces {
 
 fn open(ids: &Ids) -> Result<OwnedFd> {
     match ids {
-        Ids::Namespace(path) => rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .at_with(|| format!("failed to open existing userns {}", path.display())),
+        Ids::Namespace(path) => {
+            rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+                .at_with(|| format!("failed to open existing userns {}", path.display()))
+        }
         Ids::Maps { uids, gids } => make(&Maps::of(uids, gids, true)).at("failed to create userns for id-mapping"),
     }
 }
@@ -64,7 +66,7 @@ fn make(maps: &Maps) -> Result<OwnedFd> {
     };
     let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
     let made = maps.write(pid).and_then(|()| {
-        rustix::fs::openat(CWD, &*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        rustix::fs::openat(CWD, &*path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
             .at_with(|| format!("open {path}"))
     });
     drop(hold);

@@ -13,7 +13,13 @@ use crate::{
     spec::Spec,
     store::Slot,
 };
-use std::{fs, path::Path};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use std::{
+    fs,
+    io::Write,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
 const LOG: &str = "dump.log";
 
@@ -75,7 +81,7 @@ pub fn dump(slot: &Slot, options: &Options) -> Result<()> {
             request.external_mount(&text(path)?, "/dev/null");
         }
         let names = serde_json::to_vec(&streams(state.pid)).map_err(|error| Error::other(error.to_string()))?;
-        fs::write(options.images.join(DESCRIPTORS), names).at_with(|| format!("write {DESCRIPTORS}"))?;
+        write_new(dirs.images.as_fd(), DESCRIPTORS, &names).at_with(|| format!("write {DESCRIPTORS}"))?;
     }
 
     let kind = if options.pre_dump { Kinds::PreDump } else { Kinds::Dump };
@@ -90,6 +96,18 @@ pub fn dump(slot: &Slot, options: &Options) -> Result<()> {
         return Ok(());
     }
     life::delete(slot, true)
+}
+
+/// Puts a file in place of whatever had its name: the directory may be one that others write to, and links in it are theirs.
+fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let fresh = format!(".{name}.{}", std::process::id());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = fs::File::from(openat(dir, &fresh, flags, Mode::RUSR | Mode::WUSR)?);
+    let written = file.write_all(bytes).and_then(|()| Ok(renameat(dir, &fresh, dir, name)?));
+    if written.is_err() {
+        let _: rustix::io::Result<()> = unlinkat(dir, &fresh, AtFlags::empty());
+    }
+    written
 }
 
 /// Directories are masked by a file system of their own, which criu takes along.

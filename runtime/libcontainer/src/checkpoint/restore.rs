@@ -5,7 +5,7 @@ use super::{
     criu::{self, Criu, Kinds, Notification},
     explain,
     external::{self, text},
-    log_of,
+    log_of, open_dir,
 };
 use crate::{
     birth::{Plan, Request, Undo, check_root, first_state, oci_state},
@@ -51,7 +51,7 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     let placement = cgroup::place(&spec.linux.cgroups_path, request.id, &host)?;
     check_root(&plan)?;
     let rdt = spec.linux.intel_rdt.as_ref().map(|it| rdt::Plan::of(it, request.id, rdt::root())).transpose()?;
-    let streams = streams(&options.images)?;
+    let streams = streams(open_dir(&options.images, "--image-path")?.as_fd())?;
 
     let mut undo = Undo::default();
     let slot = undo.slot.insert(store.claim(request.id)?);
@@ -224,7 +224,7 @@ fn namespaces(spec: &Spec, opts: &mut criu::Request) -> Result<Vec<OwnedFd>> {
                 return Err(Error::invalid("linux.namespaces", "criu cannot restore into a cgroup namespace by path"));
             }
             (_, Some((_, key))) => {
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let fd =
                     rustix::fs::open(path, flags, Mode::empty()).at_with(|| format!("namespace {}", path.display()))?;
                 opts.inherit(key, fd.as_raw_fd());
@@ -239,11 +239,20 @@ fn namespaces(spec: &Spec, opts: &mut criu::Request) -> Result<Vec<OwnedFd>> {
     Ok(inherited)
 }
 
-fn streams(images: &Path) -> Result<Vec<String>> {
+fn streams(images: BorrowedFd<'_>) -> Result<Vec<String>> {
     use std::io::Read;
-    let mut json = Vec::new();
-    let read = fs::File::open(images.join(DESCRIPTORS)).and_then(|it| it.take(MAX_DESCRIPTORS).read_to_end(&mut json));
-    read.at_with(|| format!("read {DESCRIPTORS} of the images"))?;
+    let read = || {
+        // Neither a link nor a pipe of somebody else's.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::File::from(rustix::fs::openat(images, DESCRIPTORS, flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        let mut json = Vec::new();
+        file.take(MAX_DESCRIPTORS).read_to_end(&mut json)?;
+        Ok(json)
+    };
+    let json = read().at_with(|| format!("read {DESCRIPTORS} of the images"))?;
     let names: Vec<String> = crate::spec::parse(&json).at(DESCRIPTORS)?;
     // Only what these are: other numbers would be ours.
     Ok(names.into_iter().take(3).collect())

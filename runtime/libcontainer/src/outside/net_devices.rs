@@ -39,7 +39,13 @@ pub(crate) fn devices(linux: &Linux, privileged: bool) -> Result<Vec<NetDevice>>
             None => Ok(NetDevice { name: name.clone(), inner_name: inner_name.clone() }),
         }
     };
-    linux.net_devices.iter().map(device).collect()
+    let devices: Vec<NetDevice> = linux.net_devices.iter().map(device).collect::<Result<_>>()?;
+    let mut inner: Vec<_> = devices.iter().map(|it| &it.inner_name).collect();
+    inner.sort_unstable();
+    match inner.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => refused(&format!("two devices cannot both be {:?} in the container", pair[0])),
+        None => Ok(devices),
+    }
 }
 
 /// The kernel's rule (`dev_valid_name`).
@@ -64,6 +70,12 @@ pub(crate) fn give(devices: &[NetDevice], pid: Pid) -> Result<()> {
     let container = Route::open();
     sys::setns(own.as_fd(), libc::CLONE_NEWNET as u64).at("go back to the own network namespace")?;
     let container = container?;
+    // None moves unless all can be found: what has moved dies with a container that is not made.
+    for NetDevice { name, .. } in devices {
+        host.link(name)
+            .at_with(|| format!("{name}: link not found for interface {name} on runtime namespace"))
+            .at("linux.netDevices")?;
+    }
     devices
         .iter()
         .try_for_each(|device| give_one(device, &host, &container, &namespace).at_with(|| device.name.clone()))
@@ -73,21 +85,19 @@ pub(crate) fn give(devices: &[NetDevice], pid: Pid) -> Result<()> {
 fn give_one(device: &NetDevice, host: &Route, container: &Route, namespace: &OwnedFd) -> Result<()> {
     let NetDevice { name, inner_name } = device;
     let link = host.link(name).at_with(|| format!("link not found for interface {name} on runtime namespace"))?;
+    // The kernel moves first and renames then: a device that finds its name taken would be lost with the namespace.
+    if container.link(inner_name).is_ok() {
+        return Err(Error::other(format!("the name {inner_name:?} is taken in the container")));
+    }
+    // Those of IPv6 go when the link goes down.
+    let moved = host.addresses(&link).at("fail to get ip addresses")?;
     // The host's own programs must not use it on its way, and it loses its addresses there.
     host.bring(&link, false).at("fail to set link down")?;
-    let moved = host
-        .addresses(&link)
-        .at("fail to get ip addresses")
-        .and_then(|addresses| {
-            host.rename_into(&link, inner_name, namespace.as_fd()).at("fail to move network device")?;
-            Ok(addresses)
-        })
-        .inspect_err(|_| {
-            if link.is_up {
-                // It stays where it was, as it was.
-                drop(host.bring(&link, true));
-            }
-        })?;
+    host.rename_into(&link, inner_name, namespace.as_fd()).at("fail to move network device").inspect_err(|_| {
+        if link.is_up {
+            drop(host.bring(&link, true));
+        }
+    })?;
     let link = container.link(inner_name).at_with(|| format!("link not found for interface {inner_name}"))?;
     for address in moved.iter().filter(|address| address.is_global() && address.is_permanent()) {
         add(container, &link, address)?;
@@ -122,6 +132,8 @@ mod tests {
         assert!(devices(&with, false).unwrap_err().to_string().contains("rootless"));
         let without = linux(r#"{"netDevices":{"a":{}}}"#);
         assert!(devices(&without, true).unwrap_err().to_string().contains("without a NET namespace"));
+        let twice = linux(r#"{"namespaces":[{"type":"network"}],"netDevices":{"a":{},"b":{"name":"a"}}}"#);
+        assert!(devices(&twice, true).unwrap_err().to_string().contains("both be \"a\""));
         let bad = linux(r#"{"namespaces":[{"type":"network"}],"netDevices":{"a":{"name":"x/y"}}}"#);
         assert!(devices(&bad, true).unwrap_err().to_string().contains("invalid network device name \"x/y\""));
     }

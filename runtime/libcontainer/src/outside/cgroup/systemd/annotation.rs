@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
 const PREFIX: &str = "org.systemd.property.";
+/// Where the container is and who is in it is not the bundle's to say: processes of the host would be killed with it, and
+/// init would live outside of the cgroup that its limits are on.
+const OURS: [&str; 6] = ["PIDs", "PIDFDs", "Slice", "Delegate", "DelegateControllers", "DelegateSubgroup"];
 /// Arrays in arrays; nothing that systemd takes is deeper.
 const MAX_DEPTH: usize = 8;
 
@@ -20,6 +23,9 @@ pub(super) fn properties(annotations: &BTreeMap<String, String>) -> Result<Vec<(
                     field(),
                     "name incorrect: a property's name has only letters, three at least",
                 ));
+            }
+            if OURS.contains(&name) {
+                return Err(Error::invalid(field(), "this property is the runtime's own: it cannot be given"));
             }
             let value = parse(text)
                 .ok_or_else(|| Error::invalid(field(), format!("value parse error: {text:?} is no GVariant text")))?;
@@ -223,6 +229,15 @@ fn parse_number(word: &str, kind: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_the_container_is_cannot_be_said() {
+        for name in OURS {
+            let asked = BTreeMap::from([(format!("{PREFIX}{name}"), "true".to_owned())]);
+            let text = properties(&asked).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains("the runtime's own"), "{text}");
+        }
+    }
 
     #[test]
     fn texts_are_values() {

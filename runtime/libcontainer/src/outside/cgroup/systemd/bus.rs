@@ -225,7 +225,11 @@ impl Bus {
 
     fn read(&mut self, until: Instant) -> Result<()> {
         let mut buffer = [0; 4096];
-        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let late = || Error::other(format!("D-Bus: systemd did not answer within {} s", PATIENCE.as_secs()));
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(late());
+        }
         self.socket.set_read_timeout(Some(left)).at("D-Bus")?;
         loop {
             match self.socket.read(&mut buffer) {
@@ -235,10 +239,7 @@ impl Bus {
                     return Ok(());
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    let seconds = PATIENCE.as_secs();
-                    return Err(Error::other(format!("D-Bus: systemd did not answer within {seconds} s")));
-                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Err(late()),
                 Err(error) => return Err(error).at("D-Bus: read"),
             }
         }
