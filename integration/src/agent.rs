@@ -18,7 +18,13 @@ use crate::wait;
 /// stdin; each call's number goes to stdout. By perl, for std has no ioctl(2) without unsafe code.
 const ANSWER: &str = r#"
     $| = 1;
-    while (ioctl(STDIN, 0xc0502100, my $call = "\0" x 80)) {
+    for (;;) {
+        my $call = "\0" x 80;
+        unless (ioctl(STDIN, 0xc0502100, $call)) {
+            # The caller was interrupted meanwhile (Go does that to its own threads), or we were.
+            next if $! == 2 || $! == 4;
+            last;
+        }
         my ($id, $pid, $flags, $number) = unpack("QLLl", $call);
         print "$number\n";
         ioctl(STDIN, 0xc0182101, my $answer = pack("QqlL", $id, 0, 0, 1));
