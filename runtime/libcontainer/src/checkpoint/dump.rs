@@ -5,7 +5,7 @@ use super::{
     criu::{self, Criu, Kinds},
     explain,
     external::{self, text},
-    log_of, make_dir, refuse_parent,
+    make_dir, refuse_parent,
 };
 use crate::{
     error::{At, Error, Kind, Result},
@@ -91,7 +91,7 @@ pub fn dump(slot: &Slot, options: &Options) -> Result<()> {
         }
         Ok(())
     });
-    dumped.map_err(|error| explain(error, &log_of(options, LOG)))?;
+    dumped.map_err(|error| explain(error, &dirs, options, LOG))?;
     if options.leave_running || options.pre_dump {
         return Ok(());
     }

@@ -20,12 +20,15 @@ use crate::error::{At, Error, Kind, Result};
 use criu::Request;
 use rustix::fs::{Mode, OFlags};
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
+    io::Read,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 /// The names of the standard streams, in the directory of the images.
 const DESCRIPTORS: &str = "descriptors.json";
+/// A log that says more, in bytes, is not searched to its end.
+const MAX_LOG: u64 = 16 << 20;
 /// criu's own configuration for containers, where the annotation `org.criu.config` names no other.
 const CONFIG: &str = "/etc/criu/runc.conf";
 
@@ -86,11 +89,6 @@ pub enum Cgroups {
     Default = 6,
 }
 
-/// criu's log of this dump or restore.
-fn log_of(options: &Options, name: &str) -> PathBuf {
-    options.work.as_ref().unwrap_or(&options.images).join(name)
-}
-
 fn open_dir(path: &Path, field: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).at_with(|| format!("{field} {}", path.display()))
@@ -114,6 +112,11 @@ impl Dirs {
     fn open(options: &Options) -> Result<Self> {
         let images = open_dir(&options.images, "--image-path")?;
         Ok(Self { images, work: options.work.as_deref().map(|it| make_dir(it, "--work-path")).transpose()? })
+    }
+
+    /// Where criu writes its log.
+    fn work(&self) -> BorrowedFd<'_> {
+        self.work.as_ref().unwrap_or(&self.images).as_fd()
     }
 
     fn tell(&self, request: &mut Request) {
@@ -150,17 +153,30 @@ fn common(options: &Options, log: &str, config: Option<&str>) -> Request {
     request
 }
 
-/// Adds where criu says more, and tells the log what its own log calls errors.
-fn explain(error: Error, log: &Path) -> Error {
+/// Reads a file of a directory that others may write to: neither a link nor a pipe of theirs, and no more than `most` bytes.
+fn read_in(dir: BorrowedFd<'_>, name: &str, most: u64) -> std::io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Adds where criu says more, with the last of what its log calls errors; the others go to ours.
+fn explain(error: Error, dirs: &Dirs, options: &Options, log: &str) -> Error {
     // There is no such file where criu did not start.
-    let Ok(bytes) = std::fs::read(log) else { return error };
+    let Ok(bytes) = read_in(dirs.work(), log, MAX_LOG) else { return error };
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().filter(|line| line.contains("Error")).collect();
+    let path = options.work.as_ref().unwrap_or(&options.images).join(log);
     for line in &lines {
-        tracing::warn!("{}: {line}", log.display());
+        tracing::debug!("{}: {line}", path.display());
     }
     let last = lines.last().copied().unwrap_or("no error there");
-    Error::new(error.kind(), format!("{error}: see {}: {last}", log.display()))
+    Error::new(error.kind(), format!("{error}: see {}: {last}", path.display()))
 }
 
 fn refuse_parent(parent: &str, images: &Path) -> Result<()> {

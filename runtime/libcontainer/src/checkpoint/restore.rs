@@ -5,7 +5,7 @@ use super::{
     criu::{self, Criu, Kinds, Notification},
     explain,
     external::{self, text},
-    log_of, open_dir,
+    open_dir, read_in,
 };
 use crate::{
     birth::{Plan, Request, Undo, check_root, first_state, oci_state},
@@ -100,7 +100,7 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     let restored = criu.serve(Kinds::Restore, &opts, |notification| {
         notified(notification, spec, &mut state, &mut undo, console.as_ref())
     });
-    restored.map_err(|error| explain(error, &log_of(options, LOG)))?;
+    restored.map_err(|error| explain(error, &dirs, options, LOG))?;
 
     let Some((pid, pidfd)) = undo.processes.last() else {
         return Err(Error::other("criu did not say which process it restored"));
@@ -240,19 +240,7 @@ fn namespaces(spec: &Spec, opts: &mut criu::Request) -> Result<Vec<OwnedFd>> {
 }
 
 fn streams(images: BorrowedFd<'_>) -> Result<Vec<String>> {
-    use std::io::Read;
-    let read = || {
-        // Neither a link nor a pipe of somebody else's.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = fs::File::from(rustix::fs::openat(images, DESCRIPTORS, flags, Mode::empty())?);
-        if !file.metadata()?.is_file() {
-            return Err(std::io::Error::other("not a regular file"));
-        }
-        let mut json = Vec::new();
-        file.take(MAX_DESCRIPTORS).read_to_end(&mut json)?;
-        Ok(json)
-    };
-    let json = read().at_with(|| format!("read {DESCRIPTORS} of the images"))?;
+    let json = read_in(images, DESCRIPTORS, MAX_DESCRIPTORS).at_with(|| format!("read {DESCRIPTORS} of the images"))?;
     let names: Vec<String> = crate::spec::parse(&json).at(DESCRIPTORS)?;
     // Only what these are: other numbers would be ours.
     Ok(names.into_iter().take(3).collect())
