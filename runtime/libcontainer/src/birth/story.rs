@@ -4,21 +4,16 @@
 use super::{
     door, entry,
     link::{self, Inside, Outside, ToOutside},
-    plan::{Cradle, Plan, UserNamespace, flag},
+    namespaces,
+    plan::{Plan, UserNamespace},
+    root,
     trees::HostTrees,
     undo::Undo,
     user_namespaces::UserNamespaces,
 };
 use crate::{
     error::{At, Error, Result},
-    inside::{
-        console, descriptors, devices, identity,
-        mounts::{self, Surroundings, What},
-        process::Poised,
-        procfs::Procfs,
-        root::Root,
-        selinux, sysctl,
-    },
+    inside::{console, descriptors, identity, mounts::What, process::Poised, procfs::Procfs, selinux, sysctl},
     outside::{
         affinity,
         cgroup::{self, Cgroup},
@@ -28,11 +23,11 @@ use crate::{
     process::start_time,
     spec::{Hooks, Spec},
     store::{Slot, State, Store},
-    sys::{self, Born, MountAttr, Signals, clone3, mount_setattr},
+    sys::{self, Born, Signals, clone3},
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    fs::{Mode, OFlags},
+    fs::Mode,
     process::Pid,
 };
 use std::{convert::Infallible, path::Path, time::SystemTime};
@@ -70,15 +65,15 @@ pub struct Created {
 }
 
 /// What the two sides share: made before the clone, copied by it.
-struct Prepared {
-    plan: Plan,
+pub(super) struct Prepared {
+    pub(super) plan: Plan,
     hooks: Hooks,
-    state: State,
+    pub(super) state: State,
     procfs: Procfs,
     door: OwnedFd,
     /// Where init could not open them itself.
-    trees: Option<HostTrees>,
-    user_namespaces: UserNamespaces,
+    pub(super) trees: Option<HostTrees>,
+    pub(super) user_namespaces: UserNamespaces,
     console: Option<OwnedFd>,
     preserve_fds: u32,
     no_pivot: bool,
@@ -87,7 +82,7 @@ struct Prepared {
 
 impl Prepared {
     /// Gives the detached mount of step `index` the ids that it asks for.
-    fn map_ids(&self, index: usize, mount: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn map_ids(&self, index: usize, mount: BorrowedFd<'_>) -> Result<()> {
         match self.plan.mounts.get(index).map(|step| &step.what) {
             Some(What::Bind { id_map: Some(id_map), .. }) => self.user_namespaces.map(mount, id_map),
             _ => Err(Error::other(format!("mount {index} asks for no ids"))),
@@ -133,7 +128,7 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
 
     let (to_inside, to_outside) = link::pair()?;
     let cradle = &prepared.plan.cradle;
-    let (pid, pidfd) = match around_pid_namespace(cradle, || clone3(cradle.clone, cgroup.clone_into()))? {
+    let (pid, pidfd) = match namespaces::around_pid_namespace(cradle, || clone3(cradle.clone, cgroup.clone_into()))? {
         Born::Child => {
             drop(to_inside);
             // Their descriptors, the lock among them, stay with the other side.
@@ -287,20 +282,6 @@ fn prepare(
     })
 }
 
-/// Runs `clone` with the pid namespace to be joined as that of the caller's children. Restored at once: hooks are
-/// children too.
-fn around_pid_namespace(cradle: &Cradle, clone: impl FnOnce() -> rustix::io::Result<Born>) -> Result<Born> {
-    let Some(path) = &cradle.join_pid else { return clone().at("clone3") };
-    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .at("open /proc/self/ns/pid")?;
-    join(path, libc::CLONE_NEWPID as u64).at_with(|| format!("join the pid namespace {}", path.display()))?;
-    let born = clone().at("clone3");
-    if !matches!(born, Ok(Born::Child)) {
-        sys::setns(own.as_fd(), libc::CLONE_NEWPID as u64).at("go back to the own pid namespace")?;
-    }
-    born
-}
-
 pub(super) fn set_oom_score(pid: Pid, score: Option<i32>) -> Result<()> {
     let Some(score) = score else { return Ok(()) };
     std::fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), score.to_string())
@@ -356,16 +337,16 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
         hide_from_others()?;
     }
     // A waypoint is not yet the process whose clock is meant.
-    let clocks = if plan.cradle.waypoint { None } else { open_clocks(plan, &prepared.procfs)? };
-    enter_namespaces(&plan.cradle, link)?;
-    let clocks = if plan.cradle.waypoint { open_clocks(plan, &prepared.procfs)? } else { clocks };
+    let clocks = if plan.cradle.waypoint { None } else { namespaces::open_clocks(plan, &prepared.procfs)? };
+    namespaces::enter_namespaces(&plan.cradle, link)?;
+    let clocks = if plan.cradle.waypoint { namespaces::open_clocks(plan, &prepared.procfs)? } else { clocks };
     // Not before: what a waypoint has made would be no leader of the session.
     rustix::process::setsid().at("setsid")?;
     prepared.state.pid = link.expect(Outside::Go)?;
     if plan.in_user_namespace() {
         identity::become_namespace_root(plan.may_set_groups())?;
     }
-    own_namespaces(plan, &prepared.procfs, clocks)?;
+    namespaces::own_namespaces(plan, &prepared.procfs, clocks)?;
     if let Some(keyring) = &prepared.keyring {
         selinux::label_keys(&prepared.procfs, &plan.process.selinux_label)?;
         join_keyring(keyring)?;
@@ -373,7 +354,7 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
 
     tracing::debug!("child process in init(): mounts and devices");
     let trees = prepared.trees.take();
-    let (root, writable, undo) = build_root(&prepared, trees, link)?;
+    let (root, writable, undo) = root::build(&prepared, trees, link)?;
     prepared.user_namespaces = UserNamespaces::default();
     link.say(Inside::MountsDone)?;
 
@@ -390,7 +371,7 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
             console::bind_console(&root, slave.as_fd())?;
         }
     }
-    close_root(&root, &plan, &writable)?;
+    root::close(&root, &plan, &writable)?;
     match (plan.own_mounts(), prepared.no_pivot) {
         (true, false) => entry::pivot(&root, plan.root_propagation)?,
         (true, true) => entry::move_and_chroot(&root)?,
@@ -437,76 +418,6 @@ fn run_when_told(Waiting { poised, door, endings }: &Waiting, hooks: &Hooks, sta
     door::fail_to_execute(&visitor, &error);
 }
 
-/// Joins what is joined by path; makes the user namespace where the clone could not; hands on to a second process where
-/// the pid namespace has to belong to it. Whoever returns is init, and init's ids are being seen to.
-fn enter_namespaces(cradle: &Cradle, link: &ToOutside) -> Result<()> {
-    for (kind, path) in &cradle.joins {
-        join(path, flag(*kind)).at_with(|| format!("join the {kind} namespace {}", path.display()))?;
-    }
-    if let UserNamespace::Joined(path) = &cradle.user {
-        join(path, libc::CLONE_NEWUSER as u64).at_with(|| format!("join the user namespace {}", path.display()))?;
-        identity::become_namespace_root(true)?;
-    }
-    let makes_user = cradle.user == UserNamespace::NewAfterJoins;
-    if cradle.waypoint {
-        let user = if makes_user { libc::CLONE_NEWUSER } else { 0 };
-        let flags = (libc::CLONE_NEWPID | libc::CLONE_PARENT | user) as u64;
-        return match clone3(flags, None).at("clone3 from the waypoint")? {
-            Born::Child => Ok(()),
-            Born::Parent { pid, .. } => {
-                link.say_needs_ids(Some(pid))?;
-                sys::exit(0)
-            }
-        };
-    }
-    if makes_user {
-        unshare(libc::CLONE_NEWUSER as u64)?;
-    }
-    link.say_needs_ids(None)
-}
-
-fn join(path: &Path, kind: u64) -> Result<()> {
-    // A pipe in its place is not waited for.
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-    // With the kind given, the kernel refuses a path that is of another kind, or no namespace at all.
-    Ok(sys::setns(fd.as_fd(), kind)?)
-}
-
-fn unshare(kinds: u64) -> Result<()> {
-    if kinds == 0 {
-        return Ok(());
-    }
-    sys::unshare(kinds).at("unshare")
-}
-
-/// Makes the namespaces that only init can make for itself, and puts them in order.
-fn own_namespaces(plan: &Plan, procfs: &Procfs, clocks: Option<OwnedFd>) -> Result<()> {
-    unshare(plan.cradle.unshare)?;
-    if plan.cradle.unshare & libc::CLONE_NEWTIME as u64 != 0 {
-        if let Some(clocks) = clocks {
-            rustix::io::write(clocks, plan.time_offsets.as_bytes())
-                .at_with(|| format!("linux.timeOffsets: write {:?} to /proc/self/timens_offsets", plan.time_offsets))?;
-        }
-        procfs.enter_time_for_children()?;
-    }
-    if (plan.cradle.clone | plan.cradle.unshare) & libc::CLONE_NEWNET as u64 != 0 {
-        sys::loopback_up().at("bring up the loopback device")?;
-    }
-    Ok(())
-}
-
-/// The file of init's time offsets, opened before init changes its user: from then on the files of its `/proc` directory
-/// belong to the host's root. The kernel goes by the privilege of who opened it, and by init's namespace when it is written.
-fn open_clocks(plan: &Plan, procfs: &Procfs) -> Result<Option<OwnedFd>> {
-    if plan.time_offsets.is_empty() {
-        return Ok(None);
-    }
-    procfs
-        .open_beneath("self/timens_offsets", OFlags::WRONLY)
-        .map(Some)
-        .at("linux.timeOffsets: open /proc/self/timens_offsets")
-}
-
 /// Nobody may look into init through `/proc/<pid>` or trace it, while it still holds what is the host's.
 pub(super) fn hide_from_others() -> Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).at("become non-dumpable")
@@ -519,57 +430,6 @@ pub(super) fn join_keyring(name: &str) -> Result<()> {
         Err(rustix::io::Errno::NOSYS) => Ok(()),
         joined => joined.at("join a session keyring of its own (--no-new-keyring keeps the caller's)"),
     }
-}
-
-/// Mounts the root and everything else below it; the process is still outside of it.
-/// Returns it with the mounts that become read-only at last.
-fn build_root(
-    prepared: &Prepared,
-    trees: Option<HostTrees>,
-    link: &ToOutside,
-) -> Result<(Root, Vec<OwnedFd>, Option<entry::HostMount>)> {
-    let plan = &prepared.plan;
-    if plan.own_mounts() {
-        entry::set_propagation(plan.propagation)?;
-    }
-    let trees = match trees {
-        Some(trees) => trees,
-        // Before anything becomes private: a clone keeps the propagation of what it was cloned from.
-        None => HostTrees::open(plan, &prepared.user_namespaces)?,
-    };
-    entry::attach(&trees.root, &plan.rootfs, plan.own_mounts())?;
-    let undo = if plan.own_mounts() { None } else { Some(entry::HostMount::of(&trees.root)?) };
-    let root = Root::new(trees.root);
-    let in_user_namespace = plan.in_user_namespace();
-    let around = Surroundings {
-        cgroup: &prepared.state.cgroup,
-        namespaces: &plan.cradle.namespaces,
-        label: plan.mount_label.as_deref(),
-        // From a user namespace nobody may change whose the host's files are.
-        map_ids: &|index, mount| {
-            if in_user_namespace { link.map_ids(index, mount) } else { prepared.map_ids(index, mount) }
-        },
-        locked: in_user_namespace,
-    };
-    let writable = mounts::mount_all(&root, &plan.mounts, trees.binds, &around)?;
-    devices::make(&root, &plan.nodes, trees.devices)?;
-    if plan.own_dev {
-        devices::make_links(&root)?;
-    }
-    // runc makes it too: `docker run -w` names directories that images lack.
-    root.make_dir(&plan.process.cwd).at("process.cwd")?;
-    Ok((root, writable, undo))
-}
-
-/// What must come last, when nothing more is made in the root; still with the host's null device at hand.
-fn close_root(root: &Root, plan: &Plan, writable: &[OwnedFd]) -> Result<()> {
-    mounts::seal(writable)?;
-    if plan.readonly_root {
-        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-        mount_setattr(root.as_fd(), false, attr).at("make the root read-only")?;
-    }
-    mounts::read_only(root, &plan.readonly)?;
-    mounts::mask(root, &plan.masked, plan.mount_label.as_deref())
 }
 
 fn name_host(hostname: &str, domainname: &str) -> Result<()> {
