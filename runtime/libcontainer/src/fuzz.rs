@@ -7,6 +7,7 @@ use crate::{
     birth::plan_of,
     inside::seccomp::{Machine, compile_for},
     outside::cgroup::{Driver, Host, place, settings_v1, settings_v2},
+    random::Random,
     spec::{Seccomp, Spec},
     store::State,
 };
@@ -21,21 +22,7 @@ const SHORT: u64 = 3000;
 /// An input that takes longer is a denial of service.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// A xorshift generator.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 33) as usize % limit.max(1)
-    }
-
     /// A place in what is `len` long, and one after it at a distance that is mostly small.
     fn range(&mut self, len: usize) -> std::ops::Range<usize> {
         let start = self.below(len);

@@ -12,6 +12,8 @@ pub mod inside;
 pub mod life;
 pub mod outside;
 pub mod process;
+#[cfg(test)]
+mod random;
 pub mod spec;
 pub mod store;
 mod sys;

@@ -3,27 +3,10 @@
 use super::super::{Machine, compile_for};
 use super::bpf::{Data, check, run};
 use super::reference::{AARCH64, ARM, I386, Reading, X86_64};
+use crate::random::Random;
 use crate::spec::{Seccomp, SyscallArg, SyscallRule};
 
-/// A xorshift generator: failures come again by their seed.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 33) as usize % limit
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len())]
-    }
-
     fn value(&mut self) -> u64 {
         let value = match self.below(4) {
             0 => self.below(4) as u64,
