@@ -11,15 +11,15 @@ mod wait;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
-use libcontainer::{At, Result, inside::descriptors};
+use libcontainer::{At, Result, inside::descriptors, outside::own_binary};
 use std::process::ExitCode;
 
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
     // What enters containers starts anew from a protected copy of this program, before it has done anything.
-    if std::env::args_os().any(|arg| matches!(arg.to_str(), Some("create" | "run" | "exec")))
-        && let Err(error) = libcontainer::outside::own_binary::protect()
+    if std::env::args_os().any(|arg| own_binary::ENTERING.iter().any(|verb| arg == *verb))
+        && let Err(error) = own_binary::protect()
     {
         eprintln!("runtime: protect the runtime's own binary: {error}");
         return ExitCode::FAILURE;

@@ -1,13 +1,14 @@
 //! Contract 2: the state of containers, `<root>/<id>/state.json`.
 //!
 //! A container's directory holds
-//! - `state.json`: [`State`], written to a temporary file and renamed, so that a reader sees all of it or nothing;
+//! - `state.json`: [`State`], written to a temporary file and renamed, so that a reader sees all of it or nothing; before
+//!   that, while the container is being made, records of what to undo, one a line, of which the last counts;
 //! - `config.json`: the configuration that the container was made from, byte for byte, for `exec` and late hooks, so that
 //!   a bundle that is changed later changes nothing;
 //! - `start.sock`: there while the container waits for `start`; init listens on it.
 //!
-//! `mkdir` of the directory decides who creates an id. A `state.json` that says `creating` is the record of what to undo
-//! if the creator dies; other verbs do not show such a container, and `delete --force` removes it.
+//! `mkdir` of the directory decides who creates an id. A `state.json` that says it is not `made` tells what to undo if the
+//! creator died; other verbs do not show such a container, and `delete --force` removes it.
 
 use crate::{
     error::{At, Error, Kind, Result},
@@ -30,8 +31,8 @@ const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
 /// The name of the socket on which a created container waits for `start`.
 pub(crate) const START_SOCKET: &str = "start.sock";
-/// Nothing that we write is larger; what is, is not ours.
-const MAX_FILE: u64 = 16 << 20;
+/// No file that we write is larger; what is, is not ours.
+const MAX_FILE: u64 = 64 << 20;
 
 /// What is kept of a container. The first six fields are the OCI state's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -224,15 +225,21 @@ impl Slot {
 
     /// Reads the state, also of a container that is half made.
     pub fn load_any(&self) -> Result<Option<State>> {
-        let Some(bytes) = self.read(STATE)? else { return Ok(None) };
-        crate::spec::parse(&bytes).at_with(|| format!("{}/{STATE}", self.id)).map(Some)
+        // Of an empty one its maker died before it made anything else.
+        let Some(bytes) = self.read(STATE)?.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+        crate::spec::parse(last_record(&bytes)).at_with(|| format!("{}/{STATE}", self.id)).map(Some)
     }
 
-    /// Replaces the state.
+    /// Replaces the state. Of a container that is not made yet nothing is shown: its state is only noted, which takes no new
+    /// file (making one is the slowest step of a birth on a disk).
     pub fn save(&self, state: &State) -> Result<()> {
-        let bytes =
+        let mut bytes =
             serde_json::to_vec(state).map_err(|error| Error::other(error.to_string())).at("encode the state")?;
-        self.write(STATE, &bytes)
+        if state.made {
+            return self.write(STATE, &bytes);
+        }
+        bytes.push(b'\n');
+        self.append(STATE, &bytes)
     }
 
     /// The kept configuration.
@@ -240,9 +247,9 @@ impl Slot {
         self.read(CONFIG)?.ok_or_else(|| Error::other(format!("{}/{CONFIG} is missing", self.id)))
     }
 
-    /// Keeps the configuration.
+    /// Keeps the configuration. Nobody looks for it before there is a state.
     pub(crate) fn keep_config(&self, json: &[u8]) -> Result<()> {
-        self.write(CONFIG, json)
+        self.append(CONFIG, json)
     }
 
     /// Whether init still waits for `start`.
@@ -296,19 +303,34 @@ impl Slot {
 
     /// Readers see the old file or the new one. No fsync: this is below /run, which does not survive the kernel.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        // What could not be read back could never be deleted.
-        if bytes.len() as u64 >= MAX_FILE {
-            let text = format!("{name}: larger than {} MiB: make config.json smaller", MAX_FILE >> 20);
-            return Err(Error::new(Kind::Invalid, text));
-        }
         let temporary = format!(".{name}.new");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.lock, &*temporary, flags, Mode::from_raw_mode(0o600));
-        let written = file.map_err(Error::from).and_then(|file| Ok(std::fs::File::from(file).write_all(bytes)?));
-        written
+        self.put(&temporary, OFlags::TRUNC, bytes)
             .and_then(|()| Ok(rustix::fs::renameat(&self.lock, &*temporary, &self.lock, name)?))
             .at_with(|| format!("write {}/{name}", self.id))
     }
+
+    fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.put(name, OFlags::APPEND, bytes).at_with(|| format!("write {}/{name}", self.id))
+    }
+
+    fn put(&self, name: &str, how: OFlags, bytes: &[u8]) -> Result<()> {
+        // What could not be read back could never be deleted; there are a few records at most.
+        if bytes.len() as u64 >= MAX_FILE / 4 {
+            let text = format!("larger than {} MiB: make config.json smaller", MAX_FILE >> 22);
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        let flags = how | OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.lock, name, flags, Mode::from_raw_mode(0o600))?;
+        Ok(std::fs::File::from(file).write_all(bytes)?)
+    }
+}
+
+/// The last record that was written whole: its writer may have been killed while it wrote. A state that was put in its place
+/// by a rename has no end of line.
+fn last_record(bytes: &[u8]) -> &[u8] {
+    let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else { return bytes };
+    let start = bytes[..end].iter().rposition(|byte| *byte == b'\n').map_or(0, |before| before + 1);
+    &bytes[start..end]
 }
 
 /// Private directories: state names paths and processes.
@@ -348,6 +370,15 @@ mod tests {
         }
         for id in ["", ".", "..", "a/b", "/", "a b", "a\n", "ü"] {
             assert_eq!(check_id(id).unwrap_err().kind(), Kind::Invalid, "{id}");
+        }
+    }
+
+    #[test]
+    fn the_last_whole_record_counts() {
+        let cases: [(&[u8], &[u8]); 5] =
+            [(b"{}", b"{}"), (b"", b""), (b"{1}\n", b"{1}"), (b"{1}\n{2}\n", b"{2}"), (b"{1}\n{2}\n{3", b"{2}")];
+        for (bytes, record) in cases {
+            assert_eq!(last_record(bytes), record, "{}", String::from_utf8_lossy(bytes));
         }
     }
 

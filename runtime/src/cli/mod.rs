@@ -52,7 +52,9 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+// The flags of one verb are wanted, not of all: making them took longer than the rest of a start.
 #[derive(Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Verb {
     /// Make a container, up to the point where its program is started
     Create(Create),

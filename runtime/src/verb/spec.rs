@@ -8,7 +8,7 @@ use std::{fs::File, io::Write};
 pub(crate) fn run(args: &Spec) -> Result<u8> {
     let path = args.bundle.join("config.json");
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let config = config(libcontainer::outside::cgroup::is_unified());
+    let config = config(libcontainer::outside::cgroup::is_unified())?;
     let config = if args.rootless { rootless(config, uid, gid) } else { config };
     let text = serde_json::to_string_pretty(&config).map_err(|error| Error::other(error.to_string()))?;
     let file = File::create_new(&path);
@@ -21,65 +21,14 @@ pub(crate) fn run(args: &Spec) -> Result<u8> {
 
 /// A cgroup namespace hides the host's tree where there is one tree; with v1's many the container's own paths stay
 /// visible, as tools written for v1 expect.
-fn config(unified: bool) -> Value {
-    let mut namespaces = json!([
-        { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
-    ]);
-    if unified && let Some(namespaces) = namespaces.as_array_mut() {
+fn config(unified: bool) -> Result<Value> {
+    let mut config: Value = serde_json::from_str(include_str!("spec.json"))
+        .map_err(|error| Error::other(format!("the configuration to start from: {error}")))?;
+    config["ociVersion"] = libcontainer::spec::VERSION.into();
+    if unified && let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
         namespaces.push(json!({ "type": "cgroup" }));
     }
-    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    json!({
-        "ociVersion": libcontainer::spec::VERSION,
-        "process": {
-            "terminal": true,
-            "user": { "uid": 0, "gid": 0 },
-            "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
-            "cwd": "/",
-            "capabilities": { "bounding": caps, "effective": caps, "permitted": caps },
-            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
-            "noNewPrivileges": true,
-        },
-        "root": { "path": "rootfs", "readonly": true },
-        "hostname": "runtime",
-        "mounts": [
-            { "destination": "/proc", "type": "proc", "source": "proc" },
-            {
-                "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-            },
-            {
-                "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-            },
-            {
-                "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-            },
-            {
-                "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-                "options": ["nosuid", "noexec", "nodev"],
-            },
-            {
-                "destination": "/sys", "type": "sysfs", "source": "sysfs",
-                "options": ["nosuid", "noexec", "nodev", "ro"],
-            },
-            {
-                "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
-            },
-        ],
-        "linux": {
-            "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
-            "namespaces": namespaces,
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-                "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
-            ],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
-    })
+    Ok(config)
 }
 
 /// What a caller without root can have: its own ids, the host's network and with it the host's sysfs.
@@ -116,6 +65,7 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read() {
+        let config = |unified| config(unified).unwrap();
         for config in [config(false), config(true), rootless(config(true), 1000, 1000)] {
             let spec = libcontainer::spec::Spec::parse(config.to_string().as_bytes()).unwrap();
             assert_eq!(spec.mounts.len(), 7);

@@ -12,7 +12,8 @@
 //! on the mount is in no namespace. All this holds for a caller with every capability. A host's own read-only mount does
 //! not do: whoever keeps a descriptor could wait until the host makes it writable for an upgrade. So the mount has to be one
 //! of the file alone, which tells ours. No memory is copied, unlike with a sealed memfd, which is used where the caller may
-//! not clone mounts. It takes one more execve(2), of this very file.
+//! not clone mounts. It takes one more execve(2), of this very file; on x86-64 the
+//! first instructions of the program have seen to it (`sys/early.rs`), and what is here looks whether they did.
 
 use crate::{
     error::{At, Error, Result},
@@ -26,6 +27,9 @@ use rustix::{
 use std::{convert::Infallible, os::unix::ffi::OsStrExt};
 
 const EXE: &str = "/proc/self/exe";
+
+/// The verbs whose process, or a child of it, enters a container. For these [`protect`] is to be called.
+pub static ENTERING: [&str; 3] = ["create", "run", "exec"];
 
 /// Returns if this program runs from a file that cannot be written through `/proc`; otherwise starts it anew from one,
 /// with the same arguments. To be called before anything else is done for a container.

@@ -4,6 +4,8 @@
 
 pub(crate) mod bpf;
 mod clone;
+#[cfg(target_arch = "x86_64")]
+mod early;
 mod exec;
 mod mount;
 mod namespace;
