@@ -34,11 +34,12 @@ type Arguments = Peekable<ArgsOs>;
 type Face = fn(Arguments) -> ExitCode;
 
 /// First arguments that ask for one of them.
-const FACES: [(&str, Face); 5] = [
+const FACES: [(&str, Face); 6] = [
     (solo::HOLD, |_| solo::hold()),
     (solo::monitor::VERB, |arguments| solo::monitor::main(arguments)),
     (conmon::NAME, |arguments| conmon::main(arguments)),
     (conmon::STAY, |arguments| conmon::stay(arguments)),
+    (containerd::PAUSE_VERB, |_| containerd::pause()),
     (conmon::LAUNCH, |arguments| conmon::launch(arguments)),
 ];
 

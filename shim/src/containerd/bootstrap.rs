@@ -130,8 +130,13 @@ struct Annotated {
 
 /// The group of the container whose bundle is the working directory.
 fn group(id: &str) -> Result<String> {
-    let text = fs::read("config.json").context(|| "read the bundle's config.json")?;
-    let config: Annotated = serde_json::from_slice(&text).context(|| "read the bundle's config.json")?;
+    let step = || "read the bundle's config.json";
+    let text = match fs::read("config.json") {
+        // A sandbox may be without one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(id.to_owned()),
+        read => read.context(step)?,
+    };
+    let config: Annotated = serde_json::from_slice(&text).context(step)?;
     let mut annotations = config.annotations.unwrap_or_default();
     let group = GROUP_ANNOTATIONS.iter().find_map(|name| annotations.remove(*name));
     Ok(group.unwrap_or_else(|| id.to_owned()))
@@ -184,6 +189,8 @@ pub(crate) fn start(name: &str, flags: &Flags) -> Result<()> {
     let max_version = env::var(MAX_VERSION_VARIABLE).ok();
     let request = Request::decode(&message, max_version.as_deref(), flags)?;
     let group = group(&flags.id)?;
+    // A sandbox is created without being told the runtime's options again.
+    request.options.save(Path::new(""))?;
     let path = socket_path(&request.socket_dir, &flags.address, &flags.namespace, &group);
     let address = format!("unix://{}", path.display());
     if let Some(listener) = listen(&path)? {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task as event;
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::sync::watch;
 
@@ -92,9 +93,12 @@ impl Drop for Undo {
 
 impl Container {
     /// Makes the container as far as "created"; its process waits to be started. Announces it.
-    pub(crate) async fn create(request: &CreateTaskRequest, around: Surroundings) -> Result<Arc<Self>> {
+    pub(crate) async fn create(
+        request: &CreateTaskRequest,
+        options: Options,
+        around: Surroundings,
+    ) -> Result<Arc<Self>> {
         let bundle = PathBuf::from(&request.bundle);
-        let options = request.options.as_ref().map(Options::from_any).transpose()?.unwrap_or_default();
         let runtime = options.runtime(&around.namespace, &bundle)?;
         let step = || format!("read {}", bundle.join("config.json").display());
         let config = fs::read(bundle.join("config.json")).context(step)?;
@@ -144,6 +148,8 @@ impl Container {
         container.announce_creation(request);
         drop(gate);
         if let Some(claim) = claim {
+            // From now on, for a started process can run out of memory at once.
+            container.watch_memory();
             container.await_init(claim);
         }
         Ok(container)
@@ -338,8 +344,8 @@ impl Container {
         });
     }
 
-    /// Deletes the container, which must not run. Announces it.
-    pub(crate) async fn delete(&self) -> Result<(u32, Exit)> {
+    /// Deletes the container, which must not run. Announces it. What never ran has no exit.
+    pub(crate) async fn delete(&self) -> Result<(u32, Option<Exit>)> {
         let _turn = self.turn.lock().await;
         self.init.require("delete", &[Status::Created, Status::Stopped])?;
         if self.init.status() == Status::Created {
@@ -362,26 +368,27 @@ impl Container {
             rootfs::unmount_all(rootfs)?;
         }
         self.init.life().status = Status::Deleted;
-        let (pid, exit) = (self.init.pid(), self.init.exit().unwrap_or_else(Exit::unknown));
+        let (pid, exit) = (self.init.pid(), self.init.exit());
         self.around.events.send(&event::TaskDelete {
             container_id: self.id.clone(),
             pid,
-            exit_status: exit.status,
-            exited_at: Some(timestamp(exit.at)).into(),
+            exit_status: exit.map_or(0, |exit| exit.status),
+            exited_at: exit.map(|exit| timestamp(exit.at)).into(),
             ..event::TaskDelete::default()
         });
         Ok((pid, exit))
     }
 
+    /// Sends a signal to the init, without the runtime. `false` means that it has ended.
+    pub(super) fn signal(&self, signal: Signal) -> bool {
+        let claim = self.init.life().claim.clone();
+        claim.is_some_and(|claim| pidfd_send_signal(claim.pidfd(), signal).is_ok())
+    }
+
     /// Ends an init that was created but never started, so that every runtime agrees to delete it.
     async fn kill_unstarted(&self) {
-        let claim = self.init.life().claim.clone();
-        if let Some(claim) = claim {
-            let killed = rustix::process::pidfd_send_signal(claim.pidfd(), rustix::process::Signal::KILL);
-            drop(claim);
-            if killed.is_ok() {
-                self.init.wait().await;
-            }
+        if self.signal(Signal::KILL) {
+            self.init.wait().await;
         }
     }
 }

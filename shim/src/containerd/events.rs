@@ -79,6 +79,11 @@ pub(crate) fn queue(namespace: &str) -> (Events, mpsc::UnboundedReceiver<Envelop
 }
 
 impl Events {
+    /// For what containerd does not want to hear of.
+    pub(crate) fn nowhere() -> Self {
+        queue("").0
+    }
+
     /// Queues `event`. Events are few, for only containerd's own requests cause them, so the queue needs no bound.
     pub(crate) fn send<E: Event>(&self, event: &E) {
         let Ok(value) = event.write_to_bytes() else {
@@ -91,7 +96,7 @@ impl Events {
         envelope.namespace.clone_from(&self.namespace);
         envelope.topic.push_str(E::TOPIC);
         envelope.event = Some(Any { type_url, value, ..Any::default() }).into();
-        // The receiver outlives every sender.
+        // Without a receiver nobody wants to know.
         let _: std::result::Result<(), _> = self.queue.send(envelope);
     }
 }

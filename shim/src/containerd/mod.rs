@@ -15,9 +15,12 @@ mod logger;
 mod metrics;
 mod operations;
 mod options;
+mod pause;
+mod pod;
 mod process;
 mod pump;
 mod rootfs;
+mod sandbox;
 mod serve;
 mod spec;
 mod streams;
@@ -31,6 +34,9 @@ use std::process::ExitCode;
 
 use crate::error::Result;
 use flags::{Action, Flags};
+
+pub(crate) use self::pause::pause;
+pub(crate) use self::pod::PAUSE_VERB;
 
 /// Does what containerd asks for and turns an error into a line and an exit code.
 pub(crate) fn main(name: &str, arguments: impl Iterator<Item = OsString>) -> ExitCode {

@@ -1,14 +1,16 @@
 //! What can be done to a container after its creation.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use containerd_shim_protos::api::{CheckpointTaskRequest, ExecProcessRequest};
 use containerd_shim_protos::events::task as event;
-use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, UnknownValueRef};
 use containerd_shim_protos::shim::oci::CheckpointOptions;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -33,7 +35,6 @@ impl Container {
             started.map_err(|error| quote("OCI runtime start failed", &error))?;
         }
         self.init.life().status = Status::Running;
-        self.watch_memory();
         let pid = self.init.pid();
         let container_id = self.id.clone();
         self.around.events.send(&event::TaskStart { container_id, pid, ..event::TaskStart::default() });
@@ -56,6 +57,7 @@ impl Container {
         let call = call.args(["--detach", "--no-subreaper"]).flag("--no-pivot", self.options.no_pivot_root);
         let claim = self.launch(&self.init, call, &pid_file, "OCI runtime restore failed").await?;
         self.remember_cgroup(&claim);
+        self.watch_memory();
         self.await_init(claim);
         Ok(())
     }
@@ -113,7 +115,7 @@ impl Container {
             Ok(claim) => claim,
             Err(error) => {
                 // Whoever waits for it already must not wait for ever.
-                process.ended(Exit::unknown());
+                process.failed();
                 self.uncount_exec();
                 return Err(error);
             }
@@ -141,7 +143,7 @@ impl Container {
     }
 
     /// Deletes an exec, which must not run.
-    pub(crate) async fn delete_exec(&self, exec_id: &str) -> Result<(u32, Exit)> {
+    pub(crate) async fn delete_exec(&self, exec_id: &str) -> Result<(u32, Option<Exit>)> {
         let process = self.exec(exec_id)?;
         process.require("delete", &[Status::Created, Status::Stopped])?;
         let streams = process.life().streams.take();
@@ -155,7 +157,7 @@ impl Container {
         }
         process.life().status = Status::Deleted;
         self.remove_exec(exec_id);
-        Ok((process.pid(), process.exit().unwrap_or_else(Exit::unknown)))
+        Ok((process.pid(), process.exit()))
     }
 
     /// Sends a signal to the init, or to every process of the container.
@@ -253,6 +255,7 @@ impl Container {
         let call = call.flag("--tcp-established", options.open_tcp);
         let call = call.flag("--ext-unix-sk", options.external_unix_sockets);
         let call = call.flag("--shell-job", options.terminal).flag("--file-locks", options.file_locks);
+        let call = parent_path(&options).into_iter().fold(call, |call, parent| call.arg("--parent-path").arg(parent));
         let namespaces = options.empty_namespaces.iter().flat_map(|name| ["--empty-ns", name]);
         let written = run(call.args(namespaces).arg(&self.id)).await;
         if let Err(error) = written {
@@ -279,6 +282,14 @@ impl Container {
         let execs = self.execs();
         let name = |pid| execs.iter().find(|exec| exec.pid() == pid).map(|exec| exec.id.clone());
         Ok(pids.unwrap_or_default().into_iter().map(|pid| (pid, name(pid))).collect())
+    }
+}
+
+/// The checkpoint that a further one builds on: field 10, younger than the published messages.
+fn parent_path(options: &CheckpointOptions) -> Option<OsString> {
+    match options.special_fields.unknown_fields().get(10)? {
+        UnknownValueRef::LengthDelimited(path) if !path.is_empty() => Some(OsString::from_vec(path.to_vec())),
+        _ => None,
     }
 }
 

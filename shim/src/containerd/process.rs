@@ -111,6 +111,11 @@ impl Process {
         self.exit.send_replace(Some(exit));
     }
 
+    /// Wakes everybody who waits for a process that could not be started. It stays as it was created.
+    pub(crate) fn failed(&self) {
+        self.exit.send_replace(Some(Exit::unknown()));
+    }
+
     /// Waits for the end.
     pub(crate) async fn wait(&self) -> Exit {
         let mut exit = self.exit.subscribe();
@@ -121,6 +126,9 @@ impl Process {
     /// Refuses `operation` unless the process is in one of `allowed`.
     pub(crate) fn require(&self, operation: &str, allowed: &[Status]) -> Result<()> {
         let status = self.status();
+        if operation == "start" && status == Status::Created && self.exit.borrow().is_some() {
+            return Err(Error::new(Kind::FailedPrecondition, "cannot start a process that failed to start"));
+        }
         if allowed.contains(&status) {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::container::Surroundings;
 use super::events::{self, Destination};
 use super::flags::Flags;
+use super::sandbox::SandboxService;
 use super::task::TaskService;
 use super::watch as readiness;
 use crate::descriptors::close_inherited;
@@ -78,9 +80,12 @@ async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd) -> Result
     let around = Surroundings { namespace: flags.namespace.clone(), events, socket_dir };
     let shutdown = watch::Sender::new(false);
     let mut ended = shutdown.subscribe();
-    let service = TaskService::new(around, shutdown);
+    let service = TaskService::new(around.clone(), shutdown);
+    let sandboxes = SandboxService::new(&around, Arc::clone(&service));
+    drop(around);
     let listener = Listener::try_from(listener).context(|| "watch the listening socket")?;
-    let mut server = Server::new().add_listener(listener).register_service(service.register());
+    let mut server = Server::new().add_listener(listener);
+    server = server.register_service(service.register()).register_service(sandboxes.register());
     server.start().await.map_err(|error| Error::other(format!("serve: {error}")))?;
 
     tokio::select! {
@@ -89,7 +94,7 @@ async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd) -> Result
     }
     server.stop_listen().await;
     drop(server);
-    drop(service);
+    drop((service, sandboxes));
     // Whatever containerd has not heard by now, it will hardly ever.
     let _: std::result::Result<_, _> = timeout(FAREWELL, delivery).await;
     Ok(())

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -20,12 +21,14 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::ttrpc::r#async::{Service, TtrpcContext};
 use containerd_shim_protos::ttrpc::{self, Code, get_status};
+use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::container::{Container, Surroundings};
 use super::events::timestamp;
+use super::options::Options;
 use super::process::Status;
-use super::{flags, metrics};
+use super::{flags, log, metrics};
 use crate::error::{Error, Kind, Result};
 
 /// The name of the same service before containerd 2.0.
@@ -54,6 +57,8 @@ pub(crate) struct TaskService {
     /// Ids of containers that are being created.
     reserved: Mutex<BTreeSet<String>>,
     shutdown: watch::Sender<bool>,
+    /// A sandbox keeps the shim even without containers.
+    sandboxed: AtomicBool,
 }
 
 /// An id that nobody else may create meanwhile.
@@ -66,7 +71,9 @@ impl Drop for Reservation {
 }
 
 /// Runs `operation` to its end even if the caller goes away.
-async fn complete<T: Send + 'static>(operation: impl Future<Output = Result<T>> + Send + 'static) -> Reply<T> {
+pub(super) async fn complete<T: Send + 'static>(
+    operation: impl Future<Output = Result<T>> + Send + 'static,
+) -> Reply<T> {
     let done = tokio::spawn(operation).await;
     Ok(done.unwrap_or_else(|error| Err(Error::other(format!("operation ended early: {error}"))))?)
 }
@@ -77,7 +84,7 @@ struct Handle(Arc<TaskService>);
 impl TaskService {
     pub(crate) fn new(around: Surroundings, shutdown: watch::Sender<bool>) -> Arc<Self> {
         let (containers, reserved) = (Mutex::new(HashMap::new()), Mutex::new(BTreeSet::new()));
-        Arc::new(Self { around, containers, reserved, shutdown })
+        Arc::new(Self { around, containers, reserved, shutdown, sandboxed: AtomicBool::new(false) })
     }
 
     /// The service under both its names.
@@ -91,6 +98,26 @@ impl TaskService {
     fn container(&self, id: &str) -> Result<Arc<Container>> {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         containers.get(id).cloned().ok_or_else(|| Error::new(Kind::NotFound, "container not created"))
+    }
+
+    /// Notes that a sandbox is there.
+    pub(super) fn keep(&self) {
+        self.sandboxed.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends and deletes all containers, and then the shim.
+    pub(super) async fn end(&self) {
+        let all = self.containers.lock().unwrap_or_else(PoisonError::into_inner).drain().collect::<Vec<_>>();
+        for (id, container) in all {
+            let killed = container.kill(Signal::KILL.as_raw().unsigned_abs(), true).await;
+            if killed.is_ok() {
+                container.init.wait().await;
+            }
+            if let Err(error) = container.delete().await {
+                log::warn(&format!("delete container {id} with its sandbox: {error}"));
+            }
+        }
+        self.shutdown.send_replace(true);
     }
 
     fn reserve(self: &Arc<Self>, id: &str) -> Result<Reservation> {
@@ -109,7 +136,8 @@ impl TaskService {
 
     async fn create(self: Arc<Self>, request: CreateTaskRequest) -> Result<u32> {
         let _reservation = self.reserve(&request.id)?;
-        let container = Container::create(&request, self.around.clone()).await?;
+        let options = request.options.as_ref().map(Options::from_any).transpose()?.unwrap_or_default();
+        let container = Container::create(&request, options, self.around.clone()).await?;
         let pid = container.init.pid();
         self.containers.lock().unwrap_or_else(PoisonError::into_inner).insert(request.id, container);
         Ok(pid)
@@ -124,8 +152,9 @@ impl TaskService {
         } else {
             container.delete_exec(&request.exec_id).await?
         };
-        let exited_at = Some(timestamp(exit.at)).into();
-        Ok(DeleteResponse { pid, exit_status: exit.status, exited_at, ..DeleteResponse::default() })
+        let exited_at = exit.map(|exit| timestamp(exit.at)).into();
+        let exit_status = exit.map_or(0, |exit| exit.status);
+        Ok(DeleteResponse { pid, exit_status, exited_at, ..DeleteResponse::default() })
     }
 
     fn state(&self, request: &StateRequest) -> Result<StateResponse> {
@@ -300,7 +329,7 @@ impl Task for Handle {
         let busy = |busy: bool| busy || !self.0.reserved.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         let containers = self.0.containers.lock().unwrap_or_else(PoisonError::into_inner);
         // Others of the pod may still need this shim.
-        if !busy(!containers.is_empty()) {
+        if !busy(!containers.is_empty()) && !self.0.sandboxed.load(Ordering::Relaxed) {
             self.0.shutdown.send_replace(true);
         }
         Ok(Empty::new())
