@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::solo::health::GoDuration;
 use crate::solo::policy::{LogDriver, RestartPolicy};
+use crate::solo::sdnotify::Mode;
 use crate::solo::terminal::DetachKeys;
 
 /// Holds containers: each runs under a small process of its own that keeps its log and its exit status and lets people
@@ -122,9 +124,48 @@ pub(crate) struct Run {
     /// Where to write the pid of its init
     #[arg(long, visible_alias = "pid-file", value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
+    /// Who tells the service manager (by `$NOTIFY_SOCKET`) that it is ready
+    #[arg(long, value_enum, default_value_t = Mode::Ignore, value_name = "WHO")]
+    pub(crate) sdnotify: Mode,
     /// Directory with config.json and the root file system
     #[arg(default_value = ".")]
     pub(crate) bundle: PathBuf,
+}
+
+/// What the bundle says of its health check (`org.tare.healthcheck`) is the default.
+#[derive(Debug, Default, Args)]
+pub(crate) struct HealthArgs {
+    /// Command, for a shell in the container, that tells by its exit code whether it is well
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) health_cmd: Option<String>,
+    /// Time between two checks, such as 30s (the default)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) health_interval: Option<GoDuration>,
+    /// Time that one check may take [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) health_timeout: Option<GoDuration>,
+    /// Time after the start in which failures do not count
+    #[arg(long, value_name = "TIME")]
+    pub(crate) health_start_period: Option<GoDuration>,
+    /// Time between two checks until then, unless one succeeds [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) health_start_interval: Option<GoDuration>,
+    /// Failures in a row that make it unhealthy [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) health_retries: Option<u32>,
+    /// No health check, whatever the bundle says
+    #[arg(long)]
+    pub(crate) no_healthcheck: bool,
+}
+
+impl HealthArgs {
+    /// Whether one of them changes a check.
+    pub(crate) fn names_any(&self) -> bool {
+        let times = [self.health_interval, self.health_timeout, self.health_start_period, self.health_start_interval];
+        times.iter().any(Option::is_some) || self.health_retries.is_some()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -135,7 +176,8 @@ pub(crate) struct Ps {
     /// Print names only
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Only those for which this holds: `name=TEXT` or `status=running|paused|restarting|exited|dead|created`
+    /// Only those for which this holds: `name=TEXT`, `health=starting|healthy|unhealthy|none` or
+    /// `status=running|paused|restarting|exited|dead|created`
     #[arg(short, long, value_name = "FILTER")]
     pub(crate) filter: Vec<String>,
     /// How to print them
@@ -189,7 +231,7 @@ pub(crate) struct Attach {
     pub(crate) name: String,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Exec {
     /// Return as soon as the command runs
     #[arg(short, long)]

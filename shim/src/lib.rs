@@ -34,9 +34,10 @@ type Arguments = Peekable<ArgsOs>;
 type Face = fn(Arguments) -> ExitCode;
 
 /// First arguments that ask for one of them.
-const FACES: [(&str, Face); 6] = [
+const FACES: [(&str, Face); 7] = [
     (solo::HOLD, |_| solo::hold()),
     (solo::monitor::VERB, |arguments| solo::monitor::main(arguments)),
+    (solo::probe::VERB, |arguments| solo::probe::main(arguments)),
     (conmon::NAME, |arguments| conmon::main(arguments)),
     (conmon::STAY, |arguments| conmon::stay(arguments)),
     (containerd::PAUSE_VERB, |_| containerd::pause()),

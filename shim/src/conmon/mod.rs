@@ -36,7 +36,7 @@ use rustix::process::{getpid, set_child_subreaper, setsid};
 use self::control::Fifo;
 use self::flags::Flags;
 use self::logs::Logs;
-use self::notify::Notify;
+pub(crate) use self::notify::{Notify, send as notify_host};
 use self::pipes::Report;
 use self::say::{Say, complain};
 use self::socket::Link;
@@ -248,7 +248,7 @@ fn prepare(flags: &Flags, bundle: Option<&Path>, passthrough: bool) -> Result<(S
     let mut link = None;
     if let Some(bundle) = bundle {
         if let Some(host) = &flags.sdnotify_socket {
-            doors.notify = Some(Notify::make(bundle, host)?);
+            doors.notify = Some(Notify::make(bundle, host.as_os_str())?);
         }
         if !passthrough {
             link = Link::make(flags, bundle)?;

@@ -1,43 +1,44 @@
 //! Passing on what the container tells systemd. Only what cannot be used to deceive: not which process is the main one,
 //! nor descriptors to be kept.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 
 use rustix::net::SocketType;
 
 use super::socket;
-use crate::error::Result;
+use crate::error::{Context, Result};
 
 const WHOLE: [&str; 5] = ["READY=1", "RELOADING=1", "STOPPING=1", "WATCHDOG=1", "WATCHDOG=trigger"];
 const BEGINNINGS: [&str; 4] = ["STATUS=", "ERRNO=", "BUSERROR=", "MONOTONIC_USEC="];
 
 /// The container's socket and the host's.
 #[derive(Debug)]
-pub(super) struct Notify {
+pub(crate) struct Notify {
     container: UnixDatagram,
-    host: PathBuf,
+    host: OsString,
 }
 
 impl Notify {
     /// Makes `notify/notify.sock` in the bundle, which anybody in the container may write to.
-    pub(super) fn make(bundle: &Path, host: &Path) -> Result<Self> {
+    pub(crate) fn make(bundle: &Path, host: &OsStr) -> Result<Self> {
         let container = socket::make(bundle, "notify/notify.sock", SocketType::DGRAM, 0o777)?;
         Ok(Self { container: container.into(), host: host.to_owned() })
     }
 
     /// Passes on what has come.
-    pub(super) fn relay(&self) {
+    pub(crate) fn relay(&self) {
         let mut buffer = [0_u8; 8192];
         while let Ok(count) = self.container.recv(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..count]);
             let passed = filter(&text);
-            if !passed.is_empty()
-                && let Ok(host) = UnixDatagram::unbound()
-            {
-                let _: std::io::Result<()> = host.set_nonblocking(true);
-                let _: std::io::Result<usize> = host.send_to(passed.as_bytes(), &self.host);
+            if !passed.is_empty() {
+                // A service manager that is gone need not know.
+                let _: Result<()> = send(&self.host, &passed);
             }
         }
     }
@@ -47,6 +48,18 @@ impl AsFd for Notify {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.container.as_fd()
     }
+}
+
+/// Sends a message to a service manager that listens at `host`: a path, or `@` and an abstract name.
+pub(crate) fn send(host: &OsStr, text: &str) -> Result<()> {
+    let step = || format!("notify {}", host.display());
+    let socket = UnixDatagram::unbound().context(step)?;
+    socket.set_nonblocking(true).context(step)?;
+    let address = match host.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(host),
+    };
+    socket.send_to_addr(text.as_bytes(), &address.context(step)?).map(drop).context(step)
 }
 
 fn filter(message: &str) -> String {
@@ -69,7 +82,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("notify")).unwrap();
         let host = UnixDatagram::bind(dir.path().join("host")).unwrap();
-        let notify = Notify::make(dir.path(), &dir.path().join("host")).unwrap();
+        let notify = Notify::make(dir.path(), dir.path().join("host").as_os_str()).unwrap();
         let container = UnixDatagram::unbound().unwrap();
         container.send_to(b"READY=1\nMAINPID=2", dir.path().join("notify/notify.sock")).unwrap();
         notify.relay();

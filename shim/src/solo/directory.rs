@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::health::Condition;
 use super::record::{Ended, Options, Restarted, State, is_alive, write_bytes, write_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::io::log::json::JsonLog;
@@ -168,6 +169,11 @@ impl Directory {
         self.read("restart.json")
     }
 
+    /// What the container's health checks have come to.
+    pub(crate) fn condition(&self) -> Result<Option<Condition>> {
+        self.read("health.json")
+    }
+
     /// Whether the container was frozen by us.
     pub(crate) fn is_paused(&self) -> bool {
         self.path.join("paused").exists()
@@ -200,6 +206,13 @@ impl Directory {
         fs::rename(&fresh, &path).context(|| format!("write {}", path.display()))?;
         let dir = File::open(&self.path).and_then(|dir| dir.sync_all());
         dir.context(|| format!("write {}", self.path.display()))
+    }
+
+    /// Writes `name` so that a reader sees all of it or nothing. A machine that goes down may lose it.
+    pub(crate) fn publish<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let (path, fresh) = (self.path.join(name), self.fresh(name));
+        let text = serde_json::to_vec(value)?;
+        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).context(|| format!("write {}", path.display()))
     }
 
     /// Forgets a former run.
@@ -305,6 +318,7 @@ mod tests {
     use crate::reap::Exit;
     use crate::solo::policy::{LogOptions, RestartPolicy};
     use crate::solo::record::{now, start_ticks};
+    use crate::solo::sdnotify::Mode;
 
     fn options(name: &str) -> Options {
         Options {
@@ -325,6 +339,8 @@ mod tests {
             detach_keys: None,
             stop_timeout: 10,
             pidfile: None,
+            health: None,
+            sdnotify: Mode::default(),
         }
     }
 

@@ -3,12 +3,15 @@
 mod derive;
 mod directory;
 mod frames;
+pub(crate) mod health;
 mod launch;
 pub(crate) mod monitor;
 pub(crate) mod policy;
+pub(crate) mod probe;
 mod process;
 mod record;
 mod relay;
+pub(crate) mod sdnotify;
 mod session;
 mod signal;
 pub(crate) mod terminal;

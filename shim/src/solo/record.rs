@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
 use super::policy::{LogOptions, RestartPolicy};
+use super::sdnotify::Mode;
 use super::terminal::DetachKeys;
 use crate::error::{Context, Result};
 use crate::io::time;
@@ -52,6 +54,10 @@ pub(crate) struct Options {
     /// Where else the init's pid is written.
     #[serde(default)]
     pub(crate) pidfile: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) health: Option<Health>,
+    #[serde(default)]
+    pub(crate) sdnotify: Mode,
 }
 
 fn ten() -> u32 {

@@ -12,7 +12,9 @@ use crate::io::log::Log;
 use crate::reap;
 use crate::runtime::kind_of_start_failure;
 use crate::solo::directory::{Directory, private_dir};
+use crate::solo::health::Condition;
 use crate::solo::record::{Options, State, now, start_ticks};
+use crate::solo::sdnotify::Herald;
 
 /// Our ends of a container's streams.
 #[derive(Debug, Default)]
@@ -37,17 +39,19 @@ pub(crate) struct Born {
 pub(crate) struct Home {
     pub(super) log: Log,
     pub(super) listener: UnixListener,
+    pub(super) herald: Herald,
 }
 
 /// Makes what a container needs besides its runtime.
 pub(super) fn settle(directory: &Directory, options: &Options) -> Result<Home> {
     let listener = listen(directory)?;
+    let herald = Herald::make(options.sdnotify, directory)?;
     let log = options.log.open(directory, options)?;
     directory.reserve("exit.json")?;
     for former in ["restart.json", "paused"] {
         directory.forget(former)?;
     }
-    Ok(Home { log, listener })
+    Ok(Home { log, listener, herald })
 }
 
 /// Has the runtime create and start the container. A failure leaves nothing of it.
@@ -109,6 +113,9 @@ fn start(directory: &Directory, options: &Options) -> Result<(State, OwnedFd)> {
     let pidfd = reap::open(pid)?;
     let ticks = start_ticks(pid).ok_or_else(|| Error::other("the container ended before it was started"))?;
     let state = State { pid, start_ticks: ticks, started: now() };
+    if options.health.is_some() {
+        directory.publish("health.json", &Condition::default())?;
+    }
     directory.record("state.json", &state)?;
     let started = directory.runtime(options).call("start").arg(&directory.name).run();
     started.map_err(|error| judge(&error, options))?;

@@ -10,6 +10,7 @@ mod door;
 mod guests;
 mod serve;
 mod streams;
+mod vitals;
 
 use std::ffi::OsString;
 use std::io;
@@ -43,17 +44,23 @@ pub(crate) const VERB: &str = "monitor";
 
 /// Watches one container from before its birth until after its end. Arguments: the container directory, the directory
 /// of its sockets.
-pub(crate) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let mut path = || arguments.next().map(PathBuf::from);
-    let (Some(path), Some(run)) = (path(), path()) else {
+pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(directory) = directory(arguments) else {
         return ExitCode::FAILURE;
     };
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match watch(&Directory { name, path, run }) {
+    match watch(&directory) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever started it has been told.
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// The container that these arguments name.
+pub(super) fn directory(mut arguments: impl Iterator<Item = OsString>) -> Option<Directory> {
+    let mut path = || arguments.next().map(PathBuf::from);
+    let (path, run) = (path()?, path()?);
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Some(Directory { name, path, run })
 }
 
 fn watch(directory: &Directory) -> Result<()> {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::birth::{Born, Home};
 use super::client::Client;
 use super::door::Door;
+use super::vitals::Vitals;
 use crate::error::{Context, Result};
 use crate::io::log::{Log, Stream};
 use crate::reap::{self, Exit};
@@ -19,6 +20,7 @@ use crate::runtime::Runtime;
 use crate::solo::directory::Directory;
 use crate::solo::frames::Type;
 use crate::solo::record::Options;
+use crate::solo::sdnotify::Herald;
 
 /// How long a pipe that somebody holds open keeps us after the container's end.
 const LINGER: Duration = Duration::from_secs(5);
@@ -32,7 +34,9 @@ pub(super) const INIT: u64 = 2;
 pub(super) const STDIN: u64 = 3;
 pub(super) const STDOUT: u64 = 4;
 pub(super) const STDERR: u64 = 5;
-pub(super) const FIRST_CLIENT: u64 = 6;
+pub(super) const HEALTH: u64 = 6;
+pub(super) const NOTIFY: u64 = 7;
+pub(super) const FIRST_CLIENT: u64 = 8;
 
 /// The state of one container's watch.
 #[derive(Debug)]
@@ -58,6 +62,9 @@ pub(super) struct Monitor {
     pub(super) stopped: bool,
     /// Whether the init has ended: what it left behind is read without regard to anybody.
     pub(super) draining: bool,
+    /// When its health is checked, if it is.
+    pub(super) vitals: Option<Vitals>,
+    pub(super) herald: Herald,
 }
 
 impl Monitor {
@@ -94,9 +101,15 @@ impl Monitor {
             input_ends: false,
             stopped: false,
             draining: false,
+            vitals: options.health.clone().map(|health| Vitals::of(directory, health)),
+            herald: home.herald,
         };
         monitor.watch(monitor.signals.as_fd(), SIGNALS, EventFlags::IN)?;
         monitor.watch_container()?;
+        if let Some(socket) = monitor.herald.socket() {
+            monitor.watch(socket, NOTIFY, EventFlags::IN)?;
+        }
+        monitor.herald.started();
         monitor.admit(starter)?;
         // Its greeting came before we did: it must count before the first output does.
         monitor.serve_client(0, false);
@@ -150,6 +163,7 @@ impl Monitor {
         self.stdin = born.streams.stdin;
         self.outputs = [born.streams.stdout, born.streams.stderr];
         self.draining = false;
+        self.vitals.iter_mut().for_each(Vitals::restart);
         self.watch_container()?;
         let pid = self.pid.to_le_bytes();
         self.clients.iter_mut().flatten().for_each(|client| client.tell(Type::Started, &pid));
@@ -168,7 +182,8 @@ impl Monitor {
         let mut exit = None;
         let mut deadline = None;
         loop {
-            if exit.is_some() && self.outputs.iter().all(Option::is_none) {
+            // A check that is at work ends with the container.
+            if exit.is_some() && self.outputs.iter().all(Option::is_none) && !self.is_checking() {
                 break;
             }
             let Some(events) = self.wait(deadline)? else {
@@ -186,13 +201,15 @@ impl Monitor {
                 }
             }
         }
+        self.end_check();
         self.log.finish();
         Ok(exit.unwrap_or_else(Exit::unknown))
     }
 
     /// Waits for events. `None` means that the deadline has passed.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<Vec<(u64, EventFlags)>>> {
-        let first = deadline.into_iter().chain(self.door.retry()).min();
+        let check = self.vitals.as_ref().and_then(Vitals::due);
+        let first = deadline.into_iter().chain(self.door.retry()).chain(check).min();
         let left = first.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
@@ -203,9 +220,10 @@ impl Monitor {
         };
         if self.door.retry().is_some_and(|retry| retry <= Instant::now()) {
             self.door.open(&self.epoll);
-        } else if count == 0 && deadline.is_some() {
+        } else if count == 0 && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Ok(None);
         }
+        self.check_health();
         Ok(Some(events[..count].iter().map(|event| (event.data.u64(), event.flags)).collect()))
     }
 
@@ -214,7 +232,7 @@ impl Monitor {
             SIGNALS => {
                 while let Ok(Some(_)) = self.signals.read_signal() {}
                 // No runtime is at work while the loop turns, so every unknown child is an orphan.
-                reap::sweep(|pid| pid == self.pid);
+                reap::sweep(|pid| pid == self.pid || self.vitals.as_ref().is_some_and(|vitals| vitals.is_probe(pid)));
                 Ok(())
             }
             LISTENER => {
@@ -233,6 +251,14 @@ impl Monitor {
                 }
                 Ok(())
             }
+            HEALTH => {
+                self.health_checked();
+                Ok(())
+            }
+            NOTIFY => {
+                self.herald.relay();
+                Ok(())
+            }
             STDOUT | STDERR => self.read_output((token - STDOUT) as usize),
             _ => {
                 let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
@@ -246,6 +272,7 @@ impl Monitor {
     fn init_ended(&mut self) -> Result<()> {
         epoll::delete(&self.epoll, &self.pidfd).context(|| "forget the init")?;
         self.draining = true;
+        self.check_no_more();
         if !self.owns_pids {
             // The others outlive their init and would hold its streams open.
             let _: Result<_> = self.runtime.call("kill").args(["--all", &self.name, "KILL"]).run();
@@ -258,6 +285,9 @@ impl Monitor {
     fn turn_away(&mut self) {
         self.door.close(&self.epoll);
         let _: rustix::io::Result<()> = epoll::delete(&self.epoll, &self.signals);
+        if let Some(socket) = self.herald.socket() {
+            let _: rustix::io::Result<()> = epoll::delete(&self.epoll, socket);
+        }
         for index in 0..self.outputs.len() {
             self.close_output(index);
         }

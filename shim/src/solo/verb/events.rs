@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::cli::{Events, Format};
 use crate::error::{Context, Result};
 use crate::solo::directory::{Layout, Status, private_dir};
+use crate::solo::health::Word;
 use crate::solo::record::now;
 use crate::solo::{relay, say};
 
@@ -18,8 +19,8 @@ use crate::solo::{relay, say};
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
     Other,
-    /// With the moment at which it was started.
-    Running(String),
+    /// With the moment at which it was started, and how it feels.
+    Running(String, Option<Word>),
     Paused(String),
     Exited(u32),
 }
@@ -40,7 +41,10 @@ pub(crate) fn events(layout: &Layout, events: &Events) -> Result<u8> {
             let _: rustix::io::Result<i32> = inotify::add_watch(&changes, &directory.path, kinds);
             let seen = match directory.status() {
                 Ok(Status::Running { state, .. }) if directory.is_paused() => Seen::Paused(state.started),
-                Ok(Status::Running { state, .. }) => Seen::Running(state.started),
+                Ok(Status::Running { state, .. }) => {
+                    let condition = directory.condition().ok().flatten();
+                    Seen::Running(state.started, condition.map(|condition| condition.status))
+                }
                 Ok(Status::Exited(ended)) => Seen::Exited(ended.code),
                 Ok(Status::Restarting(restarted)) => Seen::Exited(restarted.last.code),
                 _ => Seen::Other,
@@ -65,7 +69,7 @@ fn differences(
 ) -> Vec<(String, &'static str, Option<u32>)> {
     let mut happened = Vec::new();
     for name in before.keys().filter(|name| !after.contains_key(*name)) {
-        if matches!(before[name], Seen::Running(_) | Seen::Paused(_)) {
+        if matches!(before[name], Seen::Running(..) | Seen::Paused(_)) {
             happened.push((name.clone(), "die", None));
         }
         happened.push((name.clone(), "destroy", None));
@@ -79,13 +83,18 @@ fn differences(
             continue;
         }
         match (past, seen) {
-            (Some(Seen::Running(then)), Seen::Paused(now)) if then == now => {
+            (Some(Seen::Running(then, _)), Seen::Paused(now)) if then == now => {
                 happened.push((name.clone(), "pause", None));
             }
-            (Some(Seen::Paused(then)), Seen::Running(now)) if then == now => {
+            (Some(Seen::Running(then, _)), Seen::Running(now, word)) if then == now => match word {
+                Some(Word::Healthy) => happened.push((name.clone(), "health_status: healthy", None)),
+                Some(Word::Unhealthy) => happened.push((name.clone(), "health_status: unhealthy", None)),
+                _ => {}
+            },
+            (Some(Seen::Paused(then)), Seen::Running(now, _)) if then == now => {
                 happened.push((name.clone(), "unpause", None));
             }
-            (_, Seen::Running(_) | Seen::Paused(_)) => happened.push((name.clone(), "start", None)),
+            (_, Seen::Running(..) | Seen::Paused(_)) => happened.push((name.clone(), "start", None)),
             (_, Seen::Exited(code)) => happened.push((name.clone(), "die", Some(*code))),
             (_, Seen::Other) => {}
         }
@@ -125,7 +134,8 @@ mod tests {
         let state = |pairs: &[(&str, Seen)]| {
             pairs.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect::<BTreeMap<_, _>>()
         };
-        let running = |at: &str| Seen::Running(at.to_owned());
+        let feeling = |at: &str, word| Seen::Running(at.to_owned(), word);
+        let running = |at: &str| feeling(at, None);
         let words = |before, after| {
             differences(&before, &after)
                 .into_iter()
@@ -140,5 +150,8 @@ mod tests {
         assert_eq!(words(state(&[("a", running("1"))]), state(&[])), ["die a", "destroy a"]);
         assert_eq!(words(state(&[("a", Seen::Exited(0))]), state(&[])), ["destroy a"]);
         assert!(words(state(&[("a", running("1"))]), state(&[("a", running("1"))])).is_empty());
+        let (starting, healthy) = (feeling("1", Some(Word::Starting)), feeling("1", Some(Word::Healthy)));
+        assert_eq!(words(state(&[("a", starting)]), state(&[("a", healthy.clone())])), ["health_status: healthy a"]);
+        assert_eq!(words(state(&[("a", healthy)]), state(&[("a", feeling("2", Some(Word::Starting)))])), ["start a"]);
     }
 }

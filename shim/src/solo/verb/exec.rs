@@ -21,9 +21,9 @@ use crate::io::console::{self, ConsoleSocket, set_nonblocking};
 use crate::io::fifo::pipe;
 use crate::reap::{self, Exit};
 use crate::runtime::{Call, kind_of_start_failure};
-use crate::solo::directory::{Layout, Status};
+use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::process;
-use crate::solo::record::write_bytes;
+use crate::solo::record::{Options, write_bytes};
 use crate::solo::relay::{self, Asked, Outlet, Signals};
 use crate::solo::terminal::{self, DetachKeys, KeyFilter, Raw};
 use crate::solo::verb::not_running;
@@ -44,19 +44,7 @@ pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
     // The command becomes our child when the runtime leaves, so that we learn how it ends.
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
     let signals = Signals::take(true)?;
-    let pid_file = Scratch(directory.run.join(format!("exec-{}", std::process::id())));
-    let config = directory.path.join("bundle/config.json");
-    let text = fs::read(&config).context(|| format!("read {}", config.display()))?;
-    let config = serde_json::from_slice(&text).context(|| format!("read {}", config.display()))?;
-    // A terminal has its size from the first moment on: the command may ask at once.
-    let process = process::derive(&config, exec, state.pid, terminal::size())?;
-    let process_file = Scratch(directory.path.join(format!(".exec-{}.json", std::process::id())));
-    write_bytes(&process_file.0, &serde_json::to_vec(&process)?)?;
-    let call = directory.runtime(&options).call("exec").arg("--detach").arg("--pid-file").arg(&pid_file.0);
-    let streams = start(call.arg("--process").arg(&process_file.0), exec, &directory.run)?;
-    drop(process_file);
-    let pidfd = reap::open(pid_file.read()?)?;
-    drop(pid_file);
+    let (pidfd, streams) = begin(&directory, &options, exec, state.pid)?;
     if exec.detach {
         return hold_terminal(streams.stdout.filter(|_| exec.tty)).map(|()| 0);
     }
@@ -66,6 +54,22 @@ pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
         // The command goes on without us.
         Left::Detached(master) => hold_terminal(master).map(|()| 0),
     }
+}
+
+/// Has the runtime start the command in the container whose init is `pid`. Who calls this must be a subreaper.
+pub(crate) fn begin(directory: &Directory, options: &Options, exec: &Exec, pid: u32) -> Result<(OwnedFd, Streams)> {
+    let pid_file = Scratch(directory.run.join(format!("exec-{}", std::process::id())));
+    let config = directory.path.join("bundle/config.json");
+    let text = fs::read(&config).context(|| format!("read {}", config.display()))?;
+    let config = serde_json::from_slice(&text).context(|| format!("read {}", config.display()))?;
+    // A terminal has its size from the first moment on: the command may ask at once.
+    let process = process::derive(&config, exec, pid, terminal::size())?;
+    let process_file = Scratch(directory.path.join(format!(".exec-{}.json", std::process::id())));
+    write_bytes(&process_file.0, &serde_json::to_vec(&process)?)?;
+    let call = directory.runtime(options).call("exec").arg("--detach").arg("--pid-file").arg(&pid_file.0);
+    let streams = start(call.arg("--process").arg(&process_file.0), exec, &directory.run)?;
+    drop(process_file);
+    Ok((reap::open(pid_file.read()?)?, streams))
 }
 
 /// The first argument of the process that keeps a terminal open after its user has left.
@@ -108,10 +112,10 @@ enum Left {
 
 /// Our ends of the command's streams.
 #[derive(Debug, Default)]
-struct Streams {
+pub(crate) struct Streams {
     stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// A file between us and the runtime, gone on drop.

@@ -32,6 +32,7 @@ fn describe(directory: &Directory) -> Result<Value> {
     whole.insert("options".into(), serde_json::to_value(directory.options()?)?);
     whole.insert("state".into(), serde_json::to_value(directory.state()?)?);
     whole.insert("exit".into(), serde_json::to_value(directory.ended()?)?);
+    whole.insert("health_checks".into(), serde_json::to_value(directory.condition()?)?);
     let restarts = directory.restarted()?.map_or(0, |restarted| restarted.count);
     whole.insert("restarts".into(), restarts.into());
     whole.insert("directory".into(), json!(directory.path));

@@ -14,6 +14,8 @@ use crate::solo::say;
 const COMMAND_WIDTH: usize = 30;
 /// What a container can be.
 const STATUSES: [&str; 6] = ["created", "running", "paused", "restarting", "exited", "dead"];
+/// How a container can feel.
+const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 const HEADING: [&str; 5] = ["NAME", "COMMAND", "CREATED", "STATUS", "PID"];
 
 /// Prints the containers.
@@ -49,6 +51,7 @@ enum Filter {
     /// Its name has this in it.
     Name(String),
     Status(String),
+    Health(String),
 }
 
 impl Filter {
@@ -59,7 +62,11 @@ impl Filter {
             Some(("status", status)) => {
                 Err(Error::invalid(format!("filter status={status}: it is one of {}", STATUSES.join(", "))))
             }
-            _ => Err(Error::invalid(format!("filter {text:?}: it is name=TEXT or status=STATUS"))),
+            Some(("health", health)) if HEALTHS.contains(&health) => Ok(Self::Health(health.to_owned())),
+            Some(("health", health)) => {
+                Err(Error::invalid(format!("filter health={health}: it is one of {}", HEALTHS.join(", "))))
+            }
+            _ => Err(Error::invalid(format!("filter {text:?}: it is name=TEXT, status=STATUS or health=HEALTH"))),
         }
     }
 
@@ -70,8 +77,12 @@ impl Filter {
             || filters.iter().filter_map(|filter| if let Self::Name(part) = filter { Some(part) } else { None });
         let statuses =
             || filters.iter().filter_map(|filter| if let Self::Status(status) = filter { Some(status) } else { None });
+        let healths =
+            || filters.iter().filter_map(|filter| if let Self::Health(health) = filter { Some(health) } else { None });
+        let condition = row.get("health").and_then(Value::as_str).unwrap_or("none");
         (names().next().is_none() || names().any(|part| name.contains(part.as_str())))
             && (statuses().next().is_none() || statuses().any(|status| status == word(row)))
+            && (healths().next().is_none() || healths().any(|health| health == condition))
     }
 }
 
@@ -88,15 +99,16 @@ pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
         row.insert("status".into(), status.into());
         row.insert("status_text".into(), text.into());
     };
-    let (mut pid, mut code) = (None, None);
+    let (mut pid, mut code, mut health) = (None, None, None);
     match directory.status() {
         Ok(Status::Starting) => put("created", "Starting".to_owned()),
         Ok(Status::Running { state, watched }) => {
             let paused = directory.is_paused();
+            health = directory.condition().ok().flatten().map(|condition| condition.status.text());
             let note = match (paused, watched) {
-                (true, _) => " (Paused)",
-                (false, true) => "",
-                (false, false) => " (monitor lost)",
+                (true, _) => " (Paused)".to_owned(),
+                (false, true) => health.map(|health| format!(" ({health})")).unwrap_or_default(),
+                (false, false) => " (monitor lost)".to_owned(),
             };
             put(if paused { "paused" } else { "running" }, format!("Up {}{note}", age(&state.started)));
             pid = Some(state.pid);
@@ -115,6 +127,9 @@ pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
     }
     if let Some(pid) = pid {
         row.insert("pid".into(), pid.into());
+    }
+    if let Some(health) = health {
+        row.insert("health".into(), health.into());
     }
     if let Some(code) = code {
         row.insert("exit_code".into(), code.into());
@@ -206,7 +221,13 @@ mod tests {
         ] {
             assert_eq!(Filter::accept(&filters(texts), &web), accepted, "{texts:?}");
         }
-        for text in ["", "name", "status=happy", "color=red"] {
+        let mut well = row("web-1", "running");
+        well.insert("health".into(), "healthy".into());
+        assert!(Filter::accept(&filters(&["health=healthy"]), &well));
+        assert!(
+            !Filter::accept(&filters(&["health=healthy"]), &web) && Filter::accept(&filters(&["health=none"]), &web)
+        );
+        for text in ["", "name", "status=happy", "health=happy", "color=red"] {
             assert!(Filter::parse(text).is_err(), "{text}");
         }
     }

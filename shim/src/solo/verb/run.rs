@@ -13,12 +13,14 @@ use crate::error::{Context, Error, Result};
 use crate::runtime;
 use crate::solo::derive::derive;
 use crate::solo::directory::{Directory, Layout, check_name};
+use crate::solo::health::Health;
 use crate::solo::launch::launch;
 use crate::solo::policy::{LogOptions, RestartPolicy};
 use crate::solo::record::{Options, now};
 use crate::solo::relay::Signals;
+use crate::solo::sdnotify::Mode;
 use crate::solo::session::{Manner, Outcome, Session};
-use crate::solo::{say, signal, terminal};
+use crate::solo::{say, sdnotify, signal, terminal};
 
 /// Runs a container. Returns the exit code: the container's, or 0 once it runs detached.
 pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
@@ -76,6 +78,13 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
     if let Some((rows, columns)) = terminal::size().filter(|_| run.tty && !run.detach) {
         derived.config["process"]["consoleSize"] = json!({"height": rows, "width": columns});
     }
+    let health = Health::of(&derived.config, &run.health).context(|| path.display().to_string())?;
+    if run.sdnotify == Mode::Healthy && health.is_none() {
+        return Err(Error::invalid("--sdnotify healthy: there is no health check: give --health-cmd"));
+    }
+    if run.sdnotify == Mode::Container {
+        sdnotify::prepare(&mut derived.config, &layout.run_root.join(&name))?;
+    }
     let options = Options {
         name,
         bundle,
@@ -94,6 +103,8 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
         detach_keys: run.detach_keys.clone(),
         stop_timeout: run.stop_timeout,
         pidfile: run.pidfile.as_ref().map(std::path::absolute).transpose()?,
+        health,
+        sdnotify: run.sdnotify,
     };
     layout.create(&options, &derived.config)
 }
