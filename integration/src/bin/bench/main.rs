@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! bench runtime [-n ROUNDS] [--only v1|v2]
+//! bench shim [-n ROUNDS] [--only run|helpers|idle|execs|logs|alone]
 //! ```
 
 #![forbid(unsafe_code)]
@@ -14,7 +15,10 @@
 )]
 
 mod floor;
+mod processes;
 mod runtime;
+mod shim;
+mod shim_alone;
 mod table;
 mod weight;
 
@@ -34,6 +38,16 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
+        ["shim", rest @ ..] => match shim::Options::parse(rest) {
+            Ok(options) => {
+                shim::bench(&options);
+                ExitCode::SUCCESS
+            }
+            Err(e) => {
+                eprintln!("bench: {e}");
+                ExitCode::from(2)
+            }
+        },
         // The two halves of the floor, see there.
         ["floor", rootfs] => floor::outside(rootfs),
         ["floor-init", rootfs] => floor::inside(rootfs),
@@ -41,6 +55,7 @@ fn main() -> ExitCode {
         ["peak", program @ ..] => weight::peak(program),
         _ => {
             eprintln!("usage: bench runtime [-n ROUNDS] [--only v1|v2]");
+            eprintln!("       bench shim [-n ROUNDS] [--only run|helpers|idle|execs|logs|alone]");
             ExitCode::from(2)
         }
     }

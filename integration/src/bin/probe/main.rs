@@ -10,7 +10,9 @@
 //! probe say TEXT...             prints the text
 //! probe whisper TEXT...         prints the text without a newline
 //! probe flood N [both]          prints N numbered lines (and as many on stderr)
+//! probe flood-of N TEXT          prints the text N times, each on a line
 //! probe complain TEXT...        prints the text on stderr
+//! probe notify TEXT             sends the text to NOTIFY_SOCKET
 //! probe cat                     copies stdin to stdout
 //! probe tty                     what it sees of its terminal
 //! probe hook FILE NAME [N]      as a hook: appends what it saw to FILE, ends with status N
@@ -64,7 +66,13 @@ fn main() -> ExitCode {
             std::io::stdout().flush().unwrap();
         }
         Some("flood") => flood(rest[0].parse().unwrap(), rest.get(1) == Some(&"both")),
+        Some("flood-of") => flood_of(rest[0].parse().unwrap(), rest[1]),
         Some("complain") => eprintln!("{}", rest.join(" ")),
+        Some("notify") => {
+            let socket = std::env::var_os("NOTIFY_SOCKET").unwrap();
+            let message = rest[0].as_bytes();
+            std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(message, socket).unwrap();
+        }
         Some("cat") => {
             std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).unwrap();
         }
@@ -120,6 +128,16 @@ fn flood(lines: u32, both: bool) {
             eprintln!("error {n}");
         }
     }
+}
+
+fn flood_of(lines: usize, text: &str) {
+    let block = format!("{text}\n").repeat(1000);
+    let line = text.len() + 1;
+    let mut out = std::io::stdout().lock();
+    for _ in 0..lines / 1000 {
+        out.write_all(block.as_bytes()).unwrap();
+    }
+    out.write_all(&block.as_bytes()[..lines % 1000 * line]).unwrap();
 }
 
 fn hook(rest: &[&str]) -> ExitCode {
