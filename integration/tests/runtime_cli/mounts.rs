@@ -358,6 +358,35 @@ fn atime_options_are_what_was_asked() {
 }
 
 #[test]
+fn a_mount_on_the_root_is_the_root() {
+    let mut case = Case::new();
+    not_on!(case, "crun version 1.8", "cannot mount on the root");
+    let dir = |name: &str| {
+        let dir = case.dir.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        dir.to_str().unwrap().to_owned()
+    };
+    // As bundles of rootless tools have it: what is mounted later lies in the overlay, and nothing shows in root.path.
+    let (lower, upper, work) = (dir("lower"), dir("upper"), dir("work"));
+    fs::rename(case.rootfs(), &lower).unwrap();
+    fs::create_dir(case.rootfs()).unwrap();
+    let options = [format!("lowerdir={lower}"), format!("upperdir={upper}"), format!("workdir={work}")];
+    let root = json!({ "destination": "/", "type": "overlay", "source": "overlay", "options": options });
+    case.spec["mounts"].as_array_mut().unwrap().insert(0, root);
+    case.write();
+    let report = case.report();
+    assert_eq!(report.mount("/").unwrap().kind, "overlay");
+    assert!(report.mount("/proc").is_some() && report.mount("/dev/shm").is_some());
+    case.attempts(&[("create /made", Ok(""))]);
+    assert!(Path::new(&upper).join("made").exists());
+    assert_eq!(fs::read_dir(case.rootfs()).unwrap().count(), 0);
+    not_on!(case, "crun", "leaves a root that was mounted writable");
+    case.spec["root"]["readonly"] = json!(true);
+    case.write();
+    case.attempts(&[("create /other", Err("EROFS"))]);
+}
+
+#[test]
 fn a_mount_over_the_current_directory_is_seen() {
     let mut case = Case::new();
     case.mount("/home", "tmpfs", "tmpfs", &[]);

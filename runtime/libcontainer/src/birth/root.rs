@@ -30,7 +30,7 @@ pub(super) fn build(
     };
     entry::attach(&trees.root, &plan.rootfs, plan.own_mounts())?;
     let undo = if plan.own_mounts() { None } else { Some(entry::HostMount::of(&trees.root)?) };
-    let root = Root::new(trees.root);
+    let mut root = Root::new(trees.root);
     let in_user_namespace = plan.in_user_namespace();
     let around = Surroundings {
         cgroup: &prepared.state.cgroup,
@@ -42,7 +42,7 @@ pub(super) fn build(
         },
         locked: in_user_namespace,
     };
-    let writable = mounts::mount_all(&root, &plan.mounts, trees.binds, &around)?;
+    let writable = mounts::mount_all(&mut root, &plan.mounts, trees.binds, &around)?;
     devices::make(&root, &plan.nodes, trees.devices)?;
     if plan.own_dev {
         devices::make_links(&root)?;

@@ -38,10 +38,11 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) locked: bool,
 }
 
-/// Makes all mounts below `root`, in the order given. `sources` holds the bind sources that were opened outside. Returns those
-/// that [`seal`] makes read-only, once nothing is made in them any more.
+/// Makes all mounts below `root`, in the order given. `sources` holds the bind sources that were opened outside. A mount on the
+/// root itself is the root from then on: bundles of rootless tools have their overlay there. Returns those that [`seal`] makes
+/// read-only, once nothing is made in them any more.
 pub(crate) fn mount_all(
-    root: &Root,
+    root: &mut Root,
     steps: &[Step],
     sources: Vec<Option<OwnedFd>>,
     around: &Surroundings<'_>,
@@ -50,6 +51,9 @@ pub(crate) fn mount_all(
     let sources = sources.into_iter().chain(std::iter::repeat_with(|| None));
     for ((i, step), source) in steps.iter().enumerate().zip(sources) {
         let mount = mount_one(root, i, step, source, around).at_with(|| step.field.clone())?;
+        if step.is_root() && !matches!(step.what, What::Remount) {
+            *root = Root::new(mount.try_clone().at("duplicate the root's descriptor")?);
+        }
         if step.sealed_late() {
             writable.push(mount);
         }

@@ -97,6 +97,11 @@ impl Step {
     pub(crate) fn is_proc(&self) -> bool {
         clean(&self.destination) == Path::new("/proc")
     }
+
+    /// Whether this lies over the container's root itself.
+    pub(crate) fn is_root(&self) -> bool {
+        clean(&self.destination) == Path::new("/")
+    }
 }
 
 /// Without `.`, `..` and double slashes, as the path reads; where links lead is found out when it is opened.
