@@ -1,4 +1,4 @@
-//! Real images: Debian as debootstrap makes it with one layer of packages on top, and a small one of busybox.
+//! Real images: Debian as debootstrap makes it with layers of packages on top, and a small one of busybox.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,30 @@ use crate::programs;
 /// # Errors
 /// Says why it cannot be had: no mirror can be reached.
 pub fn debian() -> Result<PathBuf, String> {
+    made("debian", include_str!("debian.sh"), "layout/index.json").map(|dir| dir.join("layout"))
+}
+
+/// The layout of the image `big` in one compression (gzip or zstd): seven layers, some 600 MB unpacked, with all that is hard
+/// for an unpacker. Made once, in some minutes, and kept in the cache.
+///
+/// # Errors
+/// Says why it cannot be had: no mirror can be reached.
+pub fn big(compression: &str) -> Result<PathBuf, String> {
+    made("big", include_str!("big.sh"), "zstd/index.json").map(|dir| dir.join(compression))
+}
+
+/// The directory `name` of the cache, made by a script that is given a directory, if `proof` is not in it yet.
+fn made(name: &str, script: &str, proof: &str) -> Result<PathBuf, String> {
     let cache = programs::cache();
-    let ready = cache.join("debian-python");
+    let ready = cache.join(name);
     // One test makes it, others that come meanwhile wait.
-    let lock = fs::File::create(cache.join("debian-python.lock")).map_err(|e| format!("lock the image cache: {e}"))?;
+    let lock =
+        fs::File::create(cache.join(format!("{name}.lock"))).map_err(|e| format!("lock the image cache: {e}"))?;
     lock.lock().map_err(|e| format!("lock the image cache: {e}"))?;
-    if ready.join("index.json").exists() {
+    if ready.join(proof).exists() {
         return Ok(ready);
     }
-    let work = tempfile::Builder::new().prefix("debian-python.").tempdir_in(&cache).map_err(|e| e.to_string())?;
-    let script = include_str!("debian.sh");
+    let work = tempfile::Builder::new().prefix(&format!("{name}.")).tempdir_in(&cache).map_err(|e| e.to_string())?;
     let mut sh = Command::new("sh");
     sh.args(["-eu", "-c", script, "sh"]).arg(work.path()).stdin(Stdio::null());
     let files = Files::new(work.path(), "make");
@@ -31,10 +45,10 @@ pub fn debian() -> Result<PathBuf, String> {
     if !status.success() {
         let said = fs::read_to_string(&files.stderr).unwrap_or_default();
         let last = said.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" / ");
-        return Err(format!("the Debian image could not be made (is a mirror reachable?): {last}"));
+        return Err(format!("the image {name} could not be made (is a mirror reachable?): {last}"));
     }
     let _ = fs::remove_dir_all(&ready);
-    fs::rename(work.path().join("layout"), &ready).map_err(|e| e.to_string())?;
+    fs::rename(work.keep(), &ready).map_err(|e| e.to_string())?;
     Ok(ready)
 }
 
@@ -49,7 +63,7 @@ pub fn busybox_tar(dir: &Path) -> PathBuf {
     fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox: run hack/setup");
     for applet in [
         "sh", "cat", "echo", "env", "hostname", "id", "kill", "ls", "ps", "pwd", "sleep", "true", "wc", "yes", "head",
-        "seq",
+        "seq", "mkdir", "rm",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
     }

@@ -4,6 +4,7 @@
 //! ```text
 //! bench runtime [-n ROUNDS] [--only v1|v2]
 //! bench shim [-n ROUNDS] [--only run|helpers|idle|execs|logs|alone]
+//! bench imgtool [-n ROUNDS] [--only gzip|zstd|growth] [--ours]
 //! ```
 
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@
 )]
 
 mod floor;
+mod images;
 mod processes;
 mod runtime;
 mod shim;
@@ -28,26 +30,9 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["runtime", rest @ ..] => match runtime::Options::parse(rest) {
-            Ok(options) => {
-                runtime::bench(&options);
-                ExitCode::SUCCESS
-            }
-            Err(e) => {
-                eprintln!("bench: {e}");
-                ExitCode::from(2)
-            }
-        },
-        ["shim", rest @ ..] => match shim::Options::parse(rest) {
-            Ok(options) => {
-                shim::bench(&options);
-                ExitCode::SUCCESS
-            }
-            Err(e) => {
-                eprintln!("bench: {e}");
-                ExitCode::from(2)
-            }
-        },
+        ["runtime", rest @ ..] => bench(runtime::Options::parse(rest), runtime::bench),
+        ["shim", rest @ ..] => bench(shim::Options::parse(rest), shim::bench),
+        ["imgtool", rest @ ..] => bench(images::Options::parse(rest), images::bench),
         // The two halves of the floor, see there.
         ["floor", rootfs] => floor::outside(rootfs),
         ["floor-init", rootfs] => floor::inside(rootfs),
@@ -56,6 +41,20 @@ fn main() -> ExitCode {
         _ => {
             eprintln!("usage: bench runtime [-n ROUNDS] [--only v1|v2]");
             eprintln!("       bench shim [-n ROUNDS] [--only run|helpers|idle|execs|logs|alone]");
+            eprintln!("       bench imgtool [-n ROUNDS] [--only gzip|zstd|growth] [--ours]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bench<Options>(options: Result<Options, String>, measure: impl Fn(&Options)) -> ExitCode {
+    match options {
+        Ok(options) => {
+            measure(&options);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bench: {error}");
             ExitCode::from(2)
         }
     }
