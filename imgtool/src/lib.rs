@@ -18,6 +18,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registry;
+mod rights;
 mod time;
 mod transfer;
 mod unpack;
@@ -74,12 +75,13 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::Prune(args) => ("prune", verb::prune::run(&store, args)),
         Verb::Du(args) => ("du", verb::du::run(&store, args)),
         Verb::Fsck(args) => ("fsck", verb::fsck::run(&store, args)),
-        Verb::Commit(args) => ("commit", verb::commit::run(args)),
-        Verb::Diff(args) => ("diff", verb::diff::run(args)),
-        Verb::Export(args) => ("export", verb::export::run(args)),
-        Verb::Mount(args) => ("mount", verb::mount::run(args)),
-        Verb::Umount(args) => ("umount", verb::umount::run(args)),
+        Verb::Commit(args) => ("commit", verb::commit::run(&store, args)),
+        Verb::Diff(args) => ("diff", verb::diff::run(&store, args)),
+        Verb::Export(args) => ("export", verb::export::run(&store, args)),
+        Verb::Mount(args) => ("mount", verb::mount::run(&store, args)),
+        Verb::Umount(args) => ("umount", verb::umount::run(&store, args)),
         Verb::Bundle(args) => ("bundle", verb::bundle::run(&store, args)),
+        Verb::Ids(args) => ("ids", rights::map_ids_of(args.pid)),
         Verb::Network(args) => ("network", verb::network::run(args)),
         Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(&store, args)),
     }

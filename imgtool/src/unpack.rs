@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, Step};
-use crate::layer::{self, Job, Limits, LowerStack, OverlayForm, Unpacked, open_root};
+use crate::layer::{self, Job, Limits, LowerStack, Unpacked, open_root};
 use crate::layout::{Acquired, Draft, Layer, Store, VerifiedReader};
 use crate::oci::{Descriptor, ImageConfig, Manifest, layer_is_known};
 use crate::progress::{Progress, Task};
@@ -44,6 +44,9 @@ enum First {
 impl Unpacking<'_> {
     /// All layers of the image, unpacked, the lowest first.
     pub(crate) fn layers(&self, manifest: &Manifest, config: &ImageConfig) -> Result<Vec<Layer>> {
+        if let Some(note) = self.store.rights().note() {
+            self.progress.say(note);
+        }
         let mut places = Vec::new();
         let mut below: Option<Digest> = None;
         for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
@@ -163,7 +166,7 @@ impl Unpacking<'_> {
             let job = Job {
                 diff_id: Some(place.diff_id),
                 root,
-                form: OverlayForm::Trusted,
+                powers: self.store.rights().powers(),
                 limits: self.limits,
                 compressed: Some(descriptor.size),
                 lower,
@@ -206,7 +209,15 @@ impl Unpacking<'_> {
                 Err(e) if e.kind() == Kind::Damaged && had_some && !second_try && self.registry.is_some() => {
                     second_try = true;
                 }
-                result => return result.map(|unpacked| (draft, unpacked)),
+                result => {
+                    let unpacked = result?;
+                    if unpacked.devices_left_out > 0 {
+                        let (count, digest) = (unpacked.devices_left_out, place.diff_id.short());
+                        self.progress
+                            .say(&format!("layer {digest}: {count} devices left out, only root may make them"));
+                    }
+                    return Ok((draft, unpacked));
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use super::new_blob::{LayerCompression, NewBlob};
 use super::{apply_change, input_name, open_input};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layer::{self, Job, Limits, LowerStack, OverlayForm};
+use crate::layer::{self, Job, Limits, LowerStack};
 use crate::layout::{Store, put_image, random_hex};
 use crate::oci::{Descriptor, Execution, History, ImageConfig, RootFs};
 use crate::platform::Platform;
@@ -70,7 +70,7 @@ fn layer(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<(Des
     let job = Job {
         diff_id: None,
         root,
-        form: OverlayForm::Trusted,
+        powers: store.rights().powers(),
         limits: import.limits,
         compressed: None,
         lower: Some(&nothing),

@@ -12,7 +12,8 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, CWD, Mode, OFlags, access, openat};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -23,6 +24,8 @@ use crate::oci;
 pub(super) const PLAN: &str = "network.json";
 pub(super) const STATE: &str = "network-state.json";
 const PASTA_PID: &str = "pasta.pid";
+/// Pasta has this time to end.
+const PASTA_END: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// A runtime's state on standard input is read up to this size.
 const STATE_MAX: u64 = 1 << 20;
 /// Where distributions keep CNI's plugins.
@@ -229,6 +232,7 @@ fn pasta(directory: &Path, plan: &Plan, pid: u32) -> Result<()> {
         let inherited = format!("/proc/self/fd/{}", namespace.as_raw_fd());
         command.args(["--runas", "0:0", "--netns-only", "--netns", &inherited]);
     } else {
+        access("/dev/net/tun", Access::READ_OK | Access::WRITE_OK).at("pasta: /dev/net/tun")?;
         command.arg(pid.to_string());
     }
     let mut start = || -> Result<()> {
@@ -251,10 +255,12 @@ fn end_pasta(directory: &Path) -> Result<()> {
         let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
         let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
         if let Ok(process) = process
-            && name.starts_with("pasta")
+            && ["pasta", "passt"].iter().any(|ours| name.starts_with(ours))
         {
             match rustix::process::pidfd_send_signal(&process, rustix::process::Signal::TERM) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                // Its ports are free once it is gone.
+                Ok(()) => drop(poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&PASTA_END))),
+                Err(rustix::io::Errno::SRCH) => {}
                 Err(e) => return Err(e).at("end pasta"),
             }
         }

@@ -21,7 +21,8 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    pub(crate) fn open(directory: &Path) -> Result<Self> {
+    /// Opens a bundle with the rights that `here` is used with.
+    pub(crate) fn open(here: &Store, directory: &Path) -> Result<Self> {
         let directory = std::path::absolute(directory)?;
         let path = directory.join(RECORD);
         let bytes = fs::read(&path).map_err(|e| match e.kind() {
@@ -29,7 +30,7 @@ impl Bundle {
             _ => Error::from(e).at(format!("read {}", path.display())),
         })?;
         let record: Record = oci::json(&bytes).with(|| path.display().to_string())?;
-        let store = Store::at(&record.store)?;
+        let store = here.other(&record.store)?;
         Ok(Self { directory, record, store })
     }
 
@@ -94,7 +95,13 @@ impl Bundle {
         }
         let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
         let overlay = self.directory.join("overlay");
-        overlay::mount_overlay(&lower, &overlay.join("upper"), &overlay.join("work"), &self.rootfs())
+        overlay::mount_overlay(
+            &lower,
+            &overlay.join("upper"),
+            &overlay.join("work"),
+            &self.rootfs(),
+            self.store.rights().powers().overlay,
+        )
     }
 
     /// Unmounts it, unless something uses it; what the container changed stays.

@@ -20,6 +20,7 @@ mod options;
 mod overlay;
 mod remove;
 mod rootfs;
+mod rootless;
 mod seccomp;
 mod security;
 mod spec;
@@ -41,7 +42,7 @@ pub(crate) use link::{down as network_down, up as network_up};
 pub(crate) use made::Bundle;
 pub(crate) use network::{HostEntry, Network, Publish};
 pub(crate) use options::{Options, parse_cpus, parse_size, read_env_file};
-pub(crate) use remove::remove;
+pub(crate) use remove::{check_unused, remove};
 pub(crate) use security::{Device, Rlimit, SecurityOpt};
 pub(crate) use volume::{Volume, parse_mount, parse_tmpfs};
 
@@ -56,6 +57,7 @@ use link::PLAN;
 use network::Plan;
 use options::clean_absolute;
 use rootfs::RootFs;
+use rootless::Rootless;
 use spec::Context;
 use volume::{Bind, Source};
 
@@ -94,6 +96,9 @@ pub(crate) fn make(
         }
     }
     spec::check(options)?;
+    if store.rights().own_namespace().is_some() && matches!(options.network, Network::Bridge | Network::Cni(_)) {
+        return Err(Error::other("--network: CNI plugins need root; --network pasta does not"));
+    }
     if let Some(name) = &options.hostname {
         check_hostname(name)?;
     }
@@ -162,11 +167,23 @@ impl Maker<'_> {
             digest: digest.clone(),
             layers: self.layers.iter().map(|layer| layer.key.clone()).collect(),
         })?;
-        let rootfs = if self.options.copy { self.copy()? } else { self.mount()? };
+        let (rootfs, mount) = if self.options.copy { (self.copy()?, None) } else { self.mount()? };
         let root = RootFs::open(&rootfs)?;
         let config = &self.image.config.config;
         let mut identity = user::resolve(&root, self.options.user.as_deref().unwrap_or(&config.user))?;
         user::add_groups(&root, &mut identity, &self.options.groups)?;
+        let rootless = match self.store.rights().own_namespace() {
+            Some(own) => {
+                if let Some(asked) = rootless::check_identity(own, &mut identity)? {
+                    self.progress.say(&format!(
+                        "the process runs as you, not as {}:{}: you have no ranges of ids",
+                        asked.uid, asked.gid
+                    ));
+                }
+                Some(Rootless { maps: own.clone(), root: mount, cgroup2: rootless::has_cgroup2() })
+            }
+            None => None,
+        };
         root.make_directory(&spec::working_directory(config, self.options)?)?;
         let hostname = self.hostname(id);
         let mut binds = self.named_volumes(&root)?;
@@ -203,6 +220,7 @@ impl Maker<'_> {
             kernel: seccomp::kernel_version(),
             devices: security::Devices::of(&self.options.devices, self.options.privileged)?,
             hooks: if plan.is_some() { Some(self.hooks()?) } else { None },
+            rootless,
         };
         let spec = spec::spec(&self.image.config, self.options, &context)?;
         let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
@@ -236,7 +254,9 @@ impl Maker<'_> {
         Ok(path)
     }
 
-    fn mount(&self) -> Result<PathBuf> {
+    /// Mounts the root file system, as it will be found by whoever runs the bundle; or only for us, with the mount that a runtime
+    /// is to make.
+    fn mount(&self) -> Result<(PathBuf, Option<serde_json::Value>)> {
         let rootfs = self.make_directory("rootfs", 0o755)?;
         self.make_directory("overlay", 0o700)?;
         let upper = self.make_directory("overlay/upper", 0o755)?;
@@ -248,8 +268,14 @@ impl Maker<'_> {
             lower.push(self.make_directory("overlay/empty", 0o755)?); // an image without layers; overlayfs wants one
         }
         let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
-        overlay::mount_overlay(&lower, &upper, &work, &rootfs)?;
-        Ok(rootfs)
+        let rights = self.store.rights();
+        overlay::mount_overlay(&lower, &upper, &work, &rootfs, rights.powers().overlay)?;
+        if rights.own_namespace().is_none() {
+            return Ok((rootfs, None));
+        }
+        let links = self.make_directory("overlay/lower", 0o755)?;
+        let mount = overlay::as_mount(&lower, &links, &upper, &work)?;
+        Ok((rootfs, Some(mount)))
     }
 
     fn copy(&self) -> Result<PathBuf> {
@@ -273,7 +299,8 @@ impl Maker<'_> {
         let program = std::env::current_exe().at("the path of imgtool")?;
         let hook = |verb: &str| {
             serde_json::json!([{
-                "path": program, "args": ["imgtool", "network", verb, self.directory],
+                // A hook has no HOME to find the store by.
+                "path": program, "args": ["imgtool", "--root", self.store.root(), "network", verb, self.directory],
                 "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 60,
             }])
         };

@@ -33,12 +33,18 @@ const OURS: [&str; 14] = [
 pub(crate) fn remove(here: &Store, directory: &Path) -> Result<Vec<PathBuf>> {
     let directory = std::path::absolute(directory)?;
     let store = store_of(here, &directory)?;
-    if let Some(user) = user_of(&directory)? {
-        return Err(Error::other(format!("{user} still uses it: stop and delete that first")));
-    }
+    check_unused(&directory)?;
     let left = undo(&store, &directory, true)?;
     store.settle()?;
     Ok(left)
+}
+
+/// Refuses while a container uses the bundle.
+pub(crate) fn check_unused(directory: &Path) -> Result<()> {
+    match user_of(&std::path::absolute(directory)?)? {
+        Some(user) => Err(Error::other(format!("{user} still uses it: stop and delete that first"))),
+        None => Ok(()),
+    }
 }
 
 /// The store that a bundle stands on. Where bundle.json was lost (a power cut can leave it empty), the record in the
@@ -52,7 +58,7 @@ fn store_of(here: &Store, directory: &Path) -> Result<Store> {
         })
         .and_then(|bytes| oci::json::<Record>(&bytes).with(|| path.display().to_string()));
     match record {
-        Ok(record) => Store::at(&record.store),
+        Ok(record) => here.other(&record.store),
         Err(_) if here.uses()?.iter().any(|used| used.bundle == *directory) => Ok(here.clone()),
         Err(e) => Err(e),
     }

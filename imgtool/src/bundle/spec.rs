@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::health;
 use super::network::Network;
 use super::options::{Options, clean_absolute};
+use super::rootless::Rootless;
 use super::seccomp;
 use super::security::{Devices, Rlimit, SecurityOpt, read_seccomp};
 use super::user::Identity;
@@ -51,6 +52,8 @@ pub(super) struct Context {
     pub(super) kernel: (u32, u32),
     pub(super) devices: Devices,
     pub(super) hooks: Option<Value>,
+    /// In an ordinary user's bundle.
+    pub(super) rootless: Option<Rootless>,
 }
 
 /// The process's arguments: entrypoint and command, as Docker joins them.
@@ -285,6 +288,9 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
     });
     if let Some(hooks) = &context.hooks {
         spec["hooks"] = hooks.clone();
+    }
+    if let Some(rootless) = &context.rootless {
+        rootless.adapt(&mut spec, options.network == Network::Host);
     }
     Ok(spec)
 }

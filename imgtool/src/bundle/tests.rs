@@ -32,6 +32,7 @@ fn context() -> Context {
         kernel: (6, 1),
         devices: security::Devices::default(),
         hooks: None,
+        rootless: None,
     }
 }
 

@@ -95,6 +95,9 @@ pub(crate) enum Verb {
     /// Connect a bundle's container with its network: the bundle's hooks call this
     #[command(hide = true)]
     Network(NetworkArgs),
+    /// Map ids into the user namespace of an imgtool that waits for it
+    #[command(hide = true)]
+    Ids(IdsArgs),
 }
 
 /// How registries are reached.
@@ -386,6 +389,11 @@ pub(crate) struct NetworkArgs {
     /// The bundle's directory
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdsArgs {
+    pub(crate) pid: u32,
 }
 
 #[derive(Debug, Args)]

@@ -24,7 +24,7 @@ use super::dirs::{Dirs, ancestors, clean, open_dir, split};
 use super::lower::{Found, LowerStack, is_whiteout};
 use super::meta::Meta;
 use super::tarball::{Entry, Kind, Tarball};
-use super::terms::{Limits, OverlayForm, Unpacked};
+use super::terms::{Limits, Powers, Unpacked};
 use super::xattr;
 use crate::error::{Error, Result, Step};
 
@@ -36,7 +36,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The state of one unpacking.
 pub(crate) struct Unpacker<'a> {
     pub(super) dirs: Dirs,
-    form: OverlayForm,
+    powers: Powers,
     limits: Limits,
     pub(super) lower: Option<&'a LowerStack>,
     /// What new files belong to without a chown.
@@ -49,11 +49,11 @@ pub(crate) struct Unpacker<'a> {
 impl<'a> Unpacker<'a> {
     /// Unpacks into the empty directory `root`. With `lower`, what the layer does not have itself is looked up there; an
     /// empty stack is right for the lowest layer.
-    pub(crate) fn new(root: OwnedFd, form: OverlayForm, limits: Limits, lower: Option<&'a LowerStack>) -> Result<Self> {
+    pub(crate) fn new(root: OwnedFd, powers: Powers, limits: Limits, lower: Option<&'a LowerStack>) -> Result<Self> {
         let stat = fstat(&root).at("unpack")?;
         Ok(Self {
             dirs: Dirs::new(root),
-            form,
+            powers,
             limits,
             lower,
             owner: (stat.st_uid, stat.st_gid),
@@ -81,7 +81,10 @@ impl<'a> Unpacker<'a> {
 
     fn make<R: BufRead>(&mut self, entry: &Entry, tar: &mut Tarball<R>) -> Result<()> {
         let path = clean(&entry.path)?;
-        let meta = Meta::of(entry)?;
+        let mut meta = Meta::of(entry)?;
+        if !self.powers.owners {
+            (meta.uid, meta.gid) = self.owner;
+        }
         if path.is_empty() {
             if entry.kind != Kind::Directory {
                 return Err(Error::malformed("the layer's root must be a directory"));
@@ -156,7 +159,7 @@ impl<'a> Unpacker<'a> {
         }
         // Owner before mode and attributes: chown clears set-user-ID bits and file capabilities.
         if (meta.uid, meta.gid) != self.owner {
-            fchown(&fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))).at("chown")?;
+            fchown(&fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))).map_err(|e| meta.unowned(e))?;
         }
         fchmod(&fd, Mode::from_raw_mode(meta.mode)).at("chmod")?;
         xattr::set_all(&fd, &meta.xattrs)?;
@@ -173,6 +176,11 @@ impl<'a> Unpacker<'a> {
         meta: &Meta,
     ) -> Result<()> {
         let device = if kind == FileType::Fifo { 0 } else { makedev(entry.device.0, entry.device.1) };
+        // What the kernel lets everybody make is a fifo and overlayfs' whiteout.
+        if !self.powers.devices && device != 0 {
+            self.done.devices_left_out += 1;
+            return self.make_way_if_needed(dir, name, at);
+        }
         self.create(dir, name, at, || mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, device))?;
         self.finish_special(dir, name, kind, meta)
     }
@@ -180,7 +188,7 @@ impl<'a> Unpacker<'a> {
     fn finish_special(&self, dir: &OwnedFd, name: &[u8], kind: FileType, meta: &Meta) -> Result<()> {
         if (meta.uid, meta.gid) != self.owner {
             let (uid, gid) = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
-            chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).at("chown")?;
+            chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| meta.unowned(e))?;
         }
         if kind != FileType::Symlink {
             chmodat(dir, name, Mode::from_raw_mode(meta.mode), AtFlags::empty()).at("chmod")?;
@@ -253,7 +261,7 @@ impl<'a> Unpacker<'a> {
         if at.is_empty() {
             self.done.opaque_root = true;
         }
-        xattr::set_opaque(dir, self.form)?;
+        xattr::set_opaque(dir, self.powers.overlay)?;
         self.opaque.insert(at.to_vec());
         Ok(())
     }

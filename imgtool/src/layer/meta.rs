@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens};
+use rustix::io::Errno;
 
 use super::tarball::Entry;
 use super::xattr;
@@ -34,9 +35,21 @@ impl Meta {
         Timestamps { last_access: mtime, last_modification: mtime }
     }
 
+    /// What a failed chown means.
+    pub(super) fn unowned(&self, errno: Errno) -> Error {
+        // Of an ID that the user namespace does not have.
+        if errno == Errno::INVAL {
+            let (uid, gid) = (self.uid, self.gid);
+            return Error::other(format!(
+                "belongs to {uid}:{gid}, which is not among the ids of this user namespace (see /etc/subuid and /etc/subgid)"
+            ));
+        }
+        Error::from(errno).at("chown")
+    }
+
     pub(super) fn apply(&self, dir: impl AsFd, owner: (u32, u32)) -> Result<()> {
         if (self.uid, self.gid) != owner {
-            fchown(&dir, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid))).at("chown")?;
+            fchown(&dir, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid))).map_err(|e| self.unowned(e))?;
         }
         fchmod(&dir, Mode::from_raw_mode(self.mode)).at("chmod")?;
         xattr::set_all(&dir, &self.xattrs)?;

@@ -29,5 +29,5 @@ pub(crate) use lower::LowerStack;
 pub(crate) use merge::merge;
 pub(crate) use pipe::{Job, TarSink, unpack};
 pub(crate) use tarball::{Kind as EntryKind, Tarball};
-pub(crate) use terms::{Limits, OverlayForm, Unpacked};
+pub(crate) use terms::{Limits, OverlayForm, Powers, Unpacked};
 pub(crate) use write::{TreeForm, write_tree};

@@ -15,7 +15,7 @@ use super::apply::Unpacker;
 use super::decompress::Inflated;
 use super::lower::LowerStack;
 use super::tarball::Tarball;
-use super::terms::{Limits, OverlayForm, Unpacked};
+use super::terms::{Limits, Powers, Unpacked};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 
@@ -38,7 +38,7 @@ pub(crate) struct Job<'a> {
     /// The diff ID that the tar must have; with `None` any is good (import).
     pub(crate) diff_id: Option<&'a Digest>,
     pub(crate) root: OwnedFd,
-    pub(crate) form: OverlayForm,
+    pub(crate) powers: Powers,
     pub(crate) limits: Limits,
     /// Size of the compressed blob in bytes, where it is known, to tell a bomb by its ratio.
     pub(crate) compressed: Option<u64>,
@@ -130,7 +130,7 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// The unpacking side.
 fn unpack_tar(filled: Receiver<Result<Vec<u8>>>, give_back: Sender<Vec<u8>>, job: Job<'_>) -> Result<Unpacked> {
-    let Job { diff_id, root, form, limits, compressed, lower } = job;
+    let Job { diff_id, root, powers, limits, compressed, lower } = job;
     let algorithm = diff_id.map_or(crate::digest::Algorithm::Sha256, Digest::algorithm);
     let limits = limits.for_blob(compressed);
     let mut buffers = Buffers {
@@ -142,7 +142,7 @@ fn unpack_tar(filled: Receiver<Result<Vec<u8>>>, give_back: Sender<Vec<u8>>, job
         most: limits.bytes.saturating_add(FRAMING_MAX),
         hasher: Some(Hasher::new(algorithm)),
     };
-    let mut unpacker = Unpacker::new(root, form, limits, lower)?;
+    let mut unpacker = Unpacker::new(root, powers, limits, lower)?;
     let mut tar = Tarball::new(&mut buffers);
     while let Some(entry) = tar.next()? {
         unpacker.entry(&entry, &mut tar)?;

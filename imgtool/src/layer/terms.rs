@@ -1,13 +1,36 @@
 //! What the unpacker is told and what it tells.
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
 
 /// Which attributes mark opaque directories: only root may set `trusted.*`; a user namespace mounts with `userxattr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum OverlayForm {
     Trusted,
-    #[allow(dead_code, reason = "the unpacker and its tests know both forms; only root unpacks so far")]
     User,
+}
+
+/// What may be made of an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Powers {
+    pub(crate) overlay: OverlayForm,
+    /// Files keep their owners. Else all belong to whoever unpacks.
+    pub(crate) owners: bool,
+    /// Devices are made. Else they are left out, as no user namespace may make them.
+    pub(crate) devices: bool,
+}
+
+impl Powers {
+    /// Those of the machine's root.
+    pub(crate) const ROOT: Self = Self { overlay: OverlayForm::Trusted, owners: true, devices: true };
+}
+
+impl Default for Powers {
+    fn default() -> Self {
+        Self::ROOT
+    }
 }
 
 /// How much a layer may hold, against bombs.
@@ -62,4 +85,6 @@ pub(crate) struct Unpacked {
     pub(crate) has_root: bool,
     /// The layer hides all layers below. (overlayfs ignores the attribute on a layer's root.)
     pub(crate) opaque_root: bool,
+    /// Devices that were left out.
+    pub(crate) devices_left_out: u64,
 }

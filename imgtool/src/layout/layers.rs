@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Store, if_there};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layer::{Unpacked, open_root, remove_all};
+use crate::layer::{Powers, Unpacked, open_root, remove_all};
 use crate::oci;
 
 /// After this time the kernel has written out most of what a pull made, and syncing the rest is cheap.
@@ -40,6 +40,9 @@ pub(crate) struct LayerRecord {
     pub(crate) has_root: bool,
     /// Nothing of the layers below shows.
     pub(crate) opaque_root: bool,
+    /// How it was unpacked: a layer of an ordinary user's is not one of root's.
+    #[serde(default)]
+    powers: Powers,
     /// The boot in which the layer was unpacked.
     boot: String,
     /// All of it has reached the disk.
@@ -115,7 +118,7 @@ impl Store {
         let Ok(record) = oci::json::<LayerRecord>(&bytes) else {
             return Ok(None);
         };
-        if !record.synced && record.boot != boot_id()? {
+        if record.powers != self.rights().powers() || (!record.synced && record.boot != boot_id()?) {
             return Ok(None);
         }
         Ok(Some(Layer { key: key.clone(), record, directory }))
@@ -153,6 +156,7 @@ impl Store {
             self_contained: unpacked.self_contained,
             has_root: unpacked.has_root,
             opaque_root: unpacked.opaque_root,
+            powers: self.rights().powers(),
             boot: boot_id()?,
             synced: false,
         };

@@ -35,11 +35,13 @@ pub(crate) use uses::Use;
 
 use crate::error::{Error, Kind, Result, Step};
 use crate::oci;
+use crate::rights::{Rights, outer_uid};
 
 /// A store on disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     root: PathBuf,
+    rights: Rights,
 }
 
 /// Keeps the store's content from being collected while it lives.
@@ -50,7 +52,7 @@ pub(crate) struct Hold {
 impl Store {
     /// Where images are kept unless `--root` says otherwise: `/var/lib/tare/images`, or below `$XDG_DATA_HOME` for users.
     pub(crate) fn default_root() -> Result<PathBuf> {
-        if rustix::process::geteuid().is_root() {
+        if outer_uid() == 0 {
             return Ok(PathBuf::from("/var/lib/tare/images"));
         }
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
@@ -63,7 +65,22 @@ impl Store {
     /// The store at `root`, which need not exist yet: it then reads as empty.
     pub(crate) fn at(root: &Path) -> Result<Self> {
         let root = std::path::absolute(root).with(|| format!("store {}", root.display()))?;
-        Ok(Self { root })
+        Ok(Self { root, rights: Rights::ROOT })
+    }
+
+    /// The same store for a verb that makes, reads or removes unpacked layers: of an ordinary user's, that takes a user
+    /// namespace. To be called before there is a second thread.
+    pub(crate) fn with_rights(&self) -> Result<Self> {
+        Ok(Self { root: self.root.clone(), rights: Rights::take()? })
+    }
+
+    /// Another store, used with the same rights.
+    pub(crate) fn other(&self, root: &Path) -> Result<Self> {
+        Ok(Self { rights: self.rights.clone(), ..Self::at(root)? })
+    }
+
+    pub(crate) fn rights(&self) -> &Rights {
+        &self.rights
     }
 
     /// Makes what is missing of the store. An index.json of another tool is kept.

@@ -88,8 +88,8 @@ fn usual_files() -> Vec<PathBuf> {
     let home = var("HOME");
     let below_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
     let runtime = var("XDG_RUNTIME_DIR").or_else(|| {
-        let uid = rustix::process::geteuid();
-        Some(PathBuf::from(if uid.is_root() { "/run".to_owned() } else { format!("/run/user/{}", uid.as_raw()) }))
+        let uid = crate::rights::outer_uid();
+        Some(PathBuf::from(if uid == 0 { "/run".to_owned() } else { format!("/run/user/{uid}") }))
     });
     [
         runtime.map(|dir| dir.join("containers/auth.json")),

@@ -1,8 +1,6 @@
 //! `imgtool bundle`
 
-use rustix::process::geteuid;
-
-use super::{print, require_root};
+use super::print;
 use crate::bundle::{Network, Options, make, read_env_file};
 use crate::cli::{BundleArgs, PullPolicy};
 use crate::error::{Error, Kind, Result, Step};
@@ -13,8 +11,8 @@ use crate::registry::Registries;
 
 /// Makes a bundle, pulling what is missing, and prints its path, and nothing else, on stdout.
 pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
-    require_root()?;
-    let options = options(args)?;
+    let store = &store.with_rights()?;
+    let options = options(args, store.rights().own_namespace().is_none())?;
     store.create()?;
     // Held until the bundle's own record keeps its layers.
     let _hold = store.hold()?;
@@ -60,14 +58,14 @@ fn find(pull: &Pull<'_>, args: &BundleArgs) -> Result<(Image, Vec<Layer>)> {
     }
 }
 
-fn options(args: &BundleArgs) -> Result<Options> {
+fn options(args: &BundleArgs, root: bool) -> Result<Options> {
     let mut env = Vec::new();
     for file in &args.env_file {
         env.extend(read_env_file(file)?);
     }
     env.extend(args.env.iter().cloned());
     // A published port wants a network that it can be reached by.
-    let network = args.network.clone().unwrap_or_else(|| match (args.publish.is_empty(), geteuid().is_root()) {
+    let network = args.network.clone().unwrap_or(match (args.publish.is_empty(), root) {
         (true, _) => Network::None,
         (false, true) => Network::Bridge,
         (false, false) => Network::Pasta,

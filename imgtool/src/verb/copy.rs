@@ -60,6 +60,7 @@ pub(crate) fn run(store: &Store, args: &CopyArgs) -> Result<()> {
     let progress = args.progress.make();
     let digest = match &from {
         Place::Archive(_, file, name) => {
+            let store = &store.with_rights()?;
             store.create()?;
             let digest = {
                 // What the archive has goes through the store; without a name it is gone after the copy.

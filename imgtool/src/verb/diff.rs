@@ -7,11 +7,13 @@ use crate::bundle::Bundle;
 use crate::cli::{DiffArgs, ListFormat};
 use crate::error::{Result, Step};
 use crate::layer::{Change, changes};
+use crate::layout::Store;
 
 /// Lists what a bundle's container changed: A added, C changed, D deleted.
-pub(crate) fn run(args: &DiffArgs) -> Result<()> {
+pub(crate) fn run(store: &Store, args: &DiffArgs) -> Result<()> {
+    let here = store.with_rights()?;
     let list = || {
-        let bundle = Bundle::open(&args.bundle)?;
+        let bundle = Bundle::open(&here, &args.bundle)?;
         changes(&bundle.upper()?, &bundle.lower()?)
     };
     let all = list().at(args.bundle.display())?;

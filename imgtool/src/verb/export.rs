@@ -8,15 +8,16 @@ use crate::bundle::Bundle;
 use crate::cli::ExportArgs;
 use crate::error::{Error, Result, Step};
 use crate::layer::{TreeForm, open_root, write_tree};
-use crate::layout::random_hex;
+use crate::layout::{Store, random_hex};
 
 /// Writes a bundle's root file system as a tar, which `import` reads. The file appears when it is complete.
-pub(crate) fn run(args: &ExportArgs) -> Result<()> {
+pub(crate) fn run(store: &Store, args: &ExportArgs) -> Result<()> {
+    let here = store.with_rights()?;
     let write = |root: &OwnedFd, out: &mut dyn Write| {
         write_tree(root, TreeForm::Plain, true, BufWriter::with_capacity(1 << 20, out))
     };
     let export = || -> Result<()> {
-        let bundle = Bundle::open(&args.bundle)?;
+        let bundle = Bundle::open(&here, &args.bundle)?;
         bundle.mount()?;
         let root = open_root(&bundle.rootfs())?;
         if args.output.as_os_str() == "-" {

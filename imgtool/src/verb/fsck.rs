@@ -10,6 +10,7 @@ pub(crate) fn run(store: &Store, args: &FsckArgs) -> Result<()> {
     if !store.root().exists() {
         return Err(Error::missing(format!("there is no store at {}", store.root().display())));
     }
+    let store = &store.with_rights()?;
     store.create()?;
     let _hold = store.hold()?;
     let faults = store.check()?;

@@ -68,11 +68,3 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
     write_line(&text)
 }
-
-/// Unpacking gives files to other users, which only root may do.
-fn require_root() -> Result<()> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    Err(Error::other("must be root: layers hold files of many owners"))
-}

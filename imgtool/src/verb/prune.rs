@@ -12,6 +12,7 @@ pub(crate) fn run(store: &Store, args: &PruneArgs) -> Result<()> {
     if !store.root().join("index.json").exists() {
         return print("Total reclaimed space: 0B");
     }
+    let store = &store.with_rights()?;
     store.create()?;
     store.settle()?;
     {

@@ -1,6 +1,6 @@
 //! `imgtool pull`
 
-use super::{print, require_root};
+use super::print;
 use crate::cli::PullArgs;
 use crate::error::{Result, Step};
 use crate::layout::Store;
@@ -9,7 +9,7 @@ use crate::registry::Registries;
 
 /// Pulls an image and prints its name by digest.
 pub(crate) fn run(store: &Store, args: &PullArgs) -> Result<()> {
-    require_root()?;
+    let store = &store.with_rights()?;
     store.create()?;
     let _hold = store.hold()?;
     let progress = args.layers.progress.make();

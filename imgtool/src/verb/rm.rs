@@ -13,6 +13,7 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
         let name = args.images.first().map_or("", String::as_str);
         return Err(Error::missing(format!("{name}: no such image: there is no store at {}", store.root().display())));
     }
+    let store = &store.with_rights()?;
     store.create()?;
     store.settle()?;
     let mut failed = None;

@@ -8,6 +8,7 @@ mod bundle;
 mod exchange;
 mod push;
 mod registry;
+mod rootless;
 
 use std::path::Path;
 use std::process::Command;

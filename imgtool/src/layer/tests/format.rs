@@ -175,7 +175,7 @@ fn a_wrong_diff_id_is_refused() {
     let job = Job {
         diff_id: Some(&wrong),
         root: open_root(&place.root()).unwrap(),
-        form: OverlayForm::Trusted,
+        powers: Powers::ROOT,
         limits: Limits::default(),
         compressed: None,
         lower: None,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{EntryType, Header};
 
-use super::{Job, Limits, LowerStack, OverlayForm, Unpacked, open_root, unpack};
+use super::{Job, Limits, LowerStack, Powers, Unpacked, open_root, unpack};
 use crate::error::Result;
 
 /// A tar that is written byte by byte, so that it may hold what no honest tool writes.
@@ -140,7 +140,7 @@ impl Place {
         let job = Job {
             diff_id: None,
             root: open_root(&self.root()).unwrap(),
-            form: OverlayForm::Trusted,
+            powers: Powers::ROOT,
             limits,
             compressed: Some(tar.len() as u64),
             lower,

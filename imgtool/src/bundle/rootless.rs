@@ -1,0 +1,154 @@
+//! What is different in an ordinary user's bundle: a user namespace, and nothing that only the machine's root may do.
+
+use serde_json::{Value, json};
+
+use super::user::Identity;
+use crate::error::{Error, Result};
+use crate::rights::{Maps, Range, has};
+
+/// What an ordinary user's config.json has besides.
+#[derive(Clone, Debug)]
+pub(super) struct Rootless {
+    pub(super) maps: Maps,
+    /// The overlay on the container's root, which the runtime mounts: no mount of an ordinary user's outlives imgtool.
+    pub(super) root: Option<Value>,
+    /// cgroup v2 can be shown in a user namespace, v1 cannot.
+    pub(super) cgroup2: bool,
+}
+
+/// Checks that the process's ids are there in the container's user namespace. Where the user alone is mapped, as 0 because runtimes
+/// want a root, the process is that one whatever the image says; gives who it should have been.
+pub(super) fn check_identity(own: &Maps, identity: &mut Identity) -> Result<Option<Identity>> {
+    if own.is_single() {
+        let alone = Identity::default();
+        return Ok((*identity != alone).then(|| std::mem::replace(identity, alone)));
+    }
+    let missing = |what: &str, id: u32, file: &str| {
+        Err(Error::other(format!("{what} {id} is not among the ids that you may use ({file} gives more)")))
+    };
+    if !has(&own.uids, identity.uid) {
+        return missing("user", identity.uid, "/etc/subuid");
+    }
+    if let Some(&gid) = [identity.gid].iter().chain(&identity.groups).find(|&&gid| !has(&own.gids, gid)) {
+        return missing("group", gid, "/etc/subgid");
+    }
+    Ok(None)
+}
+
+impl Rootless {
+    /// Turns root's config.json into one that an ordinary user can run.
+    pub(super) fn adapt(&self, spec: &mut Value, host_network: bool) {
+        let map = |ranges: &[Range]| -> Value {
+            let entry = |r: &Range| json!({"containerID": r.inside, "hostID": r.outside, "size": r.count});
+            ranges.iter().map(entry).collect()
+        };
+        let linux = &mut spec["linux"];
+        if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+            namespaces.push(json!({"type": "user"}));
+        }
+        linux["uidMappings"] = map(&self.maps.uids);
+        linux["gidMappings"] = map(&self.maps.gids);
+        if let Some(resources) = linux["resources"].as_object_mut() {
+            // Devices are not an ordinary user's to allow; the kernel allows none to be made in a user namespace.
+            resources.remove("devices");
+            if resources.is_empty() {
+                linux.as_object_mut().map(|linux| linux.remove("resources"));
+            }
+        }
+        if let Some(sysctl) = spec["linux"]["sysctl"].as_object_mut() {
+            // All groups there are, which are not all in the namespace.
+            sysctl.remove("net.ipv4.ping_group_range");
+        }
+        let Some(mounts) = spec["mounts"].as_array_mut() else { return };
+        mounts.retain(|mount| self.cgroup2 || mount["type"] != "cgroup");
+        for mount in mounts.iter_mut() {
+            if mount["type"] == "devpts"
+                && let Some(options) = mount["options"].as_array_mut()
+            {
+                options.retain(|option| option != "gid=5" || has(&self.maps.gids, 5));
+            }
+            // sysfs shows the network namespace, and is for its owner to mount.
+            if mount["type"] == "sysfs" && host_network {
+                *mount = json!({"destination": "/sys", "type": "bind", "source": "/sys",
+                    "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+            }
+        }
+        if let Some(root) = &self.root {
+            mounts.insert(0, root.clone());
+        }
+    }
+}
+
+/// Whether this host has cgroup v2 alone.
+pub(super) fn has_cgroup2() -> bool {
+    const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(inside: u32, outside: u32, count: u32) -> Range {
+        Range { inside, outside, count }
+    }
+
+    fn identity() -> Identity {
+        Identity { uid: 33, gid: 44, groups: vec![50] }
+    }
+
+    #[test]
+    fn with_one_id_the_process_is_that_one() {
+        let own = Maps { uids: vec![range(0, 1000, 1)], gids: vec![range(0, 100, 1)] };
+        let mut asked = identity();
+        assert_eq!(check_identity(&own, &mut asked).unwrap(), Some(identity()));
+        assert_eq!(asked, Identity::default());
+        assert_eq!(check_identity(&own, &mut asked).unwrap(), None);
+    }
+
+    #[test]
+    fn ids_must_be_in_the_ranges() {
+        let ranges = |count| vec![range(0, 1000, 1), range(1, 100_000, count)];
+        let own = |uids, gids| Maps { uids: ranges(uids), gids: ranges(gids) };
+        let refused = |own: Maps| check_identity(&own, &mut identity()).unwrap_err().to_string();
+        assert_eq!(check_identity(&own(60, 60), &mut identity()).unwrap(), None);
+        assert!(refused(own(30, 60)).contains("user 33"));
+        assert!(refused(own(60, 43)).contains("group 44"));
+        assert!(refused(own(60, 45)).contains("group 50"));
+    }
+
+    #[test]
+    fn what_only_root_may_do_is_left_out() {
+        let mut spec = json!({
+            "linux": {
+                "namespaces": [{"type": "pid"}],
+                "resources": {"devices": [{"allow": false}], "pids": {"limit": 3}},
+                "sysctl": {"net.ipv4.ping_group_range": "0 1", "net.ipv4.ip_unprivileged_port_start": "0"},
+            },
+            "mounts": [
+                {"destination": "/dev/pts", "type": "devpts", "options": ["gid=5", "mode=0620"]},
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
+                {"destination": "/sys/fs/cgroup", "type": "cgroup"},
+            ],
+        });
+        let rootless = Rootless {
+            maps: Maps { uids: vec![range(0, 1000, 1)], gids: vec![range(0, 1000, 1)] },
+            root: Some(json!({"destination": "/", "type": "overlay"})),
+            cgroup2: false,
+        };
+        let mut other = spec.clone();
+        rootless.adapt(&mut spec, false);
+        assert_eq!(spec["linux"]["namespaces"][1]["type"], "user");
+        assert_eq!(spec["linux"]["uidMappings"], json!([{"containerID": 0, "hostID": 1000, "size": 1}]));
+        assert_eq!(spec["linux"]["resources"], json!({"pids": {"limit": 3}}));
+        assert_eq!(spec["linux"]["sysctl"], json!({"net.ipv4.ip_unprivileged_port_start": "0"}));
+        let kinds: Vec<&Value> = spec["mounts"].as_array().unwrap().iter().map(|mount| &mount["type"]).collect();
+        assert_eq!(kinds, ["overlay", "devpts", "sysfs"]);
+        assert_eq!(spec["mounts"][1]["options"], json!(["mode=0620"]));
+        other["linux"]["resources"] = json!({"devices": []});
+        Rootless { cgroup2: true, root: None, ..rootless }.adapt(&mut other, true);
+        assert_eq!(other["linux"].get("resources"), None);
+        let kinds: Vec<&Value> = other["mounts"].as_array().unwrap().iter().map(|mount| &mount["type"]).collect();
+        assert_eq!(kinds, ["devpts", "bind", "cgroup"]);
+    }
+}
