@@ -12,6 +12,8 @@ mod conmon;
 mod containerd;
 mod descriptors;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod io;
 mod oom;
 mod reap;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Service;
 use crate::command::{self, Files, Out};
@@ -13,7 +14,7 @@ pub struct Containerd {
     pub id: String,
     dir: PathBuf,
     service: Option<Service>,
-    calls: std::cell::Cell<u32>,
+    calls: AtomicU32,
 }
 
 impl Containerd {
@@ -28,7 +29,7 @@ impl Containerd {
             dir.display()
         );
         std::fs::write(dir.join("config.toml"), config).expect("its configuration");
-        let mut this = Self { id: id.to_owned(), dir, service: None, calls: std::cell::Cell::new(0) };
+        let mut this = Self { id: id.to_owned(), dir, service: None, calls: AtomicU32::new(0) };
         this.up();
         this
     }
@@ -39,8 +40,7 @@ impl Containerd {
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.dir.join("config.toml")).env("PATH", path);
         command.env("TARE_RUNTIME", &programs::Runtime::under_test().binary);
-        let n = self.calls.get() + 1;
-        self.calls.set(n);
+        let n = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let mut service = Service::start(&mut command, &self.id, &self.dir.join(format!("log{n}")));
         service.ready(|| {
             let mut ctr = self.ctr_command(&["version"]);
@@ -71,8 +71,7 @@ impl Containerd {
     /// Runs `ctr` to its end.
     #[track_caller]
     pub fn ctr(&self, args: &[&str]) -> Out {
-        let n = self.calls.get() + 1;
-        self.calls.set(n);
+        let n = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         command::run(&mut self.ctr_command(args), &Files::new(&self.dir, &format!("ctr{n}")))
     }
 

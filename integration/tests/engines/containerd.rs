@@ -9,10 +9,10 @@ use integration::wait;
 
 use integration::place::Place;
 
-const IMAGE: &str = "docker.io/library/small:1";
+pub(crate) const IMAGE: &str = "docker.io/library/small:1";
 
 /// containerd with the small image in it.
-fn containerd(place: &Place) -> Containerd {
+pub(crate) fn containerd(place: &Place) -> Containerd {
     place.small_image();
     let archive = place.dir.join("small.oci.tar");
     place.ours("imgtool", &["save", "--quiet", "-o", archive.to_str().unwrap(), "small:1"]).ok();
@@ -22,7 +22,7 @@ fn containerd(place: &Place) -> Containerd {
 }
 
 /// A running container named `web`.
-fn web(containerd: &Containerd) {
+pub(crate) fn web(containerd: &Containerd) {
     containerd
         .ctr(&[
             "run",
@@ -38,7 +38,7 @@ fn web(containerd: &Containerd) {
     assert_eq!(status(containerd, "web"), "RUNNING");
 }
 
-fn status(containerd: &Containerd, name: &str) -> String {
+pub(crate) fn status(containerd: &Containerd, name: &str) -> String {
     let table = containerd.ctr(&["tasks", "ls"]).ok().stdout;
     let line = table.lines().find(|l| l.split_whitespace().next() == Some(name)).unwrap_or_default().to_owned();
     line.split_whitespace().nth(2).unwrap_or_default().to_owned()

@@ -7,3 +7,5 @@ mod containerd;
 mod docker;
 mod pipeline;
 mod podman;
+mod sandbox;
+mod shim_killed;

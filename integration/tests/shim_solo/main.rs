@@ -7,6 +7,7 @@ mod health;
 mod input;
 mod life;
 mod logs;
+mod reliable;
 mod terminal;
 mod verbs;
 

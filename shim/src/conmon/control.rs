@@ -147,4 +147,15 @@ mod tests {
         assert!(read[0].is_err());
         assert_eq!(read[1], Ok(Order::Resize { rows: 1, columns: 1 }));
     }
+
+    #[test]
+    fn fuzz_shim_control() {
+        let seeds = [b"1 24 80\n2 0 0\n".to_vec(), b"1 100000 100000".to_vec()];
+        crate::fuzz::fuzz("shim_control", &seeds, |input| {
+            for line in String::from_utf8_lossy(input).lines() {
+                parse(Kind::Control, line);
+                parse(Kind::WindowSize, line);
+            }
+        });
+    }
 }

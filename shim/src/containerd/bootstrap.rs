@@ -342,4 +342,14 @@ mod tests {
         drop(first);
         assert!(listen(&path).unwrap().is_some(), "nobody answers any more");
     }
+
+    #[test]
+    fn fuzz_shim_bootstrap() {
+        let seeds = [parameters("c1"), options().write_to_bytes().unwrap(), Vec::new()];
+        crate::fuzz::fuzz("shim_bootstrap", &seeds, |input| {
+            if let Ok(request) = Request::decode(input, Some("3"), &flags()) {
+                assert!(!request.socket_dir.as_os_str().is_empty());
+            }
+        });
+    }
 }

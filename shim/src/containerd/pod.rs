@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const CONFIG_TYPE: &str = "runtime.v1.PodSandboxConfig";
 /// Where the holding process finds its own binary.
 pub(super) const PAUSE: &str = "/pause";
+/// The directory in the bundle that is its root. containerd's own `rootfs` must be empty for it to delete the bundle.
+pub(super) const ROOT: &str = "sandbox-root";
 /// What it is called with there.
 pub(crate) const PAUSE_VERB: &str = "sandbox-pause";
 
@@ -194,7 +196,7 @@ impl Pod {
                 "capabilities": {},
                 "noNewPrivileges": true,
             },
-            "root": {"path": "rootfs", "readonly": true},
+            "root": {"path": ROOT, "readonly": true},
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
                 // Read-only: /proc/1/exe leads other processes of the pod here.
@@ -208,7 +210,8 @@ impl Pod {
                 "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             },
         });
-        if !shares_host && !self.hostname.is_empty() {
+        // One for the host's own name space is the runtime's to refuse.
+        if !self.hostname.is_empty() {
             config["hostname"] = json!(self.hostname);
         }
         config
@@ -272,7 +275,6 @@ mod tests {
         let pod = Pod::from_any(Some(&sent(&namespaces))).unwrap();
         let config = pod.config("id", "k8s.io", "", Path::new("/bin/shim"), true);
         assert_eq!(kinds(&config), ["mount"]);
-        assert_eq!(config.get("hostname"), None);
         assert_eq!(config["linux"]["cgroupsPath"], "pod1:cri-containerd:id");
     }
 
@@ -290,5 +292,15 @@ mod tests {
         ] {
             assert!(Pod::from_any(Some(&any)).is_err(), "{any:?}");
         }
+    }
+
+    #[test]
+    fn fuzz_shim_pod() {
+        let seeds = [sent(&[number(2) as u8, 1]).value, message(&[(2, b"h"), (8, b"")])];
+        crate::fuzz::fuzz("shim_pod", &seeds, |input| {
+            if let Ok(pod) = Pod::from_any(Some(&options(input.to_vec()))) {
+                pod.config("id", "ns", "", Path::new("/bin/shim"), input.len().is_multiple_of(2));
+            }
+        });
     }
 }

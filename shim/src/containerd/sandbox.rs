@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::CreateTaskRequest;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, CreateSandboxResponse, PingRequest, PingResponse, PlatformRequest, PlatformResponse,
     SandboxMetricsRequest, SandboxMetricsResponse, SandboxStatusRequest, SandboxStatusResponse, ShutdownSandboxRequest,
@@ -23,13 +24,14 @@ use containerd_shim_protos::sandbox_async::{Sandbox as SandboxApi, create_sandbo
 use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::{Service, TtrpcContext};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::container::{Container, Surroundings};
 use super::events::{Events, timestamp};
 use super::metrics;
 use super::options::Options;
-use super::pod::{PAUSE, Pod};
+use super::pod::{PAUSE, Pod, ROOT};
 use super::process::Status;
 use super::task::{TaskService, complete};
 use crate::error::{Context, Error, Kind, Result};
@@ -37,6 +39,8 @@ use crate::error::{Context, Error, Kind, Result};
 /// CRI's words for the state of a sandbox.
 const READY: &str = "SANDBOX_READY";
 const NOT_READY: &str = "SANDBOX_NOTREADY";
+/// The type under which a configuration travels, as JSON.
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 type Reply<T> = ttrpc::Result<T>;
 
@@ -137,6 +141,13 @@ impl SandboxService {
 }
 
 impl Sandbox {
+    /// The holder's configuration.
+    fn config(&self) -> Result<Value> {
+        let path = self.holder.bundle.join("config.json");
+        let text = fs::read(&path).context(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&text).context(|| format!("read {}", path.display()))
+    }
+
     fn is_running(&self) -> bool {
         matches!(self.holder.init.status(), Status::Running | Status::Paused | Status::Pausing)
     }
@@ -162,7 +173,7 @@ fn write_bundle(
 ) -> Result<()> {
     let executable = std::env::current_exe().context(|| "find my own executable")?;
     let config = pod.config(&request.sandbox_id, namespace, &request.netns_path, &executable, systemd);
-    let root = bundle.join("rootfs");
+    let root = bundle.join(ROOT);
     // The root is read-only to the runtime: what is mounted on must be there.
     for dir in [root.clone(), root.join("proc")] {
         DirBuilder::new().recursive(true).mode(0o755).create(&dir).context(|| format!("make {}", dir.display()))?;
@@ -187,8 +198,11 @@ impl SandboxApi for Handle {
     async fn start_sandbox(&self, _: &TtrpcContext, request: StartSandboxRequest) -> Reply<StartSandboxResponse> {
         let sandbox = self.0.sandbox(&request.sandbox_id)?;
         let created_at = Some(timestamp(sandbox.created)).into();
-        let pid = complete(async move { sandbox.holder.start().await }).await?;
-        Ok(StartSandboxResponse { pid, created_at, ..StartSandboxResponse::default() })
+        let holder = Arc::clone(&sandbox.holder);
+        let pid = complete(async move { holder.start().await }).await?;
+        let value = sandbox.config()?.to_string().into_bytes();
+        let spec = Some(Any { type_url: SPEC_TYPE.to_owned(), value, ..Any::default() }).into();
+        Ok(StartSandboxResponse { pid, created_at, spec, ..StartSandboxResponse::default() })
     }
 
     async fn platform(&self, _: &TtrpcContext, request: PlatformRequest) -> Reply<PlatformResponse> {
@@ -234,8 +248,14 @@ impl SandboxApi for Handle {
             ..SandboxStatusResponse::default()
         };
         if request.verbose {
-            response.info.insert("bundle".to_owned(), sandbox.holder.bundle.display().to_string());
-            response.info.insert("shimPid".to_owned(), std::process::id().to_string());
+            let info = json!({
+                "pid": response.pid,
+                "processStatus": sandbox.holder.init.status().name(),
+                "shimPid": std::process::id(),
+                "bundle": sandbox.holder.bundle,
+                "runtimeSpec": sandbox.config()?,
+            });
+            response.info.insert("info".to_owned(), info.to_string());
         }
         Ok(response)
     }

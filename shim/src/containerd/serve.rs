@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
@@ -41,11 +41,24 @@ pub(crate) fn serve(flags: &Flags) -> Result<()> {
     let listener = take_listener()?;
     let signals = block_signals()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let served = runtime.context(|| "start the event loop")?.block_on(run(flags, listener, signals));
-    if let Some(path) = flags.socket.strip_prefix("unix://") {
-        let _: io::Result<()> = std::fs::remove_file(path);
-    }
+    let name = Arc::new(SocketName(Mutex::new(flags.socket.strip_prefix("unix://").map(PathBuf::from))));
+    let served = runtime.context(|| "start the event loop")?.block_on(run(flags, listener, signals, &name));
+    name.remove();
     served
+}
+
+/// The name of the listening socket. It goes before the answer to the request that ends the shim: whoever starts the next
+/// shim of this name must not find this one, and its socket must not be taken for ours.
+#[derive(Debug)]
+pub(crate) struct SocketName(Mutex<Option<PathBuf>>);
+
+impl SocketName {
+    /// Removes it, once.
+    pub(crate) fn remove(&self) {
+        if let Some(path) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _: io::Result<()> = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// The listening socket came as stdin; nothing that is started later must find it there.
@@ -67,7 +80,7 @@ fn block_signals() -> Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context(|| "make a signal descriptor")
 }
 
-async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd) -> Result<()> {
+async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd, name: &Arc<SocketName>) -> Result<()> {
     let (events, queue) = events::queue(&flags.namespace);
     let destination = match env::var("TTRPC_ADDRESS") {
         Ok(address) if !address.is_empty() => Destination::Ttrpc(address),
@@ -80,7 +93,7 @@ async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd) -> Result
     let around = Surroundings { namespace: flags.namespace.clone(), events, socket_dir };
     let shutdown = watch::Sender::new(false);
     let mut ended = shutdown.subscribe();
-    let service = TaskService::new(around.clone(), shutdown);
+    let service = TaskService::new(around.clone(), shutdown, Arc::clone(name));
     let sandboxes = SandboxService::new(&around, Arc::clone(&service));
     drop(around);
     let listener = Listener::try_from(listener).context(|| "watch the listening socket")?;
@@ -92,6 +105,7 @@ async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd) -> Result
         _ = ended.wait_for(|&ended| ended) => sleep(LAST_ANSWER).await,
         handled = handle_signals(signals) => handled?,
     }
+    name.remove();
     server.stop_listen().await;
     drop(server);
     drop((service, sandboxes));

@@ -28,6 +28,7 @@ use super::container::{Container, Surroundings};
 use super::events::timestamp;
 use super::options::Options;
 use super::process::Status;
+use super::serve::SocketName;
 use super::{flags, log, metrics};
 use crate::error::{Error, Kind, Result};
 
@@ -57,6 +58,7 @@ pub(crate) struct TaskService {
     /// Ids of containers that are being created.
     reserved: Mutex<BTreeSet<String>>,
     shutdown: watch::Sender<bool>,
+    name: Arc<SocketName>,
     /// A sandbox keeps the shim even without containers.
     sandboxed: AtomicBool,
 }
@@ -82,9 +84,9 @@ pub(super) async fn complete<T: Send + 'static>(
 struct Handle(Arc<TaskService>);
 
 impl TaskService {
-    pub(crate) fn new(around: Surroundings, shutdown: watch::Sender<bool>) -> Arc<Self> {
+    pub(crate) fn new(around: Surroundings, shutdown: watch::Sender<bool>, name: Arc<SocketName>) -> Arc<Self> {
         let (containers, reserved) = (Mutex::new(HashMap::new()), Mutex::new(BTreeSet::new()));
-        Arc::new(Self { around, containers, reserved, shutdown, sandboxed: AtomicBool::new(false) })
+        Arc::new(Self { around, containers, reserved, shutdown, name, sandboxed: AtomicBool::new(false) })
     }
 
     /// The service under both its names.
@@ -117,6 +119,12 @@ impl TaskService {
                 log::warn(&format!("delete container {id} with its sandbox: {error}"));
             }
         }
+        self.go();
+    }
+
+    /// Ends the shim.
+    fn go(&self) {
+        self.name.remove();
         self.shutdown.send_replace(true);
     }
 
@@ -330,7 +338,7 @@ impl Task for Handle {
         let containers = self.0.containers.lock().unwrap_or_else(PoisonError::into_inner);
         // Others of the pod may still need this shim.
         if !busy(!containers.is_empty()) && !self.0.sandboxed.load(Ordering::Relaxed) {
-            self.0.shutdown.send_replace(true);
+            self.0.go();
         }
         Ok(Empty::new())
     }

@@ -103,4 +103,16 @@ mod tests {
             assert!(Target::parse(uri).is_err(), "{uri}");
         }
     }
+
+    #[test]
+    fn fuzz_shim_uri() {
+        let seeds = ["binary-v2:///l?id=a+b&x&y=%25", "file:///var/log/a%20b", "/run/f/stdout"];
+        let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+        crate::fuzz::fuzz("shim_uri", &seeds, |input| {
+            if let Ok(Target::File(path) | Target::Binary { path, .. }) = Target::parse(&String::from_utf8_lossy(input))
+            {
+                assert!(path.is_absolute(), "{path:?}");
+            }
+        });
+    }
 }

@@ -144,4 +144,17 @@ mod tests {
             assert!(error.text().contains(complaint), "{text}: {error}");
         }
     }
+
+    #[test]
+    fn fuzz_shim_config() {
+        let seed = r#"{"root":{"path":"./rootfs"},"process":{"args":["sh"],"terminal":true},
+            "mounts":[{"destination":"/d","source":"data","options":["rbind"]}],
+            "annotations":{"org.opencontainers.image.stopSignal":"SIGQUIT"},"linux":{"namespaces":[{"type":"pid"}]}}"#;
+        crate::fuzz::fuzz("shim_config", &[seed.as_bytes().to_vec()], |input| {
+            if let Ok(derived) = derive(input, Path::new("/b"), false) {
+                assert!(derived.config["root"]["path"].as_str().is_some_and(|path| path.starts_with('/')));
+                assert!(!derived.command.is_empty());
+            }
+        });
+    }
 }

@@ -182,4 +182,18 @@ mod tests {
         }
         assert_eq!(failure(&[]).kind, Kind::Other);
     }
+
+    #[test]
+    fn fuzz_shim_frames() {
+        let mut seed = Vec::new();
+        put(&mut seed, Type::Hello, &[1]);
+        put(&mut seed, Type::Resize, &size_payload(24, 80));
+        put(&mut seed, Type::Stdout, b"text");
+        crate::fuzz::fuzz("shim_frames", &[seed], |mut input| {
+            while let Ok(Some((frame, length))) = first(input) {
+                assert!(frame.payload.len() <= MAX_PAYLOAD && length <= input.len());
+                input = &input[length..];
+            }
+        });
+    }
 }

@@ -267,4 +267,17 @@ mod tests {
             assert!(text.parse::<GoDuration>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn fuzz_shim_health() {
+        let seeds = [r#"{"Test":["CMD","probe","-q"],"Interval":5000000000,"Retries":2}"#, "1m30s"];
+        let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+        crate::fuzz::fuzz("shim_health", &seeds, |input| {
+            let text = String::from_utf8_lossy(input);
+            if let Ok(Some(health)) = Health::of(&config(&text), &HealthArgs::default()) {
+                assert!(!health.command().is_empty() && health.timeout() > Duration::ZERO);
+            }
+            let _: Result<GoDuration> = text.parse();
+        });
+    }
 }

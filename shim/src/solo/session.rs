@@ -61,8 +61,17 @@ impl Session {
         match UnixStream::connect(directory.socket()) {
             Ok(stream) => {
                 let mut session = Self::over(stream);
-                session.send(Type::Hello, &[u8::from(wants_output)])?;
-                Ok(Some(session))
+                let mut hello = Vec::new();
+                frames::put(&mut hello, Type::Hello, &[u8::from(wants_output)]);
+                match session.stream.write_all(&hello) {
+                    // It was about to go, and has not accepted us.
+                    Err(error)
+                        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+                    {
+                        Ok(None)
+                    }
+                    written => written.map(|()| Some(session)).context(|| "talk to the container's monitor"),
+                }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 Ok(None)

@@ -44,7 +44,7 @@ impl Fleet {
         fs::create_dir_all(&bundle).expect("a bundle");
         let mut config = self.case.spec.clone();
         config["root"]["path"] = self.case.rootfs().to_str().unwrap().into();
-        config["linux"]["cgroupsPath"] = format!("/{}/{name}", self.case.id).into();
+        config["linux"]["cgroupsPath"] = format!("/{}-{name}", self.case.id).into();
         config["process"]["terminal"] = false.into();
         fs::write(bundle.join("config.json"), config.to_string()).expect("config.json");
         bundle

@@ -197,4 +197,21 @@ mod tests {
         let whole = read(&mut Reader::open(&path, Form::K8s).unwrap());
         assert!(whole.starts_with("0\n") && whole.ends_with("9\n"), "{whole}");
     }
+
+    #[test]
+    fn fuzz_shim_log() {
+        let seeds = [
+            "2026-01-02T03:04:05.000000006+00:00 stderr F a b\n2026-01-02T03:04:05Z stdout P c\n",
+            "{\"log\":\"x\\n\",\"stream\":\"stdout\",\"time\":\"t\"}\n",
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        crate::fuzz::fuzz("shim_log", &seeds.map(|seed| seed.as_bytes().to_vec()), |input| {
+            fs::write(&path, input).unwrap();
+            for form in [Form::Json, Form::K8s] {
+                let all = Reader::open(&path, form).unwrap().each(|entry| Ok(entry.text.len() <= input.len() * 3));
+                assert!(all.unwrap_or(true));
+            }
+        });
+    }
 }

@@ -15,6 +15,7 @@ use crate::solo::directory::{Directory, private_dir};
 use crate::solo::health::Condition;
 use crate::solo::record::{Options, State, now, start_ticks};
 use crate::solo::sdnotify::Herald;
+use crate::solo::verb::rm::forget_in_runtime;
 
 /// Our ends of a container's streams.
 #[derive(Debug, Default)]
@@ -56,7 +57,10 @@ pub(super) fn settle(directory: &Directory, options: &Options) -> Result<Home> {
 
 /// Has the runtime create and start the container. A failure leaves nothing of it.
 pub(super) fn bear(directory: &Directory, options: &Options) -> Result<Born> {
-    let streams = create(directory, options)?;
+    let streams = create(directory, options).inspect_err(|_| {
+        // A runtime that was killed at it leaves half a container. The name may also be somebody else's there.
+        let _: Result<()> = forget_in_runtime(directory);
+    })?;
     start(directory, options).map(|(state, pidfd)| Born { state, pidfd, streams }).inspect_err(|_| {
         let force = directory.runtime(options).call("delete").args(["--force", &directory.name]);
         let _: Result<_> = force.run();
