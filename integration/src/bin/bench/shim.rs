@@ -206,7 +206,8 @@ fn idle(containerd: &Containerd, contenders: &[Contender], number: usize) {
         for name in &names {
             let mut words = who.run(&["-d"]);
             words.push(name.clone());
-            containerd.ctr(&strings(&words)).ok();
+            let out = containerd.ctr(&strings(&words));
+            assert_eq!(out.code, 0, "{}: {out}\n{}", who.name, containerd.said());
         }
         let pids = processes::with(&["containerd-shim-", "-namespace", &containerd.id]);
         assert_eq!(pids.len(), number, "{}", who.name);

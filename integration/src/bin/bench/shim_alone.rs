@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::processes::{self, Weight};
 
 /// How much one container writes, in MiB.
-const FLOOD: usize = 1024;
+const FLOOD: u32 = 1024;
 /// Longer than any of them takes.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -115,7 +115,9 @@ pub(crate) fn idle(number: usize, time: Duration) {
         println!("| {who} | {pss} | {rss} | {threads} | {descriptors} | {ticks} | {wakes} |");
     };
     let fleet = Fleet::new(&["/probe", "wait"]);
-    names.iter().for_each(|name| fleet.start_shim(name, &[]));
+    for name in &names {
+        fleet.start_shim(name, &[]);
+    }
     row("tare", &processes::with(&["shim monitor", fleet.case.dir.to_str().unwrap()]));
     for name in &names {
         assert!(fleet.shim(&["rm", "-f", name]).status().expect("start").success());
@@ -144,13 +146,13 @@ fn as_conmon(fleet: &Fleet) -> PathBuf {
 /// A container that writes as fast as its output is taken.
 pub(crate) fn logs() {
     let line = "a line of a program that has much to say, as programs do who were told to be verbose\n";
-    let lines = FLOOD * 1024 * 1024 / line.len();
+    let lines = FLOOD as usize * 1024 * 1024 / line.len();
     let fleet = Fleet::new(&["/probe", "flood-of", &lines.to_string(), line.trim_end()]);
     println!("\n{FLOOD} MiB in {lines} lines to stdout\n");
     println!("| | seconds | MiB/s | lines in the log |\n|---|---:|---:|---:|");
     let row = |who: &str, took: f64, log: &Path| {
         let found = count_lines(log);
-        println!("| {who} | {took:.2} | {:.0} | {found} |", FLOOD as f64 / took);
+        println!("| {who} | {took:.2} | {:.0} | {found} |", f64::from(FLOOD) / took);
         assert_eq!(found, lines, "{who} loses output");
     };
     for (who, driver) in [("tare, json-file", "json-file"), ("tare, k8s-file", "k8s-file")] {
@@ -181,6 +183,6 @@ fn count_lines(path: &Path) -> usize {
         if count == 0 {
             return found;
         }
-        found += buffer[..count].iter().filter(|&&byte| byte == b'\n').count();
+        found += buffer[..count].split(|&byte| byte == b'\n').count() - 1;
     }
 }

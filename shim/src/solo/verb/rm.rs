@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
+use crate::runtime::kind_of_complaint;
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::say;
 use crate::solo::verb::{kill, pause, wait};
@@ -24,7 +25,7 @@ pub(crate) fn rm(layout: &Layout, name: &str, force: bool) -> Result<()> {
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
         Ok(Status::Running { watched: true, .. } | Status::Starting | Status::Restarting(_)) => {
-            kill::end(&directory, KILL)?;
+            kill_watched(&directory)?;
             // What is frozen dies when it is thawed, on cgroup v1.
             pause::thaw(&directory);
             let _: Result<_> = wait::until_ended(&directory);
@@ -35,6 +36,20 @@ pub(crate) fn rm(layout: &Layout, name: &str, force: bool) -> Result<()> {
     }
     directory.remove()?;
     say(name);
+    Ok(())
+}
+
+/// Kills a container whose monitor is at work: it may be about to make the container, or to bury it, and then nobody can be
+/// asked to kill it at that moment.
+fn kill_watched(directory: &Directory) -> Result<()> {
+    while let Err(error) = kill::end(directory, KILL) {
+        match directory.status()? {
+            Status::Exited(_) => break,
+            Status::Lost => return forget_in_runtime(directory),
+            _ if kind_of_complaint(error.text()) == Kind::NotFound => std::thread::yield_now(),
+            _ => return Err(error),
+        }
+    }
     Ok(())
 }
 
