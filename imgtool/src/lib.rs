@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod build;
 mod bundle;
 mod cli;
 mod digest;

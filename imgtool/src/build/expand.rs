@@ -1,0 +1,445 @@
+//! Variables and quotes in the words of a Dockerfile, by the rules of the Dockerfile reference ("Environment
+//! replacement"): `$name`, `${name}`, `${name:-word}`, `:+`, `:?`, the same without the colon, `#`, `##`, `%`, `%%`, `/`, `//`.
+
+use std::collections::BTreeSet;
+use std::iter::Peekable;
+use std::str::Chars;
+
+use super::glob::{Dialect, Glob};
+use crate::error::{Error, Result};
+
+/// Names and values, in the order in which they were set first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Env(Vec<(String, String)>);
+
+impl Env {
+    /// From `NAME=VALUE`; without a `=` the value is empty.
+    pub(crate) fn of<S: AsRef<str>>(entries: impl IntoIterator<Item = S>) -> Self {
+        let mut env = Self::default();
+        for entry in entries {
+            let (key, value) = entry.as_ref().split_once('=').unwrap_or((entry.as_ref(), ""));
+            env.set(key, value);
+        }
+        env
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(have, _)| have == key).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        match self.0.iter_mut().find(|(have, _)| have == key) {
+            Some((_, have)) => value.clone_into(have),
+            None => self.0.push((key.to_owned(), value.to_owned())),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_str())
+    }
+}
+
+/// How text is expanded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expander {
+    /// Backslash, or what the `escape` directive says.
+    pub(crate) escape: char,
+    /// Quotes stay in the result.
+    pub(crate) raw_quotes: bool,
+    /// Escape characters stay in the result.
+    pub(crate) raw_escapes: bool,
+    /// Quotes are characters like any other: the content of a heredoc.
+    pub(crate) no_quotes: bool,
+    /// References to variables that are not set stay as they are.
+    pub(crate) keep_unset: bool,
+}
+
+/// What became of a text.
+#[derive(Debug, Default)]
+pub(crate) struct Expanded {
+    pub(crate) text: String,
+    /// The same, split at blanks that are not quoted.
+    pub(crate) words: Vec<String>,
+    /// Variables that were asked for and are not set.
+    pub(crate) unset: BTreeSet<String>,
+    /// Variables that were asked for and are set.
+    pub(crate) used: BTreeSet<String>,
+}
+
+impl Expander {
+    pub(crate) fn new(escape: char) -> Self {
+        Self { escape, raw_quotes: false, raw_escapes: false, no_quotes: false, keep_unset: false }
+    }
+
+    /// Expands `text` with the variables of `env`.
+    pub(crate) fn expand(self, text: &str, env: &Env) -> Result<Expanded> {
+        let mut run = Run { how: self, chars: text.chars().peekable(), env, done: Expanded::default() };
+        let (text, words) = run.until(None, self.raw_escapes)?;
+        Ok(Expanded { text, words, ..run.done })
+    }
+
+    /// Only the text.
+    pub(crate) fn word(self, text: &str, env: &Env) -> Result<String> {
+        self.expand(text, env).map(|expanded| expanded.text)
+    }
+}
+
+/// Collects words: blanks from variables split, quoted ones do not.
+#[derive(Default)]
+struct Words {
+    all: Vec<String>,
+    current: String,
+}
+
+impl Words {
+    fn soft(&mut self, c: char) {
+        if !c.is_whitespace() {
+            self.current.push(c);
+        } else if !self.current.is_empty() {
+            self.all.push(std::mem::take(&mut self.current));
+        }
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if !self.current.is_empty() {
+            self.all.push(self.current);
+        }
+        self.all
+    }
+}
+
+struct Run<'a> {
+    how: Expander,
+    chars: Peekable<Chars<'a>>,
+    env: &'a Env,
+    done: Expanded,
+}
+
+fn syntax(why: impl std::fmt::Display) -> Error {
+    Error::malformed(format!("syntax error: {why}"))
+}
+
+impl Run<'_> {
+    /// Up to the end, or to the character `stop`, which is taken too.
+    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<(String, Vec<String>)> {
+        let mut text = String::new();
+        let mut words = Words::default();
+        while let Some(c) = self.chars.next() {
+            if Some(c) == stop {
+                return Ok((text, words.finish()));
+            }
+            match c {
+                '$' => {
+                    let value = self.dollar()?;
+                    text.push_str(&value);
+                    value.chars().for_each(|c| words.soft(c));
+                }
+                '\'' | '"' if !self.how.no_quotes => {
+                    let quoted = if c == '"' { self.double_quoted()? } else { self.single_quoted()? };
+                    text.push_str(&quoted);
+                    words.current.push_str(&quoted);
+                }
+                // A heredoc's name may stand behind blanks, and still is one word with its <<.
+                '<' if self.chars.next_if_eq(&'<').is_some() => {
+                    let mut start = "<<".to_owned();
+                    while let Some(blank) = self.chars.next_if(|c| matches!(c, ' ' | '\t' | '\r')) {
+                        start.push(blank);
+                    }
+                    text.push_str(&start);
+                    words.current.push_str(&start);
+                }
+                c if c == self.how.escape => {
+                    if raw_escapes {
+                        text.push(c);
+                        words.current.push(c);
+                    }
+                    if let Some(next) = self.chars.next() {
+                        text.push(next);
+                        words.current.push(next);
+                    }
+                }
+                c => {
+                    text.push(c);
+                    words.soft(c);
+                }
+            }
+        }
+        match stop {
+            None => Ok((text, words.finish())),
+            Some(stop) => Err(syntax(format!("the end comes before a {stop:?} that is missing"))),
+        }
+    }
+
+    fn single_quoted(&mut self) -> Result<String> {
+        let mut text = String::new();
+        if self.how.raw_quotes {
+            text.push('\'');
+        }
+        loop {
+            match self.chars.next() {
+                None => return Err(syntax("a single quote is not closed")),
+                Some('\'') => break,
+                Some(c) => text.push(c),
+            }
+        }
+        if self.how.raw_quotes {
+            text.push('\'');
+        }
+        Ok(text)
+    }
+
+    fn double_quoted(&mut self) -> Result<String> {
+        let mut text = String::new();
+        if self.how.raw_quotes {
+            text.push('"');
+        }
+        loop {
+            match self.chars.next() {
+                None => return Err(syntax("a double quote is not closed")),
+                Some('"') => break,
+                Some('$') => text.push_str(&self.dollar()?),
+                Some(c) if c == self.how.escape => {
+                    if self.how.raw_escapes {
+                        text.push(c);
+                    }
+                    // Only these can be escaped in double quotes; before others it is a character as well.
+                    let escape = self.how.escape;
+                    match self.chars.next_if(|&next| matches!(next, '"' | '$') || next == escape) {
+                        Some(next) => text.push(next),
+                        None if self.chars.peek().is_none() => {}
+                        None => text.push(c),
+                    }
+                }
+                Some(c) => text.push(c),
+            }
+        }
+        if self.how.raw_quotes {
+            text.push('"');
+        }
+        Ok(text)
+    }
+
+    /// What follows a dollar.
+    fn dollar(&mut self) -> Result<String> {
+        if self.chars.next_if_eq(&'{').is_none() {
+            let name = self.name();
+            return Ok(match self.get(&name) {
+                _ if name.is_empty() => "$".to_owned(),
+                None if self.how.keep_unset => format!("${name}"),
+                value => value.unwrap_or_default(),
+            });
+        }
+        match self.chars.peek() {
+            None => return Err(syntax("missing '}'")),
+            Some('{' | '}' | ':') => return Err(syntax("bad substitution")),
+            Some(_) => {}
+        }
+        let name = self.name();
+        let missing = || syntax("missing '}'");
+        let operator = self.chars.next().ok_or_else(missing)?;
+        match operator {
+            '}' => Ok(match self.get(&name) {
+                None if self.how.keep_unset => format!("${{{name}}}"),
+                value => value.unwrap_or_default(),
+            }),
+            ':' => {
+                let operator = self.chars.next().ok_or_else(missing)?;
+                if !matches!(operator, '+' | '-' | '?') {
+                    return Err(Error::malformed(format!("unsupported modifier (:{operator}) in substitution")));
+                }
+                self.conditional(&name, operator, true)
+            }
+            '+' | '-' | '?' => self.conditional(&name, operator, false),
+            '#' | '%' => self.trimmed(&name, operator),
+            '/' => self.replaced(&name),
+            other => Err(Error::malformed(format!("unsupported modifier ({other}) in substitution"))),
+        }
+    }
+
+    fn conditional(&mut self, name: &str, operator: char, empty_is_unset: bool) -> Result<String> {
+        let word = self.until(Some('}'), false)?.0;
+        let value = self.get(name);
+        if self.how.keep_unset && value.is_none() {
+            let colon = if empty_is_unset { ":" } else { "" };
+            return Ok(format!("${{{name}{colon}{operator}{word}}}"));
+        }
+        let counts = value.clone().filter(|value| !(empty_is_unset && value.is_empty()));
+        match (operator, counts) {
+            ('-', Some(value)) | ('?', Some(value)) => Ok(value),
+            ('-', None) | ('+', Some(_)) => Ok(word),
+            ('+', None) => Ok(String::new()),
+            (_, None) => {
+                let why = match (word.as_str(), value) {
+                    ("", None) => "is not allowed to be unset",
+                    ("", Some(_)) => "is not allowed to be empty",
+                    (message, _) => message,
+                };
+                Err(Error::malformed(format!("{name}: {why}")))
+            }
+            (_, Some(value)) => Ok(value),
+        }
+    }
+
+    /// `#` takes the shortest match off the start, `##` the longest; `%` and `%%` off the end.
+    fn trimmed(&mut self, name: &str, operator: char) -> Result<String> {
+        let word = self.until(Some('}'), true)?.0;
+        let Some(value) = self.get(name) else {
+            return Ok(if self.how.keep_unset { format!("${{{name}{operator}{word}}}") } else { String::new() });
+        };
+        let (pattern, longest) = match word.strip_prefix(operator) {
+            Some(rest) => (rest, true),
+            None => (word.as_str(), false),
+        };
+        let glob = Glob::new(pattern, Dialect::Shell)?;
+        if operator == '#' {
+            let found = glob.prefixes(&value);
+            let length = if longest { found.last() } else { found.first() };
+            return Ok(value[length.copied().unwrap_or(0)..].to_owned());
+        }
+        let mut starts = value.char_indices().map(|(at, _)| at).chain([value.len()]);
+        let fits = |at: &usize| glob.matches(&value[*at..]);
+        let start = if longest { starts.find(fits) } else { starts.filter(fits).last() };
+        Ok(value[..start.unwrap_or(value.len())].to_owned())
+    }
+
+    /// `/` replaces the first match, `//` all of them.
+    fn replaced(&mut self, name: &str) -> Result<String> {
+        let all = self.chars.next_if_eq(&'/').is_some();
+        let pattern = self.until(Some('/'), true)?.0;
+        let replacement = self.until(Some('}'), true)?.0;
+        let Some(value) = self.get(name) else {
+            let slashes = if all { "//" } else { "/" };
+            let kept = format!("${{{name}{slashes}{pattern}/{replacement}}}");
+            return Ok(if self.how.keep_unset { kept } else { String::new() });
+        };
+        let glob = Glob::new(&pattern, Dialect::Shell)?;
+        let mut text = String::new();
+        let mut at = 0;
+        let mut replaced = false;
+        while at < value.len() {
+            let length = if all || !replaced { glob.prefixes(&value[at..]).last().copied() } else { None };
+            match length.filter(|&length| length > 0) {
+                Some(length) => {
+                    text.push_str(&replacement);
+                    at += length;
+                    replaced = true;
+                }
+                None => {
+                    let c = value[at..].chars().next().unwrap_or_default();
+                    text.push(c);
+                    at += c.len_utf8();
+                }
+            }
+        }
+        Ok(text)
+    }
+
+    fn name(&mut self) -> String {
+        match self.chars.peek() {
+            Some(c) if c.is_numeric() => {
+                let mut name = String::new();
+                while let Some(c) = self.chars.next_if(|c| c.is_numeric()) {
+                    name.push(c);
+                }
+                name
+            }
+            // The shell's special parameters, which a Dockerfile never sets.
+            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => self.chars.next().map(String::from).unwrap_or_default(),
+            _ => {
+                let mut name = String::new();
+                while let Some(c) = self.chars.next_if(|c| c.is_alphanumeric() || *c == '_') {
+                    name.push(c);
+                }
+                name
+            }
+        }
+    }
+
+    fn get(&mut self, name: &str) -> Option<String> {
+        if name.is_empty() {
+            return None;
+        }
+        let value = self.env.get(name).map(str::to_owned);
+        if value.is_some() { &mut self.done.used } else { &mut self.done.unset }.insert(name.to_owned());
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env() -> Env {
+        Env::of(["HOME=/root", "EMPTY=", "FILE=archive.tar.gz", "WORDS=a  b"])
+    }
+
+    #[test]
+    fn every_form_of_a_variable() {
+        for (text, want) in [
+            ("$HOME", "/root"),
+            ("${HOME}s", "/roots"),
+            ("a$HOME.b", "a/root.b"),
+            (r"\$HOME", "$HOME"),
+            ("'$HOME'", "$HOME"),
+            ("\"$HOME's\"", "/root's"),
+            ("$NONE", ""),
+            ("${NONE:-x}", "x"),
+            ("${EMPTY:-x}", "x"),
+            ("${EMPTY-x}", ""),
+            ("${NONE-${EMPTY:-deep}}", "deep"),
+            ("${HOME:+set}", "set"),
+            ("${EMPTY:+set}", ""),
+            ("${EMPTY+set}", "set"),
+            ("${HOME:?}", "/root"),
+            ("${FILE#*.}", "tar.gz"),
+            ("${FILE##*.}", "gz"),
+            ("${FILE%.*}", "archive.tar"),
+            ("${FILE%%.*}", "archive"),
+            ("${FILE/ar/AR}", "ARchive.tar.gz"),
+            ("${FILE//ar/}", "chive.t.gz"),
+            (r"${HOME/\//_}", "_root"),
+            ("${FILE%nothing}", "archive.tar.gz"),
+            ("100%", "100%"),
+            ("$", "$"),
+        ] {
+            assert_eq!(Expander::new('\\').word(text, &env()).unwrap(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_expanded_says_why() {
+        for (text, why) in [
+            ("${HOME", "missing '}'"),
+            ("${}", "bad substitution"),
+            ("${HOME:=x}", "unsupported modifier (:=)"),
+            ("${HOME^}", "unsupported modifier (^)"),
+            ("${NONE:?wanted for the build}", "NONE: wanted for the build"),
+            ("${NONE?}", "not allowed to be unset"),
+            ("${EMPTY:?}", "not allowed to be empty"),
+            ("\"open", "double quote"),
+            ("'open", "single quote"),
+        ] {
+            let error = Expander::new('\\').word(text, &env()).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn blanks_of_variables_split_words_and_quoted_ones_do_not() {
+        let words = |text: &str| Expander::new('\\').expand(text, &env()).unwrap().words;
+        assert_eq!(words("x$WORDS y"), ["xa", "b", "y"]);
+        assert_eq!(words("x\"$WORDS\" y"), ["xa  b", "y"]);
+        assert_eq!(words(r"a\ b c"), ["a b", "c"]);
+    }
+
+    #[test]
+    fn the_escape_character_may_be_another() {
+        assert_eq!(Expander::new('`').word(r"c:\x`$HOME", &env()).unwrap(), r"c:\x$HOME");
+        let unset = Expander { keep_unset: true, raw_quotes: true, ..Expander::new('\\') };
+        assert_eq!(unset.word("\"${NONE:-x}\" $NONE $HOME", &env()).unwrap(), "\"${NONE:-x}\" $NONE /root");
+    }
+}
