@@ -65,6 +65,7 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::Delete(args) => ("delete", verb::delete::run(args)),
         Verb::Login(args) => ("login", verb::login::run(args)),
         Verb::Logout(args) => ("logout", verb::logout::run(args)),
+        Verb::Build(args) => ("build", verb::build::run(&store, args, cli.builder.as_deref())),
         Verb::Import(args) => ("import", verb::import::run(&store, args)),
         Verb::Load(args) => ("load", verb::load::run(&store, args)),
         Verb::Save(args) => ("save", verb::save::run(&store, args)),

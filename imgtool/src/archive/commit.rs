@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::apply_change;
 use super::new_blob::{LayerCompression, NewBlob};
-use crate::digest::{Algorithm, Hasher};
+use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Result, Step};
 use crate::layer::{TreeForm, write_tree};
 use crate::layout::{Image, Store, put_image};
@@ -35,12 +35,9 @@ pub(crate) fn commit(store: &Store, commit: &Commit<'_>) -> Result<Descriptor> {
     for change in commit.changes {
         apply_change(&mut config.config, change).with(|| format!("--change {change:?}"))?;
     }
-    let blob = NewBlob::new(store, commit.compression, commit.level)?;
-    let mut tar = Hashed { inner: BufWriter::with_capacity(1 << 20, blob), hasher: Hasher::new(Algorithm::Sha256) };
-    write_tree(commit.upper, TreeForm::Changes, commit.root_changed, &mut tar)?;
-    let blob = tar.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
-    let layer = blob.finish(store)?;
-    config.rootfs.diff_ids.push(tar.hasher.finish());
+    let NewLayer { descriptor, diff_id, .. } =
+        new_layer(store, commit.upper, commit.root_changed, commit.compression, commit.level)?;
+    config.rootfs.diff_ids.push(diff_id);
     let created = Some(time::now());
     config.created.clone_from(&created);
     config.author = commit.author.map(str::to_owned).or(config.author);
@@ -52,14 +49,14 @@ pub(crate) fn commit(store: &Store, commit: &Commit<'_>) -> Result<Descriptor> {
         ..History::default()
     });
     let mut layers: Vec<Descriptor> = commit.base.manifest.layers.iter().map(as_oci).collect();
-    layers.push(layer);
+    layers.push(descriptor);
     let manifest = put_image(store, &config, layers)?;
     store.tag(&manifest, config.platform(), &commit.reference.to_string(), None)?;
     Ok(manifest)
 }
 
 /// The new manifest is OCI's: so are the types of the layers in it.
-fn as_oci(layer: &Descriptor) -> Descriptor {
+pub(crate) fn as_oci(layer: &Descriptor) -> Descriptor {
     let media_type = match layer.media_type.as_str() {
         "application/vnd.docker.image.rootfs.diff.tar.gzip" => oci::OCI_LAYER_GZIP,
         "application/vnd.docker.image.rootfs.diff.tar.zstd" => oci::OCI_LAYER_ZSTD,
@@ -69,15 +66,42 @@ fn as_oci(layer: &Descriptor) -> Descriptor {
     Descriptor { media_type: media_type.to_owned(), ..layer.clone() }
 }
 
+/// A layer that was made of a directory.
+pub(crate) struct NewLayer {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
+    /// Bytes of the uncompressed tar.
+    pub(crate) tar_size: u64,
+}
+
+/// Writes the upper directory of an overlay as a blob of the store, which the caller holds.
+pub(crate) fn new_layer(
+    store: &Store,
+    upper: &OwnedFd,
+    root_changed: bool,
+    compression: LayerCompression,
+    level: Option<i32>,
+) -> Result<NewLayer> {
+    let blob = NewBlob::new(store, compression, level)?;
+    let inner = BufWriter::with_capacity(1 << 20, blob);
+    let mut tar = Hashed { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
+    write_tree(upper, TreeForm::Changes, root_changed, &mut tar)?;
+    let blob = tar.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let descriptor = blob.finish(store)?;
+    Ok(NewLayer { descriptor, diff_id: tar.hasher.finish(), tar_size: tar.size })
+}
+
 struct Hashed<W> {
     inner: W,
     hasher: Hasher,
+    size: u64,
 }
 
 impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = self.inner.write(bytes)?;
         self.hasher.update(&bytes[..len]);
+        self.size += len as u64;
         Ok(len)
     }
 

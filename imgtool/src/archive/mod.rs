@@ -8,7 +8,7 @@ mod new_blob;
 mod save;
 
 pub(crate) use change::apply as apply_change;
-pub(crate) use commit::{Commit, commit};
+pub(crate) use commit::{Commit, as_oci, commit, new_layer};
 pub(crate) use import::{Import, import};
 pub(crate) use load::{load, read_images};
 pub(crate) use new_blob::LayerCompression;

@@ -269,7 +269,6 @@ impl Run<'_> {
         }
         let counts = value.clone().filter(|value| !(empty_is_unset && value.is_empty()));
         match (operator, counts) {
-            ('-', Some(value)) | ('?', Some(value)) => Ok(value),
             ('-', None) | ('+', Some(_)) => Ok(word),
             ('+', None) => Ok(String::new()),
             (_, None) => {
@@ -300,9 +299,10 @@ impl Run<'_> {
             let length = if longest { found.last() } else { found.first() };
             return Ok(value[length.copied().unwrap_or(0)..].to_owned());
         }
-        let mut starts = value.char_indices().map(|(at, _)| at).chain([value.len()]);
+        let starts: Vec<usize> = value.char_indices().map(|(at, _)| at).chain([value.len()]).collect();
+        let mut starts = starts.into_iter();
         let fits = |at: &usize| glob.matches(&value[*at..]);
-        let start = if longest { starts.find(fits) } else { starts.filter(fits).last() };
+        let start = if longest { starts.find(fits) } else { starts.rfind(fits) };
         Ok(value[..start.unwrap_or(value.len())].to_owned())
     }
 
@@ -322,17 +322,14 @@ impl Run<'_> {
         let mut replaced = false;
         while at < value.len() {
             let length = if all || !replaced { glob.prefixes(&value[at..]).last().copied() } else { None };
-            match length.filter(|&length| length > 0) {
-                Some(length) => {
-                    text.push_str(&replacement);
-                    at += length;
-                    replaced = true;
-                }
-                None => {
-                    let c = value[at..].chars().next().unwrap_or_default();
-                    text.push(c);
-                    at += c.len_utf8();
-                }
+            if let Some(length) = length.filter(|&length| length > 0) {
+                text.push_str(&replacement);
+                at += length;
+                replaced = true;
+            } else {
+                let c = value[at..].chars().next().unwrap_or_default();
+                text.push(c);
+                at += c.len_utf8();
             }
         }
         Ok(text)

@@ -1,7 +1,54 @@
 //! `imgtool build`: images from Dockerfiles.
-#![allow(dead_code)]
+//!
+//! ```text
+//! process.rs   two processes, so that nothing is left whatever happens
+//! parse/       text -> instructions, each with its place       expand.rs   variables
+//! plan.rs      stages -> graph                                 lint.rs     what is probably not meant
+//! builder.rs   the stages side by side; a step is cached or done, and becomes a layer
+//!   instructions.rs   run.rs (mounts.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
+//! cache.rs     keys and records                                exchange.rs the cache in other places
+//! output.rs    where the image goes                            display.rs  what the user sees
+//! ```
 
+mod agent;
+mod archives;
+mod args;
+mod attest;
+mod builder;
+mod cache;
+mod chmod;
+mod contexts;
+mod copy;
+mod display;
+mod exchange;
 mod expand;
+mod fetch;
+mod files;
 mod glob;
+mod ignore;
+mod images;
+mod instructions;
+mod lint;
+mod mounts;
+mod output;
 mod parse;
+mod pieces;
+mod place;
+mod plan;
+mod process;
+mod root;
+mod run;
+mod secrets;
 mod source;
+mod state;
+mod whole;
+mod workspace;
+
+pub(crate) use attest::{Detail, SbomForm, detail, sbom_form};
+pub(crate) use cache::{cached_layers, clear_cache};
+pub(crate) use contexts::Named;
+pub(crate) use exchange::Place as CachePlace;
+pub(crate) use output::Output;
+pub(crate) use process::guard;
+pub(crate) use secrets::{Secret, Ssh};
+pub(crate) use whole::{run, runtime};

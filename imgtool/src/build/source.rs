@@ -18,13 +18,6 @@ pub(crate) struct Span {
     pub(crate) last: usize,
 }
 
-impl Span {
-    /// The same lines, pointing at another place in them.
-    pub(crate) fn pointing(self, at: Pos) -> Self {
-        Self { at, last: self.last.max(at.line) }
-    }
-}
-
 /// An error that may know where in the Dockerfile it comes from.
 #[derive(Debug)]
 pub(crate) struct Fault {

@@ -1,6 +1,6 @@
 //! Capabilities: Docker's default set, and what `--cap-add` and `--cap-drop` make of it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Step};
 
 /// What Docker gives a container.
 const DEFAULT: [&str; 14] = [
@@ -73,6 +73,19 @@ pub(super) fn capabilities(add: &[String], drop: &[String]) -> Result<Vec<String
     let starts = |name: &str| add_all || (!drop_all && DEFAULT.contains(&name));
     let keep = |name: &&&str| (starts(name) || add.contains(name)) && !drop.contains(name);
     Ok(ALL.iter().filter(keep).map(|name| format!("CAP_{name}")).collect())
+}
+
+/// Those of `list` that this process has itself: no other can be given.
+pub(super) fn held(list: &[String]) -> Result<Vec<String>> {
+    let status = std::fs::read_to_string("/proc/self/status").at("read /proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mask = mask.ok_or_else(|| Error::other("/proc/self/status: no CapPrm"))?;
+    let has = |name: &&String| {
+        let number = ALL.iter().position(|known| name.strip_prefix("CAP_") == Some(known));
+        number.is_some_and(|number| mask >> number & 1 == 1)
+    };
+    Ok(list.iter().filter(has).cloned().collect())
 }
 
 fn named(flag: &str, names: &[String]) -> Result<(bool, Vec<&'static str>)> {

@@ -39,6 +39,25 @@ struct State {
     result: Option<Value>,
 }
 
+/// What can connect a container on this machine without being configured first: as root the bridge, which works without an
+/// uplink too, else pasta.
+pub(super) fn usable() -> Option<super::Network> {
+    let has_bridge = plugin_directories().iter().any(|dir| dir.join("bridge").is_file());
+    if has_bridge && rustix::process::geteuid().is_root() {
+        return Some(super::Network::Bridge);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has_pasta = std::env::split_paths(&path).any(|dir| dir.join("pasta").is_file());
+    has_pasta.then_some(super::Network::Pasta)
+}
+
+fn plugin_directories() -> Vec<PathBuf> {
+    match std::env::var_os("CNI_PATH") {
+        Some(path) => std::env::split_paths(&path).collect(),
+        None => PLUGIN_DIRECTORIES.map(PathBuf::from).into(),
+    }
+}
+
 /// What a runtime tells its hooks.
 #[derive(Deserialize)]
 struct Container {
@@ -166,11 +185,7 @@ fn run_plugin(config: &Value, command: &str, id: &str, netns: &str, interface: &
     if name.is_empty() || name.contains('/') {
         return Err(Error::malformed("a plugin without a type")).with(step);
     }
-    let own = std::env::var("CNI_PATH").ok();
-    let directories: Vec<PathBuf> = match &own {
-        Some(path) => std::env::split_paths(path).collect(),
-        None => PLUGIN_DIRECTORIES.map(PathBuf::from).into(),
-    };
+    let directories = plugin_directories();
     let missing =
         || Error::missing(format!("not in {} (install containernetworking-plugins)", PLUGIN_DIRECTORIES.join(", ")));
     let program =

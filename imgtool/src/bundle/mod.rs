@@ -24,6 +24,7 @@ mod rootless;
 mod seccomp;
 mod security;
 mod spec;
+mod step;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -44,6 +45,9 @@ pub(crate) use network::{HostEntry, Network, Publish};
 pub(crate) use options::{Options, parse_cpus, parse_size, read_env_file};
 pub(crate) use remove::{check_unused, remove};
 pub(crate) use security::{Device, Rlimit, SecurityOpt};
+pub(crate) use step::{
+    StepSpec, connect_step, mount_copy, mount_stack, resolve_user, step_network, step_spec, unmount_stack,
+};
 pub(crate) use volume::{Volume, parse_mount, parse_tmpfs};
 
 use crate::digest::Digest;
@@ -219,7 +223,7 @@ impl Maker<'_> {
             architecture: if platform.architecture.is_empty() { host.architecture } else { platform.architecture },
             kernel: seccomp::kernel_version(),
             devices: security::Devices::of(&self.options.devices, self.options.privileged)?,
-            hooks: if plan.is_some() { Some(self.hooks()?) } else { None },
+            hooks: if plan.is_some() { Some(network_hooks(self.store, self.directory)?) } else { None },
             rootless,
         };
         let spec = spec::spec(&self.image.config, self.options, &context)?;
@@ -294,19 +298,6 @@ impl Maker<'_> {
         }
     }
 
-    /// The hooks call this program by the path that it has now.
-    fn hooks(&self) -> Result<serde_json::Value> {
-        let program = std::env::current_exe().at("the path of imgtool")?;
-        let hook = |verb: &str| {
-            serde_json::json!([{
-                // A hook has no HOME to find the store by.
-                "path": program, "args": ["imgtool", "--root", self.store.root(), "network", verb, self.directory],
-                "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 60,
-            }])
-        };
-        Ok(serde_json::json!({"createRuntime": hook("up"), "poststop": hook("down")}))
-    }
-
     /// The user's volumes: named ones are the store's and stay, others are the bundle's and go with it. A new one begins with
     /// what the image has at its place.
     fn named_volumes(&self, root: &RootFs) -> Result<Vec<Bind>> {
@@ -370,6 +361,19 @@ impl Maker<'_> {
         }
         Ok(binds)
     }
+}
+
+/// The hooks that connect the container of `directory`. They call this program by the path that it has now.
+fn network_hooks(store: &Store, directory: &Path) -> Result<serde_json::Value> {
+    let program = std::env::current_exe().at("the path of imgtool")?;
+    let hook = |verb: &str| {
+        serde_json::json!([{
+            // A hook has no HOME to find the store by.
+            "path": program, "args": ["imgtool", "--root", store.root(), "network", verb, directory],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 60,
+        }])
+    };
+    Ok(serde_json::json!({"createRuntime": hook("up"), "poststop": hook("down")}))
 }
 
 /// Fills a volume where it is not there yet. It appears when it is filled.

@@ -36,6 +36,10 @@ pub(super) fn mount_overlay(
     target: &Path,
     form: OverlayForm,
 ) -> Result<()> {
+    // An image may have a layer twice; overlayfs refuses that (ELOOP). The upper one shows all that the lower one has.
+    let mut seen = std::collections::HashSet::new();
+    let lower: Vec<&Path> = lower.iter().copied().filter(|path| seen.insert(*path)).collect();
+    let lower = lower.as_slice();
     if lower.len() > LAYERS_MAX {
         return Err(Error::malformed(format!("{} layers (overlayfs takes at most {LAYERS_MAX})", lower.len())));
     }

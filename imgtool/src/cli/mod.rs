@@ -6,9 +6,11 @@
     reason = "these comments are the help text, which is no Markdown"
 )]
 
+mod build;
 mod bundle;
 mod remote;
 
+pub(crate) use build::BuildArgs;
 pub(crate) use bundle::{BundleArgs, PullPolicy};
 pub(crate) use remote::{CopyArgs, DeleteArgs, LoginArgs, LogoutArgs, PushArgs, ReferrersArgs, TagsArgs};
 
@@ -33,6 +35,9 @@ pub(crate) struct Cli {
     /// The image store [default: /var/lib/tare/images, or $XDG_DATA_HOME/tare/images for users]
     #[arg(long, global = true, value_name = "STORE")]
     pub(crate) root: Option<PathBuf>,
+    /// This process builds, in this directory, for the one that started it
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(crate) builder: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -56,6 +61,8 @@ pub(crate) enum Verb {
     Login(LoginArgs),
     /// Forget the login of a registry
     Logout(LogoutArgs),
+    /// Make an image from a Dockerfile
+    Build(Box<BuildArgs>),
     /// Make an image from the tar of a root file system
     Import(ImportArgs),
     /// Read images from an OCI or Docker archive
@@ -141,7 +148,15 @@ pub(crate) struct ProgressArgs {
 
 impl ProgressArgs {
     pub(crate) fn make(&self) -> Progress {
-        Progress::new(if self.quiet { Form::None } else { self.progress })
+        Progress::new(self.form())
+    }
+
+    pub(crate) fn form(&self) -> Form {
+        if self.quiet { Form::None } else { self.progress }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.progress == Form::Json
     }
 }
 
@@ -308,6 +323,9 @@ pub(crate) struct PruneArgs {
     /// All images that no bundle stands on, not only those without a name
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// What builds kept too: layers of their steps, and directories of RUN --mount=type=cache
+    #[arg(long)]
+    pub(crate) build_cache: bool,
 }
 
 #[derive(Debug, Args)]

@@ -93,7 +93,7 @@ fn copy_files(from: &OwnedFd, to: &OwnedFd, device: u64) -> Result<Vec<Vec<u8>>>
 }
 
 /// Makes a directory look as another one.
-pub(super) fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+pub(crate) fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let stat = rustix::fs::fstat(from)?;
     fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

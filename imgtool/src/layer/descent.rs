@@ -52,7 +52,7 @@ fn identity(fd: impl AsFd) -> Result<(u64, u64)> {
 }
 
 /// The names in a directory.
-pub(super) fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;

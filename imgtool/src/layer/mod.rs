@@ -21,9 +21,9 @@ mod write;
 mod xattr;
 
 pub(crate) use changes::{Change, changes};
-pub(crate) use copy::{copy_tree, copy_xattrs};
+pub(crate) use copy::{copy_directory, copy_tree, copy_xattrs};
 pub(crate) use decompress::Inflated;
-pub(crate) use descent::remove_all;
+pub(crate) use descent::{names, remove_all};
 pub(crate) use dirs::open_root;
 pub(crate) use lower::LowerStack;
 pub(crate) use merge::merge;
@@ -31,3 +31,4 @@ pub(crate) use pipe::{Job, TarSink, unpack};
 pub(crate) use tarball::{Kind as EntryKind, Tarball};
 pub(crate) use terms::{Limits, OverlayForm, Powers, Unpacked};
 pub(crate) use write::{TreeForm, write_tree};
+pub(crate) use xattr::read_all as read_xattrs;

@@ -85,7 +85,7 @@ fn tolerate(name: &[u8], result: rustix::io::Result<()>) -> Result<()> {
 }
 
 /// The attributes of an open file that a layer might have set.
-pub(super) fn read_all(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn read_all(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     read(|list| rustix::fs::flistxattr(&fd, list), |name, value| rustix::fs::fgetxattr(&fd, name, value))
 }
 

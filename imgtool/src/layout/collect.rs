@@ -54,6 +54,10 @@ impl Store {
         for used in self.uses()? {
             reachable.layers.extend(used.layers);
         }
+        for (diff_id, blob) in crate::build::cached_layers(self)? {
+            reachable.layers.insert(diff_id);
+            reachable.blobs.insert(blob);
+        }
         let mut removed = Removed::default();
         let mut bytes = 0;
         removed.blobs = self.sweep(

@@ -1,5 +1,6 @@
 //! One verb a file.
 
+pub(crate) mod build;
 pub(crate) mod bundle;
 pub(crate) mod commit;
 pub(crate) mod copy;

@@ -17,6 +17,9 @@ pub(crate) fn run(store: &Store, args: &PruneArgs) -> Result<()> {
     store.settle()?;
     {
         let _hold = store.hold()?;
+        if args.build_cache {
+            crate::build::clear_cache(store)?;
+        }
         let used: Vec<_> = store.uses()?.into_iter().map(|used| used.digest).collect();
         let platform = Platform::host();
         let gone = store.update_index(|index| {

@@ -25,6 +25,14 @@ pub fn big(compression: &str) -> Result<PathBuf, String> {
     made("big", include_str!("big.sh"), "zstd/index.json").map(|dir| dir.join(compression))
 }
 
+/// The tar of a Debian with python3-flask, made and kept in the same way.
+///
+/// # Errors
+/// Says why it cannot be had: no mirror can be reached.
+pub fn flask() -> Result<PathBuf, String> {
+    made("flask", include_str!("flask.sh"), "root.tar").map(|dir| dir.join("root.tar"))
+}
+
 /// The directory `name` of the cache, made by a script that is given a directory, if `proof` is not in it yet.
 fn made(name: &str, script: &str, proof: &str) -> Result<PathBuf, String> {
     let cache = programs::cache();

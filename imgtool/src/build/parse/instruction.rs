@@ -253,14 +253,15 @@ fn run(statement: &Statement, flags: &mut Flags<'_>, command: Command) -> Result
     }
     let choice = |word: Option<Word>, name: &str, known: &[&str]| match word {
         None => Ok(None),
-        Some(word) => match known.iter().position(|known| *known == word.text) {
-            Some(found) => Ok(Some(found)),
-            None => {
+        Some(word) => {
+            if let Some(found) = known.iter().position(|known| *known == word.text) {
+                Ok(Some(found))
+            } else {
                 let hint = did_you_mean(&word.text, known.iter().copied());
                 let text = format!("--{name}={}{hint}: want {}", word.text, known.join(", "));
                 Err(Fault::at(statement.line.span(word.at), text))
             }
-        },
+        }
     };
     let network = match choice(flags.value("network")?, "network", &["default", "none", "host"])? {
         Some(1) => StepNetwork::None,

@@ -35,6 +35,11 @@ impl Logical {
         Span { at: self.pos(offset), last: self.last.max(self.first) }
     }
 
+    /// A text that is not in the file: all of it stands at one place.
+    pub(crate) fn standing_at(span: Span, text: &str) -> Self {
+        Self { text: text.to_owned(), first: span.at.line, last: span.last, ..Self::default() }
+    }
+
     fn push(&mut self, text: &str, pos: Pos) {
         self.segments.push((self.text.len(), pos));
         self.text.push_str(text);
@@ -51,7 +56,7 @@ pub(crate) struct Directive {
 
 /// Reads logical lines.
 pub(crate) struct Lines<'a> {
-    lines: Vec<&'a str>,
+    physical: Vec<&'a str>,
     next: usize,
     pub(crate) escape: char,
     pub(crate) directives: Vec<Directive>,
@@ -68,7 +73,7 @@ impl<'a> Lines<'a> {
             lines.pop();
         }
         Self {
-            lines,
+            physical: lines,
             next: 0,
             escape: '\\',
             directives: Vec::new(),
@@ -83,7 +88,7 @@ impl<'a> Lines<'a> {
     }
 
     fn line(&mut self) -> Option<&'a str> {
-        let line = self.lines.get(self.next)?;
+        let line = self.physical.get(self.next)?;
         self.next += 1;
         Some(line.trim_end_matches('\r'))
     }
@@ -175,7 +180,7 @@ impl<'a> Lines<'a> {
         for word in found {
             let Some(mut heredoc) = words::heredoc(&word) else { continue };
             loop {
-                let Some(line) = self.lines.get(self.next) else {
+                let Some(line) = self.physical.get(self.next) else {
                     let at = logical.text.find(&word).unwrap_or(0);
                     let name = heredoc.name;
                     return Err(Fault::at(

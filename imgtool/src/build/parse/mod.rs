@@ -9,12 +9,11 @@ mod stage;
 mod tests;
 mod words;
 
-pub(crate) use instruction::{
-    Arg, Command, Copy, Health, Instruction, Kind, Line, Run, Security, StepNetwork, instruction,
-};
+pub(crate) use instruction::{Arg, Command, Copy, Instruction, Kind, Run, Security, StepNetwork, instruction};
 pub(crate) use line::{Directive, Lines, Logical};
-pub(crate) use mount::{Mount, MountKind, Sharing};
-pub(crate) use stage::{Dockerfile, From, Stage, parse};
+pub(crate) use mount::{Mount, MountKind, Sharing, csv};
+pub(crate) use stage::{Dockerfile, Stage, parse};
+pub(crate) use words::heredoc;
 
 use super::source::{Fault, Locate as _, Result, Span};
 

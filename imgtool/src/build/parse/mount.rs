@@ -144,6 +144,8 @@ impl Mount {
                 "uid" => mount.uid = Some(number(value, 10, "a number")?),
                 "gid" => mount.gid = Some(number(value, 10, "a number")?),
                 "env" => mount.env = Some(value.ok_or_else(wanted)?),
+                // Podman's, for SELinux: what is mounted here has no label of its own.
+                "z" if value.is_none() && matches!(mount.kind, MountKind::Bind | MountKind::Cache) => {}
                 "type" => return Err(wanted()),
                 "required" | "size" => return Err(bad(format!("{key} does not go with this type"))),
                 other => {

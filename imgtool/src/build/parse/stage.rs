@@ -1,6 +1,6 @@
 //! A whole Dockerfile: the arguments before the first FROM, and the stages.
 
-use super::super::source::{Fault, Result, Span};
+use super::super::source::{Fault, Result};
 use super::flags::Flags;
 use super::instruction::{Arg, Instruction, Kind, instruction};
 use super::{Directive, Statement, Word, statements};
@@ -22,12 +22,6 @@ pub(crate) struct Stage {
     pub(crate) from: From,
     pub(crate) instruction: Instruction,
     pub(crate) commands: Vec<Instruction>,
-}
-
-impl Stage {
-    pub(crate) fn span(&self) -> Span {
-        self.instruction.span()
-    }
 }
 
 /// A Dockerfile.

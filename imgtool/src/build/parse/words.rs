@@ -61,13 +61,11 @@ pub(super) fn args(keyword: &str, text: &str, at: usize, escape: char) -> Result
             let mut words = whole(&text[..end]);
             let rest = text[end..].trim_start();
             let start = at + text.len() - rest.len();
-            match json(rest, start)? {
-                Some(args) => Ok(Args { words: [words, args.words].concat(), ..args }),
-                None => {
-                    words.extend((!rest.is_empty()).then(|| Word { text: rest.to_owned(), at: start }));
-                    plain(words)
-                }
+            if let Some(args) = json(rest, start)? {
+                return Ok(Args { words: [words, args.words].concat(), ..args });
             }
+            words.extend((!rest.is_empty()).then(|| Word { text: rest.to_owned(), at: start }));
+            plain(words)
         }
         _ => plain(whole(text)),
     }
@@ -141,14 +139,7 @@ fn pairs(keyword: &str, text: &str, at: usize, escape: char) -> Result<Args> {
     let words = shell_words(text, at, escape);
     let Some(first) = words.first() else { return Ok(Args::default()) };
     let mut pairs = Vec::new();
-    if !first.text.contains('=') {
-        let keyword = keyword.to_uppercase();
-        let (key, value) = text
-            .split_once([' ', '\t', '\x0b', '\x0c', '\r'])
-            .ok_or_else(|| Error::malformed(format!("{keyword} must have two arguments: {keyword} NAME=VALUE")))?;
-        let value = value.trim_start_matches([' ', '\t', '\x0b', '\x0c', '\r']);
-        pairs.push(Pair { key: key.to_owned(), value: value.to_owned(), legacy: true, at });
-    } else {
+    if first.text.contains('=') {
         for word in words {
             let (key, value) = word
                 .text
@@ -156,6 +147,14 @@ fn pairs(keyword: &str, text: &str, at: usize, escape: char) -> Result<Args> {
                 .ok_or_else(|| Error::malformed(format!("{:?} has no =: want NAME=VALUE", word.text)))?;
             pairs.push(Pair { key: key.to_owned(), value: value.to_owned(), legacy: false, at: word.at });
         }
+    } else {
+        let keyword = keyword.to_uppercase();
+        let blanks = [' ', '\t', '\x0b', '\x0c', '\r'];
+        let (key, value) = text
+            .split_once(blanks)
+            .ok_or_else(|| Error::malformed(format!("{keyword} must have two arguments: {keyword} NAME=VALUE")))?;
+        let value = value.trim_start_matches(blanks);
+        pairs.push(Pair { key: key.to_owned(), value: value.to_owned(), legacy: true, at });
     }
     Ok(Args { pairs, ..Args::default() })
 }

@@ -2,14 +2,14 @@
 //! engines' seccomp profile; on cgroup v2 alone and on v1 alone.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
 use integration::programs::{self, Runtime};
 use integration::{case, cgroups, leak, spec};
 use serde_json::{Value, json};
 
 use crate::table::Samples;
+use crate::timed;
 use crate::weight::{self, Weight};
 
 const STEPS: [&str; 7] = ["create", "start", "state", "exec /bin/true", "kill", "delete", "run /bin/true"];
@@ -166,20 +166,6 @@ fn measure(contenders: &[Contender], rounds: u32) -> (Samples, Vec<(String, Weig
     let weights = weights.collect();
     drop(guard);
     (samples, weights)
-}
-
-/// Milliseconds from the start of the program to its end.
-fn timed(command: &mut Command, who: &str) -> f64 {
-    // Its messages are kept for the case that it fails; a file costs what a log costs.
-    let log = Path::new("/tmp").join(format!("tare-bench-{}.err", std::process::id()));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log).expect("a log"));
-    let start = Instant::now();
-    let status = command.spawn().expect("start").wait().expect("wait");
-    let took = start.elapsed().as_secs_f64() * 1000.0;
-    let said = std::fs::read_to_string(&log).unwrap_or_default();
-    let _ = std::fs::remove_file(&log);
-    assert!(status.success(), "{who}: {command:?}: {status}\n{said}");
-    took
 }
 
 /// Removes what a measurement that broke off left behind.

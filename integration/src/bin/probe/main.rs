@@ -59,6 +59,7 @@ fn main() -> ExitCode {
             nix::unistd::pause();
         },
         Some("exit") => return ExitCode::from(rest[0].parse::<u8>().unwrap()),
+        Some("ask") => ask(rest[0], rest[1]),
         Some("say") => println!("{}", rest.join(" ")),
         // No newline at its end.
         Some("whisper") => {
@@ -89,6 +90,17 @@ fn main() -> ExitCode {
 }
 
 /// Waits for signals. They are blocked before "ready" is said, so none that is sent afterwards can be lost.
+/// Says a word to whoever listens at a socket, and prints the answer.
+fn ask(socket: &str, word: &str) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.write_all(word.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    println!("{answer}");
+}
+
 fn hold(children: usize) -> ExitCode {
     let mut signals = SigSet::empty();
     for signal in [

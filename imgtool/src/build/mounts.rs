@@ -1,0 +1,457 @@
+//! What a RUN has mounted: its `--mount`s, made ready before the container is begun, and gone after it.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use serde_json::{Value, json};
+
+use super::builder::Work;
+use super::cache::Key;
+use super::contexts::Named;
+use super::files::{Filter, Sums, list};
+use super::ignore::clean;
+use super::parse::{Instruction, Mount, MountKind, Run, Sharing};
+use super::place::{Look, Placer};
+use super::plan::Origin;
+use super::root::Root;
+use super::source::{Fault, Locate as _, Result, Span};
+use super::workspace::Mounted;
+use crate::digest::Digest;
+use crate::error::{Error, Step};
+
+/// A mount that was resolved: its files are there.
+pub(crate) struct Resolved {
+    mount: Mount,
+    pub(crate) at: Span,
+    /// Absolute, in the container.
+    target: String,
+    /// The state that a bind or cache begins with.
+    origin: Option<Source>,
+}
+
+enum Source {
+    Root(Root),
+    /// Mounted root file system of a stage or an image.
+    View {
+        root: Root,
+        chain: String,
+        _mounted: std::sync::Arc<Mounted>,
+    },
+}
+
+impl Source {
+    fn root(&self) -> &Root {
+        match self {
+            Self::Root(root) | Self::View { root, .. } => root,
+        }
+    }
+}
+
+/// What a container has of its mounts, and must outlive it.
+#[derive(Default)]
+pub(crate) struct Held {
+    pub(crate) entries: Vec<Value>,
+    pub(crate) env: Vec<String>,
+    binds: Vec<PathBuf>,
+    locks: Vec<File>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for bind in self.binds.iter().rev() {
+            let _ = rustix::mount::unmount(bind, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+impl Work<'_> {
+    /// The mounts with their variables put in, and where their files come from.
+    pub(crate) fn mounts(&self, command: &Instruction, run: &Run) -> Result<Vec<Resolved>> {
+        let builder = self.builder;
+        let mut all = Vec::new();
+        for word in &run.mounts {
+            let at = command.at(word);
+            let expand = |text: &str| self.expander().word(text, &self.state.env);
+            let mut mount = Mount::parse(&word.text, &expand).locate(at)?;
+            let target = match (&mount.target, mount.kind) {
+                (Some(target), _) => self.state.absolute(target),
+                (None, MountKind::Secret) => {
+                    let id = mount.id.as_ref().or(mount.source.as_ref()).cloned().unwrap_or_default();
+                    format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id))
+                }
+                (None, _) => format!("/run/buildkit/ssh_agent.{}", all.len()),
+            };
+            if target == "/" {
+                return Err(Fault::at(at, format!("--mount={}: the target cannot be /", word.text)));
+            }
+            if mount.kind == MountKind::Secret {
+                let id = mount.id.take().or(mount.source.take());
+                mount.id = id.or_else(|| target.rsplit('/').next().map(str::to_owned));
+            }
+            let origin = match (mount.kind, &mount.from) {
+                (MountKind::Bind, None) => Some(Source::Root(Root::of(
+                    builder.context.root.enter("", OFlags::RDONLY | OFlags::DIRECTORY).map_err(Error::from)?,
+                ))),
+                (MountKind::Bind | MountKind::Cache, Some(from)) => {
+                    let origin = builder.plan.origin_before(from, self.number, &[]).locate(at)?;
+                    let named = builder.contexts.iter().find(|(have, _)| have.eq_ignore_ascii_case(from));
+                    match (named, &origin) {
+                        (Some((_, Named::Directory(path))), Origin::Image(_)) => {
+                            Some(Source::Root(Root::open(path).locate(at)?))
+                        }
+                        _ if from == "scratch" => None,
+                        _ => {
+                            let state = builder.origin(&origin, &self.platform, at)?;
+                            let state = state.ok_or_else(|| Error::other("no stage"))?;
+                            let view = builder.view(&state)?;
+                            let root = Root::open(&view.target)?;
+                            Some(Source::View { root, chain: state.chain(), _mounted: view })
+                        }
+                    }
+                }
+                _ => None,
+            };
+            all.push(Resolved { mount, at, target, origin });
+        }
+        Ok(all)
+    }
+
+    /// What of a mount the step's result depends on. Of secrets, agents and caches: that they are there, not what is in them.
+    pub(crate) fn mount_key(&self, key: &mut Key, resolved: &Resolved) -> crate::error::Result<()> {
+        let Resolved { mount, target, origin, .. } = resolved;
+        let name = format!("mount {target}");
+        if mount.kind == MountKind::Bind
+            && let Some(source) = origin
+        {
+            let path = mount.source.as_deref().unwrap_or("/");
+            let context = matches!(source, Source::Root(_)) && mount.from.is_none();
+            let ignore = context.then_some(&self.builder.context.ignore).filter(|i| !i.is_empty());
+            let mut sums = Sums::default();
+            for one in source.root().find(path).with(|| format!("--mount source={path}"))? {
+                let tree = list(one, &Filter { ignore, ..Filter::default() })?;
+                tree.sum(!context, &mut sums)?;
+            }
+            let files = sums.finish();
+            key.files.append(&mut sums.files);
+            key.add(name, &format!("{:?} {} {files}", mount.kind, mount.read_only));
+            return Ok(());
+        }
+        let described = Mount { required: false, ..mount.clone() };
+        key.add(name, &format!("{described:?}"));
+        Ok(())
+    }
+
+    /// Where something will be mounted, and whether that is a file.
+    pub(crate) fn targets(&self, mounts: &[Resolved]) -> Vec<(String, bool)> {
+        let mut all: Vec<(String, bool)> = ["/proc", "/dev", "/sys"].map(|path| (path.to_owned(), false)).into();
+        all.extend(["/etc/hosts", "/etc/resolv.conf"].map(|path| (path.to_owned(), true)));
+        for resolved in mounts {
+            let id = resolved.mount.id.as_deref().unwrap_or("default");
+            if !self.builder.secrets.has(resolved.mount.kind, id) {
+                continue; // nothing will be there
+            }
+            let is_file = match resolved.mount.kind {
+                MountKind::Secret if resolved.mount.env.is_some() && resolved.mount.target.is_none() => continue,
+                MountKind::Secret | MountKind::Ssh => true,
+                MountKind::Bind => resolved.origin.as_ref().is_some_and(|source| {
+                    let path = resolved.mount.source.as_deref().unwrap_or("/");
+                    let fd = source.root().enter(path, OFlags::PATH);
+                    fd.and_then(fstat).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) != FileType::Directory)
+                }),
+                _ => false,
+            };
+            all.push((resolved.target.clone(), is_file));
+        }
+        all
+    }
+
+    /// A layer with the mount points that the image lacks, if it lacks any; its directories look as the image's.
+    pub(crate) fn stubs(&self, targets: &[(String, bool)]) -> Result<Option<PathBuf>> {
+        let builder = self.builder;
+        let view = builder.workspace.mount(&self.state.layers, None, None)?;
+        let root = Root::open(&view.target)?;
+        let missing: Vec<&(String, bool)> = targets
+            .iter()
+            .filter(|(path, _)| {
+                // Below /dev there is another file system.
+                !path.starts_with("/dev/") && root.enter(path, OFlags::PATH).is_err()
+            })
+            .collect();
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        let stubs = builder.workspace.directory()?;
+        fs::set_permissions(&stubs, fs::Permissions::from_mode(0o755)).map_err(Error::from)?;
+        let own = Root::open(&stubs)?;
+        let mut shown: Vec<(String, OwnedFd)> = Vec::new();
+        for (path, is_file) in missing {
+            // Links are resolved in the image: what is made must be where the runtime will look.
+            let mut real = String::new();
+            let mut exists = true;
+            let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+            let last = if *is_file { parts.pop() } else { None };
+            for part in parts {
+                let next = format!("{real}/{part}");
+                real = match root.enter(&next, OFlags::PATH | OFlags::DIRECTORY) {
+                    Ok(fd) if exists => format!("/{}", root.real(&fd)?),
+                    _ => {
+                        exists = false;
+                        next
+                    }
+                };
+            }
+            own.make(&real, &mut |_, _| Ok(()))?;
+            let mut prefix = String::new();
+            for part in clean(&real).split('/').filter(|part| !part.is_empty()) {
+                prefix = if prefix.is_empty() { part.to_owned() } else { format!("{prefix}/{part}") };
+                if let Ok(fd) = root.enter(&prefix, OFlags::RDONLY | OFlags::DIRECTORY) {
+                    shown.retain(|(have, _)| *have != prefix);
+                    shown.push((prefix.clone(), fd));
+                }
+            }
+            if let Some(name) = last {
+                let dir = own.enter(&real, OFlags::RDONLY | OFlags::DIRECTORY).map_err(Error::from)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o644)).map_err(Error::from)?;
+            }
+        }
+        for (path, from) in shown {
+            let to = own.enter(&path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(Error::from)?;
+            crate::layer::copy_directory(&from, &to)?;
+        }
+        Ok(Some(stubs))
+    }
+
+    /// Makes a mount's files ready, and its entry for config.json.
+    pub(crate) fn hold(
+        &self,
+        resolved: &Resolved,
+        number: usize,
+        bundle: &Path,
+        held: &mut Held,
+    ) -> crate::error::Result<()> {
+        let Resolved { mount, target, origin, .. } = resolved;
+        match mount.kind {
+            MountKind::Tmpfs => {
+                let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), "mode=1777".to_owned()];
+                options.extend(mount.size.map(|size| format!("size={size}")));
+                held.entries
+                    .push(json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}));
+            }
+            MountKind::Secret => self.hold_secret(mount, target, number, bundle, held)?,
+            MountKind::Ssh => self.hold_agent(mount, target, number, bundle, held)?,
+            MountKind::Bind => {
+                let Some(source) = origin else { return Ok(()) };
+                let place = self.bind_source(mount, source, number, held)?;
+                held.entries.push(bind(&place, target, mount.read_only));
+            }
+            MountKind::Cache => {
+                let place = self.cache_directory(mount, target, origin.as_ref(), held)?;
+                held.entries.push(bind(&place, target, mount.read_only));
+            }
+        }
+        Ok(())
+    }
+
+    fn hold_secret(
+        &self,
+        mount: &Mount,
+        target: &str,
+        number: usize,
+        bundle: &Path,
+        held: &mut Held,
+    ) -> crate::error::Result<()> {
+        let id = mount.id.as_deref().unwrap_or_default();
+        let Some(content) = self.builder.secrets.read(id)? else {
+            if mount.required {
+                return Err(Error::missing(format!(
+                    "secret {id}: not given (--secret id={id},src=FILE), but required"
+                )));
+            }
+            return Ok(());
+        };
+        if let Some(name) = &mount.env {
+            let text = String::from_utf8(content.clone())
+                .map_err(|_| Error::malformed(format!("secret {id}: not text, so no variable")))?;
+            held.env.retain(|entry| !entry.starts_with(&format!("{name}=")));
+            held.env.push(format!("{name}={text}"));
+            if mount.target.is_none() {
+                return Ok(());
+            }
+        }
+        // In memory: `bundle` is on a tmpfs that only this build sees.
+        let path = bundle.join(format!("secret-{number}"));
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o400).open(&path)?;
+        file.write_all(&content)?;
+        fchown(&file, mount.uid.map(Uid::from_raw), mount.gid.map(Gid::from_raw))?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mount.mode.unwrap_or(0o400)))?;
+        held.entries.push(bind(&path, target, true));
+        Ok(())
+    }
+
+    fn hold_agent(
+        &self,
+        mount: &Mount,
+        target: &str,
+        number: usize,
+        bundle: &Path,
+        held: &mut Held,
+    ) -> crate::error::Result<()> {
+        let id = mount.id.as_deref().unwrap_or("default");
+        let Some(agent) = self.builder.secrets.agent(id, bundle)? else {
+            if mount.required {
+                return Err(Error::missing(format!("ssh {id}: not given (--ssh {id}), but required")));
+            }
+            return Ok(());
+        };
+        let socket = bundle.join(format!("ssh-{number}"));
+        super::agent::relay(&socket, &agent)?;
+        let fd = rustix::fs::openat(CWD, &socket, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let (uid, gid) = (mount.uid.map(Uid::from_raw), mount.gid.map(Gid::from_raw));
+        rustix::fs::chownat(&fd, "", uid, gid, rustix::fs::AtFlags::EMPTY_PATH)?;
+        fs::set_permissions(&socket, fs::Permissions::from_mode(mount.mode.unwrap_or(0o600)))?;
+        held.entries.push(bind(&socket, target, false));
+        if !held.env.iter().any(|entry| entry.starts_with("SSH_AUTH_SOCK=")) {
+            held.env.push(format!("SSH_AUTH_SOCK={target}"));
+        }
+        Ok(())
+    }
+
+    /// What a bind shows, at a place that nobody else can change: what was opened beneath the root is mounted there by its
+    /// descriptor (CVE-2024-1753, CVE-2024-11218, CVE-2024-23651).
+    fn bind_source(
+        &self,
+        mount: &Mount,
+        source: &Source,
+        number: usize,
+        held: &mut Held,
+    ) -> crate::error::Result<PathBuf> {
+        let workspace = &self.builder.workspace;
+        let path = mount.source.as_deref().unwrap_or("/");
+        let step = || format!("--mount source={path}");
+        let ignore = &self.builder.context.ignore;
+        let own = workspace.directory()?;
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o755))?;
+        if mount.from.is_none() && !ignore.is_empty() {
+            // Not all of the context counts: what does is copied.
+            let place = own.join(format!("context-{number}"));
+            fs::create_dir(&place)?;
+            let one = source.root().find(path).with(step)?.pop().ok_or_else(|| Error::missing(path.to_owned()))?;
+            let is_directory = one.is_directory();
+            let tree = list(one, &Filter { ignore: Some(ignore), ..Filter::default() })?;
+            let root = Root::open(&place)?;
+            let placer = Placer { root: &root, look: &Look::default() };
+            if is_directory {
+                placer.contents(&tree, root.fd(), true)?;
+                return Ok(place);
+            }
+            placer.file(&tree, root.fd(), "file")?;
+            return Ok(place.join("file"));
+        }
+        let fd = source.root().enter(path, OFlags::PATH).with(step)?;
+        let (place, is_directory) = pin(&fd, &own, held).with(step)?;
+        if mount.read_only || !is_directory {
+            return Ok(place);
+        }
+        // What the step writes there is seen by nobody else, and forgotten.
+        let (upper, work, target) = (own.join("upper"), own.join("work"), own.join("written"));
+        for path in [&upper, &work, &target] {
+            fs::create_dir(path)?;
+        }
+        crate::bundle::mount_copy(&place, &upper, &work, &target, workspace.form())?;
+        held.binds.push(target.clone());
+        Ok(target)
+    }
+
+    /// The directory of a cache, locked as its sharing says.
+    fn cache_directory(
+        &self,
+        mount: &Mount,
+        target: &str,
+        origin: Option<&Source>,
+        held: &mut Held,
+    ) -> crate::error::Result<PathBuf> {
+        let id = mount.id.clone().unwrap_or_else(|| target.to_owned());
+        // What a cache begins with is part of what it is.
+        let from = match origin {
+            Some(Source::View { chain, .. }) => {
+                format!("\0{chain}\0{}", clean(mount.source.as_deref().unwrap_or_default()))
+            }
+            _ => String::new(),
+        };
+        let base = self.builder.cache.mounts().join(Digest::of(format!("{id}{from}").as_bytes()).hex());
+        fs::create_dir_all(&base)?;
+        for turn in 0..1_000 {
+            let lock = File::create(base.join(format!("{turn}.lock")))?;
+            match mount.sharing {
+                Sharing::Shared => lock.lock_shared()?,
+                Sharing::Locked => lock.lock()?,
+                // The first that nobody uses.
+                Sharing::Private => match lock.try_lock() {
+                    Ok(()) => {}
+                    Err(fs::TryLockError::WouldBlock) => continue,
+                    Err(fs::TryLockError::Error(e)) => return Err(e.into()),
+                },
+            }
+            held.locks.push(lock);
+            let place = base.join(turn.to_string());
+            if !place.exists() {
+                let temporary = base.join(format!(".{}", crate::layout::random_hex(12)?));
+                fs::create_dir(&temporary)?;
+                fs::set_permissions(&temporary, fs::Permissions::from_mode(mount.mode.unwrap_or(0o755)))?;
+                rustix::fs::chown(&temporary, mount.uid.map(Uid::from_raw), mount.gid.map(Gid::from_raw))?;
+                if let Some(source) = origin {
+                    let path = mount.source.as_deref().unwrap_or("/");
+                    for one in source.root().find(path).with(|| format!("--mount source={path}"))? {
+                        let tree = list(one, &Filter::default())?;
+                        let root = Root::open(&temporary)?;
+                        let look = Look { keep_owners: true, ..Look::default() };
+                        Placer { root: &root, look: &look }.contents(&tree, root.fd(), false)?;
+                    }
+                }
+                // Another build may have been faster.
+                if fs::rename(&temporary, &place).is_err() {
+                    crate::layer::remove_all(&temporary)?;
+                }
+            }
+            // A path within the cache, where the cache has no image that it is of.
+            return match (&mount.source, origin) {
+                (Some(path), None) if !clean(path).is_empty() => {
+                    // Another step may change the cache meanwhile: by its path it could be anything by then.
+                    let fd = Root::open(&place)?.make(path, &mut |_, _| Ok(()))?;
+                    let own = self.builder.workspace.directory()?;
+                    Ok(pin(&fd, &own, held)?.0)
+                }
+                _ => Ok(place),
+            };
+        }
+        Err(Error::other(format!("cache {id}: a thousand of it are in use")))
+    }
+}
+
+/// Mounts what was opened at a place below `own`, which nobody else can change. Says whether it is a directory.
+fn pin(fd: &OwnedFd, own: &Path, held: &mut Held) -> crate::error::Result<(PathBuf, bool)> {
+    let is_directory = FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Directory;
+    let place = own.join("bind");
+    if is_directory {
+        fs::create_dir(&place)?;
+    } else {
+        File::create_new(&place)?;
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(fd, "", flags)?;
+    move_mount(&tree, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    held.binds.push(place.clone());
+    Ok((place, is_directory))
+}
+
+pub(crate) fn bind(source: &Path, target: &str, read_only: bool) -> Value {
+    let access = if read_only { "ro" } else { "rw" };
+    json!({"destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", "nodev", access]})
+}

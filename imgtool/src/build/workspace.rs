@@ -1,0 +1,170 @@
+//! The directory of one build: what it mounts, unpacks and runs is below it, in a mount namespace of its own.
+//!
+//! ```text
+//! STORE/tmp/build-ID/
+//!   lock          held while the build lives; what nobody holds was left by a build that was killed
+//!   N/            work directories of overlays, contexts that had to be unpacked
+//!   memory/       a tmpfs: bundles of steps, and with them every secret
+//!   state/        the runtime's state
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+
+use crate::bundle::{mount_stack, unmount_stack};
+use crate::error::{Error, Result, Step};
+use crate::layer::{OverlayForm, Powers, remove_all};
+use crate::layout::{Layer, Store, random_hex};
+
+const PREFIX: &str = "build-";
+
+/// A build's directory, as the process that guards it has it.
+pub(crate) struct Claim {
+    pub(crate) directory: PathBuf,
+    _lock: File,
+}
+
+/// Makes the directory of a new build, and clears away those of builds that were killed.
+pub(crate) fn claim(store: &Store, runtime: Option<&Path>) -> Result<Claim> {
+    let tmp = store.path("tmp");
+    for entry in fs::read_dir(&tmp).with(|| format!("read {}", tmp.display()))?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && let Ok(lock) = File::open(entry.path().join("lock"))
+            && lock.try_lock().is_ok()
+        {
+            clear(&entry.path(), runtime);
+        }
+    }
+    let directory = tmp.join(format!("{PREFIX}{}", random_hex(12)?));
+    let make = || -> Result<File> {
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        let lock = File::create(directory.join("lock"))?;
+        lock.lock()?;
+        for name in ["memory", "state"] {
+            DirBuilder::new().mode(0o700).create(directory.join(name))?;
+        }
+        Ok(lock)
+    };
+    let lock = make().with(|| format!("mkdir {}", directory.display()))?;
+    Ok(Claim { directory, _lock: lock })
+}
+
+/// Takes away what a build left: first its containers' cgroups, by the runtime that made them.
+pub(crate) fn clear(directory: &Path, runtime: Option<&Path>) {
+    let state = directory.join("state");
+    let left = fs::read_dir(&state).into_iter().flatten().flatten();
+    for entry in left {
+        if let Some(runtime) = runtime {
+            let mut command = Command::new(runtime);
+            command.arg("--root").arg(&state).args(["delete", "--force"]).arg(entry.file_name());
+            let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+    // Layers that it had begun.
+    let drafts = directory.file_name().map(|name| format!("layer-{}-", name.to_string_lossy())).unwrap_or_default();
+    for entry in directory.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten() {
+        if !drafts.is_empty() && entry.file_name().to_string_lossy().starts_with(&drafts) {
+            let _ = remove_all(&entry.path());
+        }
+    }
+    let _ = remove_all(directory);
+}
+
+/// The same directory, as the process that builds has it.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub(crate) directory: PathBuf,
+    next: AtomicU64,
+    powers: Powers,
+}
+
+impl Workspace {
+    /// Enters the directory: from now on mounts are seen by this process and its children alone.
+    pub(crate) fn enter(directory: &Path, powers: Powers) -> Result<Self> {
+        let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", flags).at("make mounts private")?;
+        // In this process's pid namespace: the old one shows it nothing of itself.
+        let plain = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+        mount("proc", "/proc", "proc", plain, None).at("mount /proc")?;
+        let memory = directory.join("memory");
+        mount("tmpfs", &memory, "tmpfs", plain, c"mode=700").with(|| format!("mount {}", memory.display()))?;
+        Ok(Self { directory: directory.to_owned(), next: AtomicU64::new(0), powers })
+    }
+
+    /// What may be done to files that are unpacked here.
+    pub(crate) fn powers(&self) -> Powers {
+        self.powers
+    }
+
+    pub(crate) fn form(&self) -> OverlayForm {
+        self.powers.overlay
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A name for a layer that is begun, by which the guard knows whose it is.
+    pub(crate) fn draft_name(&self) -> Result<String> {
+        let own = self.directory.file_name().unwrap_or_default().to_string_lossy();
+        Ok(format!("{own}-{}", random_hex(12)?))
+    }
+
+    /// A new directory on the store's file system.
+    pub(crate) fn directory(&self) -> Result<PathBuf> {
+        let path = self.directory.join(self.number().to_string());
+        DirBuilder::new().mode(0o700).create(&path).with(|| format!("mkdir {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A new directory in memory.
+    pub(crate) fn memory(&self) -> Result<PathBuf> {
+        let path = self.directory.join("memory").join(self.number().to_string());
+        DirBuilder::new().mode(0o700).create(&path).with(|| format!("mkdir {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Mounts layers so that they can be read and written; what is written goes to `upper`, or nowhere.
+    pub(crate) fn mount(&self, layers: &[Layer], top: Option<&Path>, upper: Option<&Path>) -> Result<Mounted> {
+        let own = self.directory()?;
+        let make = |name: &str, mode: u32| -> Result<PathBuf> {
+            let path = own.join(name);
+            DirBuilder::new().mode(mode).create(&path).with(|| format!("mkdir {}", path.display()))?;
+            Ok(path)
+        };
+        let (target, work, empty) = (make("rootfs", 0o755)?, make("work", 0o700)?, make("empty", 0o755)?);
+        let upper = match upper {
+            Some(upper) => upper.to_owned(),
+            None => make("upper", 0o755)?,
+        };
+        mount_stack(layers, top, &upper, &work, &empty, &target, self.form())?;
+        Ok(Mounted { own, target })
+    }
+}
+
+/// A mounted root file system; it goes with this.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    own: PathBuf,
+    pub(crate) target: PathBuf,
+}
+
+impl Mounted {
+    /// Unmounts it, and says so if that fails: the layer must not be read before all is written.
+    pub(crate) fn unmount(self) -> Result<()> {
+        unmount_stack(&self.target).map_err(|e| Error::other(format!("a process of the step is still there: {e}")))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A second time it finds nothing.
+        let _ = unmount_stack(&self.target);
+        let _ = remove_all(&self.own);
+    }
+}

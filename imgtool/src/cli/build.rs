@@ -1,0 +1,148 @@
+//! `build` and its options, which are those of `docker build`.
+
+#![allow(
+    clippy::doc_markdown,
+    clippy::doc_link_with_quotes,
+    reason = "these comments are the help text, which is no Markdown"
+)]
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use super::{ProgressArgs, PullPolicy, RegistryArgs};
+use crate::archive::LayerCompression;
+use crate::build::{CachePlace, Detail, Named, Output, SbomForm, Secret, Ssh, detail, sbom_form};
+use crate::bundle::{HostEntry, Rlimit, parse_cpus, parse_size};
+use crate::platform::Platform;
+use crate::reference::Reference;
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// The context: a directory, a git repository, the URL of a tar, or - for a tar or a Dockerfile on standard input
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub(crate) context: String,
+    /// Name of the image; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) tag: Vec<Reference>,
+    /// The Dockerfile; - is standard input [default: Dockerfile or Containerfile in the context]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+    /// Stage to build, by name or number [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Argument for ARG; without a value, this process's variable; may be repeated
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) build_arg: Vec<String>,
+    /// Another context, for FROM, COPY --from and RUN --mount=from: NAME=DIR, docker-image://REF or oci-layout://DIR
+    #[arg(long, value_name = "NAME=CONTEXT", value_parser = named_context)]
+    pub(crate) build_context: Vec<(String, Named)>,
+    /// Platform to build for; several make an index [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub(crate) platform: Vec<Platform>,
+    /// Do every step anew
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Do the steps of this stage anew; may be repeated
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// Cache to read: type=local,src=DIR or type=registry,ref=REF; may be repeated
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) cache_from: Vec<CachePlace>,
+    /// Cache to write: type=local,dest=DIR or type=registry,ref=REF, with mode=max for all stages; may be repeated
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) cache_to: Vec<CachePlace>,
+    /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]; may be repeated
+    #[arg(long, value_name = "SECRET")]
+    pub(crate) secret: Vec<Secret>,
+    /// Agent for RUN --mount=type=ssh: default, or ID=SOCKET or ID=KEY[,KEY]; may be repeated
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) ssh: Vec<Ssh>,
+    /// Where the result goes: DIR, - (a tar), or type=store|registry|oci|docker|local|tar,dest=PATH; may be repeated
+    /// [default: type=store]
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub(crate) output: Vec<Output>,
+    /// Send it to the registry of its name: --output type=registry
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Keep it in the store too, besides other outputs
+    #[arg(long)]
+    pub(crate) load: bool,
+    /// Label of the image; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Annotation of the manifest; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<String>,
+    /// Attach a list of the packages in the image: spdx (true) or cyclonedx
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "spdx", value_parser = sbom)]
+    pub(crate) sbom: Option<Attestation<SbomForm>>,
+    /// Attach how it was built: mode=min (true), or mode=max with arguments and Dockerfile
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "mode=min", value_parser = provenance)]
+    pub(crate) provenance: Option<Attestation<Detail>>,
+    /// Write the image's digest to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// When to ask the registry for base images
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
+    pub(crate) pull: PullPolicy,
+    /// Only look for mistakes in the Dockerfile
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Network of RUN: default (one of its own, by the CNI plugins or pasta, whichever is there), none or host
+    #[arg(long, value_name = "NETWORK", default_value = "default", value_parser = ["default", "none", "host"])]
+    pub(crate) network: String,
+    /// Allow RUN --network=host (network.host) or --security=insecure (security.insecure); may be repeated
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["network.host", "security.insecure"])]
+    pub(crate) allow: Vec<String>,
+    /// Line for /etc/hosts of RUN; may be repeated
+    #[arg(long, value_name = "NAME:IP")]
+    pub(crate) add_host: Vec<HostEntry>,
+    /// Name server of RUN instead of the host's; may be repeated
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<std::net::IpAddr>,
+    /// Memory limit of RUN, as 512m
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
+    /// Number of CPUs of RUN, as 1.5
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    pub(crate) cpus: Option<u64>,
+    /// Size of /dev/shm of RUN [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) shm_size: Option<u64>,
+    /// Resource limit of RUN, as nofile=1024:2048; may be repeated
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", action = ArgAction::Append)]
+    pub(crate) ulimit: Vec<Rlimit>,
+    /// How layers are compressed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) compression: LayerCompression,
+    /// Level of the compression: gzip 1 to 9, zstd 1 to 22 [default: 3]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) compression_level: Option<i32>,
+    /// OCI runtime for RUN: a path, or a name on PATH [default: $TARE_RUNTIME, or runtime beside imgtool]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) runtime: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// Asked for, or asked not to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attestation<T>(pub(crate) Option<T>);
+
+fn sbom(text: &str) -> crate::error::Result<Attestation<SbomForm>> {
+    sbom_form(text).map(Attestation)
+}
+
+fn provenance(text: &str) -> crate::error::Result<Attestation<Detail>> {
+    detail(text).map(Attestation)
+}
+
+fn named_context(text: &str) -> crate::error::Result<(String, Named)> {
+    match text.split_once('=') {
+        Some((name, context)) if !name.is_empty() && !context.is_empty() => Ok((name.to_owned(), context.parse()?)),
+        _ => Err(crate::error::Error::malformed(format!("{text}: want NAME=CONTEXT"))),
+    }
+}

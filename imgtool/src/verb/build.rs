@@ -1,0 +1,32 @@
+//! `imgtool build`
+
+use std::path::Path;
+
+use super::print;
+use crate::build;
+use crate::cli::BuildArgs;
+use crate::error::{Error, Result};
+use crate::layout::Store;
+
+/// Builds an image and prints its digest. `directory` is there in the process that builds, and not in the one that waits
+/// for it.
+pub(crate) fn run(store: &Store, args: &BuildArgs, directory: Option<&Path>) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::other(
+            "must be root: a RUN of an ordinary user has no cgroup and no mounts to work with yet",
+        ));
+    }
+    let store = &store.with_rights()?;
+    if let Some(directory) = directory {
+        let digest = build::run(store, args, directory)?;
+        return if digest.is_empty() { Ok(()) } else { print(digest) };
+    }
+    store.create()?;
+    // The builder has its times of its environment.
+    let epoch = args.build_arg.iter().rev().find_map(|arg| arg.strip_prefix("SOURCE_DATE_EPOCH="));
+    // Without a runtime there is nothing of it to clear away either.
+    let runtime = build::runtime(args.runtime.as_deref()).ok();
+    let code = build::guard(store, runtime.as_deref(), epoch)?;
+    // The builder has said what there is to say.
+    if code == 0 { Ok(()) } else { std::process::exit(code.into()) }
+}

@@ -1,0 +1,245 @@
+//! What a hostile Dockerfile, image or step might do to the host. Each test is named after the attack that it repeats.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use integration::command;
+use integration::leak;
+use integration::programs::{self, Runtime};
+
+use crate::Yard;
+
+const MARK: &str = "of-the-host-and-no-step-may-see-it";
+
+/// A directory of the host with a file that must be neither seen nor lost.
+fn host(yard: &Yard) -> std::path::PathBuf {
+    let dir = yard.place.dir.join("host");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("mark"), MARK).unwrap();
+    dir
+}
+
+/// An image with links to the host's directory in it.
+fn hostile_image(yard: &Yard, host: &Path) {
+    let root = yard.place.dir.join("small");
+    symlink(host, root.join("evil")).unwrap();
+    symlink("../../../../../../../../../../..", root.join("top")).unwrap();
+    symlink(format!("../../../../../../../../..{}", host.display()), root.join("relative")).unwrap();
+    let tar = yard.place.dir.join("evil.tar");
+    command::tool("tar", &["-C", root.to_str().unwrap(), "-cf", tar.to_str().unwrap(), "."]).ok();
+    yard.place.ours("imgtool", &["import", "--quiet", tar.to_str().unwrap(), "evil"]).ok();
+}
+
+#[test]
+fn cve_2024_1753_the_source_of_a_bind_is_a_link_to_the_hosts_root() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    hostile_image(&yard, &host);
+    for source in ["/evil", "/relative", "../../../../../../..", "/evil/../../.."] {
+        let dockerfile = format!(
+            "FROM base\nRUN --mount=type=bind,from=evil,source={source},target=/m,rw ls -R /m; cat /m/mark; echo x > /m/mark; true\n"
+        );
+        let out = yard.build(&dockerfile, &["--no-cache"]);
+        assert!(!out.stderr.contains(MARK), "{source}: {out}");
+    }
+    let out = yard.build(
+        &format!("FROM base\nRUN --mount=type=bind,from=evil,source=/top,target=/m ls -d /m{}; true\n", host.display()),
+        &[],
+    );
+    assert!(out.stderr.contains("No such file"), "the root that a link leads to is the image's: {out}");
+    for copy in [
+        "COPY --from=evil /evil/mark /x",
+        "COPY --from=evil /relative/mark /x",
+        "COPY --from=evil /top/../../etc/shadow /x",
+    ] {
+        let out = yard.build(&format!("FROM base\n{copy}\n"), &[]);
+        assert!(out.code == 1, "{copy}: {out}");
+    }
+    // The whole of it: links are copied as links.
+    yard.build("FROM scratch\nCOPY --from=evil / /\n", &[]).ok();
+    assert!(yard.prints("app", &["/bin/busybox", "readlink", "/evil"]).contains("/host"));
+    assert_eq!(fs::read_to_string(host.join("mark")).unwrap(), MARK);
+}
+
+#[test]
+fn cve_2024_9407_a_bind_asks_for_propagation_to_the_host() {
+    let yard = Yard::new();
+    let out = yard.build("FROM base\nRUN --mount=type=bind,source=.,target=/m,bind-propagation=shared true\n", &[]);
+    assert!(out.code == 1 && out.stderr.contains("unknown key \"bind-propagation\""), "{out}");
+    let out = yard
+        .build(
+            "FROM base\nRUN --security=insecure --mount=target=/m,rw busybox mkdir /m/deep && busybox mount -t tmpfs planted /m/deep && busybox grep ' /m' /proc/self/mountinfo\n",
+            &["--allow", "security.insecure"],
+        )
+        .ok();
+    assert!(!out.stderr.contains("shared:"), "{out}");
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains("planted"), "a mount of a step came out");
+}
+
+#[test]
+fn cve_2024_9675_the_id_or_target_of_a_cache_climbs_out_of_the_caches() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    let up = "../".repeat(20);
+    for mount in [
+        format!("type=cache,id={up}{},target=/m", host.display()),
+        format!("type=cache,id={},target=/m", host.display()),
+        format!("type=cache,target=/m/{up}{}/m", host.display()),
+        format!("type=cache,id=x,source={up}{},target=/m", host.display()),
+        format!("type=cache,from=base,source={up}{},target=/m", host.display()),
+    ] {
+        let out = yard
+            .build(&format!("FROM base\nRUN --mount={mount} cat /m/mark; busybox rm -rf /m/mark /m/*; true\n"), &[]);
+        assert!(!out.stderr.contains(MARK), "{mount}: {out}");
+        assert_eq!(fs::read_to_string(host.join("mark")).unwrap(), MARK, "{mount}");
+    }
+}
+
+#[test]
+fn cve_2024_11218_and_23651_a_step_swaps_a_mounts_source_for_a_link_while_another_mounts_it() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    let swap = format!(
+        "FROM base AS swap\nRUN --mount=type=cache,id=c,target=/c busybox rm -f /c/stop; until [ -e /c/stop ]; do busybox rm -rf /c/x; busybox ln -s {} /c/x; busybox rm -rf /c/x; busybox mkdir /c/x; done\n",
+        host.display()
+    );
+    let mut look = "FROM base AS look\n".to_owned();
+    for n in 0..20 {
+        look += &format!("RUN --mount=type=cache,id=c,source=x,target=/m cat /m/mark; echo {n}; true\n");
+    }
+    look += "RUN --mount=type=cache,id=c,target=/c echo > /c/stop\n";
+    let dockerfile = format!("{swap}{look}FROM base\nCOPY --from=swap /etc/group /1\nCOPY --from=look /etc/group /2\n");
+    // It may fail, where the source is no directory at that moment; then the other stage ends with the build.
+    for _ in 0..5 {
+        let out = yard.build(&dockerfile, &["--no-cache"]);
+        assert!(!out.stderr.contains(MARK), "{out}");
+    }
+    assert_eq!(fs::read_to_string(host.join("mark")).unwrap(), MARK);
+}
+
+#[test]
+fn cve_2024_23652_a_step_makes_the_place_of_a_mount_a_link_before_it_is_cleared_away() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    fs::write(host.join("empty"), "").unwrap();
+    fs::create_dir(host.join("dir")).unwrap();
+    let dockerfile = format!(
+        "FROM base\nRUN --mount=type=tmpfs,target=/a/dir --mount=type=secret,id=s,target=/a/empty busybox mv /a /b; busybox ln -s {} /a; true\n",
+        host.display()
+    );
+    let secret = yard.place.dir.join("s");
+    fs::write(&secret, "s").unwrap();
+    yard.build(&dockerfile, &["--secret", &format!("id=s,src={}", secret.display())]);
+    assert!(host.join("empty").exists() && host.join("dir").exists() && host.join("mark").exists());
+}
+
+#[test]
+fn the_context_leads_out_by_its_dockerfile_its_ignore_file_or_its_links() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    fs::write(host.join("Dockerfile"), format!("FROM base\nRUN echo {MARK}\n")).unwrap();
+    symlink(host.join("Dockerfile"), yard.context.join("Dockerfile")).unwrap();
+    let runtime = Runtime::under_test().binary.to_str().unwrap();
+    let out = yard.place.ours("imgtool", &["build", "--runtime", runtime, yard.context.to_str().unwrap()]);
+    assert!(out.code == 1 && !out.stderr.contains(MARK), "{out}");
+    fs::remove_file(yard.context.join("Dockerfile")).unwrap();
+    symlink(host.join("mark"), yard.context.join("link")).unwrap();
+    symlink(&host, yard.context.join("dir")).unwrap();
+    for copy in
+        ["COPY link /x", "COPY dir/mark /x", "COPY dir /x", "COPY ../host/mark /x", "COPY li*k /x/", "ADD link /x"]
+    {
+        let out = yard.build(&format!("FROM base\n{copy}\nRUN cat /x /x/*; true\n"), &[]);
+        assert!(!out.stderr.contains(MARK), "{copy}: {out}");
+    }
+    // A fifo in the place of a file that is read holds nobody.
+    for name in ["Dockerfile", ".dockerignore"] {
+        let path = yard.context.join(name);
+        let _ = fs::remove_file(&path);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let out = yard.place.ours("imgtool", &["build", yard.context.to_str().unwrap()]);
+        assert!(out.code == 1, "{name}: {out}");
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn an_archive_of_the_context_leads_out_of_the_image() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    let script = "import tarfile, io, sys\nt = tarfile.open(sys.argv[1], 'w')\ndef add(name, kind, link='', data=b''):\n    i = tarfile.TarInfo(name); i.type = kind; i.linkname = link; i.size = len(data)\n    t.addfile(i, io.BytesIO(data))\nadd('out', tarfile.SYMTYPE, sys.argv[2])\nadd('out/planted', tarfile.REGTYPE, data=b'x')\nadd('hard', tarfile.LNKTYPE, 'out/mark')\n";
+    let tar = yard.context.join("x.tar");
+    command::tool("python3", &["-c", script, tar.to_str().unwrap(), host.to_str().unwrap()]).ok();
+    let out = yard.build("FROM base\nADD x.tar /t/\nRUN cat /t/hard; true\n", &[]);
+    assert!(!out.stderr.contains(MARK), "{out}");
+    assert!(!host.join("planted").exists());
+}
+
+#[test]
+fn a_step_sees_nothing_of_the_host() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    let out = yard
+        .build(
+            &format!("FROM base\nRUN env; cat /proc/*/environ /proc/*/cmdline; ls -la / /proc/1/root/ /proc/1/cwd/ {} /proc/self/fd; cat /proc/self/mountinfo; true\n", host.display()),
+            &[],
+        )
+        .ok();
+    assert!(!out.stderr.contains(MARK) && !out.stderr.contains("--progress"), "{out}");
+    assert!(!out.stderr.contains("TARE_TEST="), "an environment of the host's: {out}");
+}
+
+/// Starts a build whose step sleeps, and waits until it does.
+fn sleeping(yard: &Yard) -> std::process::Child {
+    yard.file(
+        "Dockerfile",
+        "FROM base\nRUN echo before > /before\nRUN --mount=type=cache,id=s,target=/s echo > /s/sleeps && sleep 1000\n",
+    );
+    let mut command = Command::new(programs::ours("imgtool"));
+    command.arg("--root").arg(yard.place.dir.join("store")).args([
+        "build",
+        "--progress",
+        "plain",
+        "--network",
+        "none",
+        "-t",
+        "app",
+        "--runtime",
+    ]);
+    command.arg(&Runtime::under_test().binary).arg(&yard.context).env("TARE_TEST", &yard.place.id);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(yard.place.dir.join("log")).unwrap());
+    let child = command.spawn().unwrap();
+    let caches = yard.place.dir.join("store/cache/mounts");
+    let sleeps = || {
+        let found = fs::read_dir(&caches).ok()?.flatten().any(|entry| entry.path().join("0/sleeps").exists());
+        found.then_some(())
+    };
+    let came = integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, sleeps);
+    assert!(came.is_some(), "{}", fs::read_to_string(yard.place.dir.join("log")).unwrap());
+    child
+}
+
+#[test]
+fn a_build_that_is_interrupted_leaves_no_process_no_mount_and_a_sound_store() {
+    for signal in
+        [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGKILL]
+    {
+        let yard = Yard::new();
+        let mut child = sleeping(&yard);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        let code = command::code(child.wait().unwrap());
+        assert_eq!(code, 128 + signal as i32);
+        let gone = || leak::processes(&yard.place.id).is_empty().then_some(());
+        assert!(
+            integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, gone).is_some(),
+            "{signal}"
+        );
+        assert!(leak::mounts(&yard.place.id).is_empty());
+        // What a guard that was killed could not clear away, the next build does; what was done before counts.
+        let out = yard.build("FROM base\nRUN echo before > /before\n", &[]).ok();
+        assert!(out.stderr.contains("CACHED"), "{signal}: {out}");
+        yard.place.ours("imgtool", &["fsck"]).ok();
+    }
+}
