@@ -88,7 +88,7 @@ fn compare(options: &Options, compression: &str, layout: &Path, id: &str, dir: &
     let mut samples = Samples::default();
     let mut peaks: Vec<u64> = vec![0; contenders.len()];
     const BUNDLE: &str = "pull to bundle";
-    for round in 0..options.rounds + 1 {
+    for round in 0..=options.rounds {
         for turn in 0..contenders.len() {
             let at = (turn + round as usize) % contenders.len();
             let disk = Disk::new(&dir.join("disk"));
@@ -105,7 +105,7 @@ fn compare(options: &Options, compression: &str, layout: &Path, id: &str, dir: &
     println!("\n{compression}\n");
     let names: Vec<String> = contenders.iter().map(|it| it.name().to_owned()).collect();
     samples.print(&[BUNDLE, SECOND, PUSH], &names);
-    let cells: Vec<String> = peaks.iter().map(|kib| format!("{:.1}", *kib as f64 / 1024.0)).collect();
+    let cells: Vec<String> = peaks.iter().map(|kib| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024)).collect();
     println!("| peak memory, MiB | {} |", cells.join(" | "));
     let best = names[1..].iter().filter_map(|name| samples.median(BUNDLE, name)).min_by(f64::total_cmp);
     if let Some((best, ours)) = best.zip(samples.median(BUNDLE, "tare")) {
@@ -122,7 +122,7 @@ fn growth(rounds: u32, layout: &Path, id: &str, dir: &Path) {
     drop(work);
     let mut samples = Samples::default();
     let mut peaks = [0; SIZES.len()];
-    for round in 0..rounds + 1 {
+    for round in 0..=rounds {
         for (at, size) in SIZES.iter().enumerate() {
             let disk = Disk::new(&dir.join("disk"));
             let setting = Setting { id: id.to_owned(), reference: format!("{}/copies:{size}", registry.host) };
