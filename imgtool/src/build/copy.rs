@@ -209,16 +209,27 @@ impl Work<'_> {
             };
             let look =
                 Look { owner, keep_owners: !from_context, chmod: told.chmod.clone(), made_at: work.builder.epoch };
-            work.put(&Root::open(target)?, &told.target, &pieces, &look).locate(command.span())
+            let named = told.sources.iter().filter(|(source, _)| !is_pattern(source)).count();
+            let literal = named + copy.inline.len();
+            work.put(&Root::open(target)?, &told.target, &pieces, literal, &look).locate(command.span())
         })?;
         self.builder.display.done(step);
         Ok(Some(made))
     }
 
     /// Writes the pieces into the mounted root.
-    fn put(&self, root: &Root, target: &str, pieces: &[Piece], look: &Look) -> crate::error::Result<()> {
+    fn put(
+        &self,
+        root: &Root,
+        target: &str,
+        pieces: &[Piece],
+        literal: usize,
+        look: &Look,
+    ) -> crate::error::Result<()> {
         let path = self.state.absolute(target);
         let into = target.ends_with('/') || matches!(target, "" | "." | "..") || target.ends_with("/.");
+        // What a pattern matched goes into a directory, be it one file today and two tomorrow.
+        let into = into || (pieces.len() > 1 && literal < 2);
         if pieces.len() > 1 && !into && root.enter(&path, OFlags::PATH | OFlags::DIRECTORY).is_err() {
             let text = format!("more than one source: the target must be a directory and end with a / ({target}/)");
             return Err(Error::malformed(text));

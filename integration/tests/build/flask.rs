@@ -49,7 +49,8 @@ fn a_flask_application_is_built_published_asked_and_built_again() {
     fs::write(context.join("app.py"), APP).unwrap();
     fs::write(context.join("requirements.txt"), "flask\n").unwrap();
     fs::write(context.join("Dockerfile"), DOCKERFILE).unwrap();
-    let import = ["import", "--quiet", "-c", "ENV PYTHONUNBUFFERED=1", tar.to_str().unwrap(), "python"];
+    let tar = tar.to_str().unwrap();
+    let import = ["import", "--quiet", "--compression", "none", "-c", "ENV PYTHONUNBUFFERED=1", tar, "python"];
     place.ours("imgtool", &import).ok();
     let build = || {
         let runtime = Runtime::under_test().binary.to_str().unwrap();
