@@ -10,6 +10,7 @@
 //! | `TARE_TEST_RUN` | a word in the name of everything that the tests make |
 //! | `TARE_TEST_SKIPS` | file to which skipped tests append their name and reason |
 //! | `TARE_TEST_BIN` | directory of `runtime`, `shim` and `imgtool`; default: release, else debug, of this build |
+//! | `TARE_TEST_ROUNDS` | how many rounds of start, exec and kill the shim's tests of many at once go, in all; default: a few |
 //! | `TARE_CACHE` | where downloaded peers and images are kept; default `/var/cache/tare` |
 
 #![forbid(unsafe_code)]

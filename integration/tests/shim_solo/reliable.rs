@@ -232,7 +232,7 @@ fn many_rounds_of_start_exec_and_kill_at_once() {
                         })
                         .collect();
                     for pid in monitors {
-                        let open = fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0);
+                        let open = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
                         assert!(open <= 16, "{open} descriptors");
                         let children =
                             fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();

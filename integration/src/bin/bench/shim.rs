@@ -163,13 +163,15 @@ fn run(containerd: &Containerd, contenders: &[Contender], rounds: u32) {
 fn helpers(place: &Place, rounds: u32) {
     let ours = place.dir.join("containerd/bin/containerd-shim-tare-v2");
     let stock = programs::find(Path::new("containerd-shim-runc-v2")).expect("containerd's shim: run hack/setup");
-    let bundle = place.dir.join("bundle");
-    fs::create_dir(&bundle).expect("a bundle");
     let config = spec::ordinary(&place.id, &["/bin/true"]).to_string();
-    fs::write(bundle.join("config.json"), config).expect("config.json");
     let mut samples = Samples::default();
     for round in 0..rounds + 2 {
         for (name, binary) in [("tare", &ours), ("Go shim", &stock)] {
+            // containerd's shim finds the bundle by the container's id, and wants to be told the runtime.
+            let bundle = place.dir.join(format!("h{round}"));
+            fs::create_dir_all(&bundle).expect("a bundle");
+            fs::write(bundle.join("config.json"), &config).expect("config.json");
+            fs::write(bundle.join("runtime"), "runc").expect("the runtime's name");
             let call = |verb: &str| {
                 let mut command = Command::new(binary);
                 // The socket's name depends on all of them, so it is this round's own.

@@ -174,15 +174,16 @@ pub(crate) fn logs() {
     }
 }
 
+/// Whole lines of the container in its log. A k8s-file has lines that it read in pieces in several records, of which the
+/// last is marked.
 fn count_lines(path: &Path) -> usize {
-    use std::io::Read;
-    let mut file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let (mut buffer, mut found) = (vec![0; 1 << 20], 0);
-    loop {
-        let count = file.read(&mut buffer).expect("read the log");
-        if count == 0 {
-            return found;
-        }
-        found += buffer[..count].split(|&byte| byte == b'\n').count() - 1;
+    use std::io::BufRead;
+    let file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let (mut file, mut line, mut found) = (std::io::BufReader::with_capacity(1 << 20, file), Vec::new(), 0);
+    while file.read_until(b'\n', &mut line).expect("read the log") > 0 {
+        let whole = line.starts_with(b"{") || line.split(|&byte| byte == b' ').nth(2) == Some(b"F");
+        found += usize::from(whole);
+        line.clear();
     }
+    found
 }
