@@ -22,6 +22,7 @@ mod registry;
 mod rights;
 mod time;
 mod transfer;
+mod trust;
 mod unpack;
 mod verb;
 

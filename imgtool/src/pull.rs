@@ -1,6 +1,8 @@
 //! From a registry into the store.
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,7 @@ use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::registry::{Access, Registries, Registry, RemoteBlob, Stop};
+use crate::trust;
 use crate::unpack::Unpacking;
 
 /// What a pull needs to know.
@@ -27,6 +30,13 @@ pub(crate) struct Pull<'a> {
     pub(crate) limits: Limits,
     pub(crate) parallel: usize,
     pub(crate) progress: &'a Progress,
+}
+
+/// What is signed is the image's manifest, or what the registry answered for its name.
+fn require_signature(registry: &Registry, image: &Image) -> Result<()> {
+    let source = image.entry.annotation(SOURCE).and_then(|text| text.parse::<Digest>().ok());
+    let digests: Vec<&Digest> = source.iter().chain([&image.descriptor.digest]).collect();
+    trust::require(registry, registry.keys(), &digests)
 }
 
 impl Pull<'_> {
@@ -58,6 +68,7 @@ impl Pull<'_> {
         let stop = Arc::new(Stop::default());
         let registry = Registry::new(place, access, Arc::clone(&stop));
         if let Some(image) = self.unchanged(&registry, reference)? {
+            require_signature(&registry, &image)?;
             let layers = self.unpacking(Some(&registry), stop).layers(&image.manifest, &image.config)?;
             self.progress.say(&format!("{reference}: up to date"));
             return Ok((image, layers));
@@ -81,6 +92,7 @@ impl Pull<'_> {
         let config =
             ImageConfig::parse(&bytes, manifest.layers.len()).with(|| format!("config {}", manifest.config.digest))?;
         self.check_platform(&config, listed.as_ref())?;
+        trust::require(&registry, registry.keys(), &[&source, &delivered.digest])?;
         let layers = self.unpacking(Some(&registry), stop).layers(&manifest, &config)?;
         // The name comes last: whoever finds it finds all that it stands for.
         self.store.put_blob_as(manifest.config.clone(), &bytes)?;
@@ -95,6 +107,24 @@ impl Pull<'_> {
     /// The layers of an image that is in the store.
     pub(crate) fn layers(&self, image: &Image) -> Result<Vec<Layer>> {
         self.unpacking(None, Arc::default()).layers(&image.manifest, &image.config)
+    }
+
+    /// Requires that an image of the store is signed, where keys say so: its registry is asked for the signature.
+    pub(crate) fn check_signature(&self, image: &Image) -> Result<()> {
+        if self.access.keys.is_empty() {
+            return Ok(());
+        }
+        let reference =
+            image.reference().ok_or_else(|| Error::other("--verify-key: an image without a name has no registry"))?;
+        let mut last = Error::other("registries.conf names no place to ask for signatures");
+        for endpoint in self.registries.endpoints(&reference)? {
+            let registry = Registry::new(&endpoint.reference, &endpoint.access(self.access), Arc::default());
+            match require_signature(&registry, image) {
+                Err(e) if e.kind() != Kind::Malformed => last = e,
+                result => return result,
+            }
+        }
+        Err(last)
     }
 
     fn unpacking<'b>(&'b self, registry: Option<&'b Registry>, stop: Arc<Stop>) -> Unpacking<'b> {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::{LayerArgs, RegistryArgs};
+use super::{LayerArgs, RegistryArgs, TrustArgs};
 use crate::bundle::{
     Device, HealthArgs, HostEntry, Network, Publish, Rlimit, SecurityOpt, Volume, parse_cpus, parse_mount, parse_size,
     parse_tmpfs,
@@ -145,6 +145,8 @@ pub(crate) struct BundleArgs {
     pub(crate) health: HealthArgs,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
     #[command(flatten)]
     pub(crate) layers: LayerArgs,
 }

@@ -20,11 +20,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::archive::Format;
 use crate::bundle::parse_size;
+use crate::error::Result;
 use crate::layer::Limits;
 use crate::platform::Platform;
 use crate::progress::{Form, Progress};
 use crate::reference::Reference;
 use crate::registry::{Access, Credential};
+use crate::trust::Key;
 
 use crate::archive::LayerCompression;
 
@@ -131,7 +133,24 @@ impl RegistryArgs {
             plain_http: self.plain_http,
             credential: self.creds.clone(),
             authfile: self.authfile.clone(),
+            keys: Vec::new(),
         }
+    }
+}
+
+/// Which images are taken.
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// Take the image only if the owner of this public key has signed it with cosign; of several keys, one
+    #[arg(long, value_name = "FILE")]
+    verify_key: Vec<PathBuf>,
+}
+
+impl TrustArgs {
+    /// The same access, to signed images only.
+    pub(crate) fn over(&self, access: Access) -> Result<Access> {
+        let keys = self.verify_key.iter().map(|file| Key::read(file)).collect::<Result<_>>()?;
+        Ok(Access { keys, ..access })
     }
 }
 
@@ -193,6 +212,8 @@ pub(crate) struct PullArgs {
     pub(crate) reference: Reference,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
     #[command(flatten)]
     pub(crate) layers: LayerArgs,
 }

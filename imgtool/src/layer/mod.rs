@@ -16,7 +16,7 @@ mod sparse;
 mod tarball;
 mod terms;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod write;
 mod xattr;
 

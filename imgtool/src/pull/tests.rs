@@ -10,15 +10,15 @@ use super::*;
 use crate::oci;
 
 /// A store of its own.
-struct Place {
-    dir: tempfile::TempDir,
-    store: Store,
-    access: Access,
+pub(super) struct Place {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) store: Store,
+    pub(super) access: Access,
     progress: Progress,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(&dir.path().join("store")).unwrap();
         store.create().unwrap();
@@ -29,11 +29,11 @@ impl Place {
         Self { dir, store, access, progress: Progress::Quiet }
     }
 
-    fn login(&mut self, credential: &str) {
+    pub(super) fn login(&mut self, credential: &str) {
         self.access.credential = Some(credential.parse().unwrap());
     }
 
-    fn pull(&self, reference: &str) -> Result<(Image, Vec<Layer>)> {
+    pub(super) fn pull(&self, reference: &str) -> Result<(Image, Vec<Layer>)> {
         let pull = Pull {
             store: &self.store,
             access: &self.access,
@@ -47,22 +47,32 @@ impl Place {
         pull.run(&reference.parse().unwrap())
     }
 
-    fn error(&self, reference: &str) -> String {
+    pub(super) fn error(&self, reference: &str) -> String {
         self.pull(reference).map(|(image, _)| image.display()).expect_err("must fail").to_string()
     }
 
-    fn list(&self, below: &str) -> Vec<String> {
+    pub(super) fn list(&self, below: &str) -> Vec<String> {
         let Ok(list) = fs::read_dir(self.store.path(below)) else {
             return Vec::new();
         };
         list.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// After a failure there is no name, no layer, and nothing half-made.
-    fn check_clean(&self) {
+    /// After a failure there is no name, no layer, nothing half-made, and no fault that `fsck` finds.
+    pub(super) fn check_clean(&self) {
+        self.check_store();
         assert!(self.store.index().unwrap().manifests.is_empty());
         assert!(self.list("layers/sha256").is_empty(), "{:?}", self.list("layers/sha256"));
         assert!(self.list("tmp").is_empty(), "{:?}", self.list("tmp"));
+    }
+}
+
+impl Place {
+    /// What `fsck` does.
+    pub(super) fn check_store(&self) {
+        let _hold = self.store.hold().unwrap();
+        let faults = self.store.check().unwrap();
+        assert!(faults.is_empty(), "{faults:?}");
     }
 }
 
@@ -80,7 +90,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// Bytes that do not compress, so that blobs have a size.
-fn noise(len: usize) -> Vec<u8> {
+pub(super) fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -90,18 +100,18 @@ fn noise(len: usize) -> Vec<u8> {
     .collect()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(bytes).unwrap();
     gz.finish().unwrap()
 }
 
-fn gzip_layer(tar: &[u8]) -> (&'static str, Vec<u8>, Digest) {
+pub(super) fn gzip_layer(tar: &[u8]) -> (&'static str, Vec<u8>, Digest) {
     (oci::OCI_LAYER_GZIP, gzip(tar), Digest::of(tar))
 }
 
 /// An image `app:1` of one gzip layer with noise in it; gives the registry and the layer's digest.
-fn simple() -> (Fake, String, Digest) {
+pub(super) fn simple() -> (Fake, String, Digest) {
     let fake = Fake::start();
     let layer = gzip_layer(&tar(&[("file", &noise(300_000))]));
     let digest = Digest::of(&layer.1);
@@ -436,6 +446,7 @@ fn a_hostile_layer_leaves_nothing_behind() {
     let place = Place::new();
     let error = place.error(&format!("{}/app:1", fake.host));
     assert!(error.contains("../evil: leaves the layer's root"), "{error}");
+    place.check_store();
     assert!(place.store.index().unwrap().manifests.is_empty());
     assert!(place.list("tmp").is_empty());
     // The good layer may have been stopped half-way, to be taken up again; of the bad one nothing stays.

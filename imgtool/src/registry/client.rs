@@ -15,6 +15,7 @@ use super::url::{is_loopback, origin, resolve};
 use crate::error::{Error, Kind, Result, Step};
 use crate::oci;
 use crate::reference::Reference;
+use crate::trust::Key;
 
 /// Most redirects that one request follows.
 const HOPS: usize = 5;
@@ -30,6 +31,8 @@ pub(crate) struct Access {
     pub(crate) plain_http: bool,
     pub(crate) credential: Option<Credential>,
     pub(crate) authfile: Option<PathBuf>,
+    /// Images are taken only if one of these has signed them; with none, all are.
+    pub(crate) keys: Vec<Key>,
 }
 
 /// One repository.
@@ -110,6 +113,11 @@ impl Registry {
         }
         let tls = transport::tls(self.reference.domain(), self.access.tls_verify != Some(false))?;
         Ok(self.secure.get_or_init(|| transport::agent(Some(tls))))
+    }
+
+    /// Whose signature an image must have.
+    pub(crate) fn keys(&self) -> &[Key] {
+        &self.access.keys
     }
 
     pub(crate) fn reference(&self) -> &Reference {

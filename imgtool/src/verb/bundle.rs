@@ -17,7 +17,7 @@ pub(crate) fn run(store: &Store, args: &BundleArgs) -> Result<()> {
     // Held until the bundle's own record keeps its layers.
     let _hold = store.hold()?;
     let progress = args.layers.progress.make();
-    let access = args.registry.access();
+    let access = args.trust.over(args.registry.access())?;
     let registries = Registries::load()?;
     let pull = Pull {
         store,
@@ -39,6 +39,12 @@ fn find(pull: &Pull<'_>, args: &BundleArgs) -> Result<(Image, Vec<Layer>)> {
     }
     match pull.store.find(&args.image, &pull.platform) {
         Ok(image) if args.layers.platform.is_none() || pull.platform.score(&image.config.platform()).is_some() => {
+            if args.pull == PullPolicy::Never && !pull.access.keys.is_empty() {
+                return Err(Error::other(
+                    "--verify-key: the registry has the signatures, and --pull never does not ask it",
+                ));
+            }
+            pull.check_signature(&image)?;
             let layers = pull.layers(&image);
             match layers {
                 // A blob that is gone or damaged can be had again, where the image came from a registry.

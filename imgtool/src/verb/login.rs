@@ -38,6 +38,7 @@ pub(crate) fn run(args: &LoginArgs) -> Result<()> {
         plain_http: args.plain_http,
         credential: Some(credential.clone()),
         authfile: None,
+        ..Access::default()
     };
     check_login(&server, &access).with(|| server.clone())?;
     let place = keep_login(&server, &credential, args.authfile.as_deref())?;

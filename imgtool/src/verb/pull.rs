@@ -13,7 +13,7 @@ pub(crate) fn run(store: &Store, args: &PullArgs) -> Result<()> {
     store.create()?;
     let _hold = store.hold()?;
     let progress = args.layers.progress.make();
-    let access = args.registry.access();
+    let access = args.trust.over(args.registry.access())?;
     let registries = Registries::load()?;
     let pull = Pull {
         store,

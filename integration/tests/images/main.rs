@@ -9,6 +9,7 @@ mod exchange;
 mod push;
 mod registry;
 mod rootless;
+mod signed;
 
 use std::path::Path;
 use std::process::Command;
@@ -36,7 +37,7 @@ pub(crate) fn bundle(place: &Place, args: &[&str]) -> String {
     out.stdout.trim().to_owned()
 }
 
-/// Requires a refusal in one line that names this, and that no image, layer or mount is left of it.
+/// Requires a refusal in one line that names this, that no image, layer or mount is left of it, and that the store is sound.
 #[track_caller]
 pub(crate) fn refused(place: &Place, args: &[&str], word: &str) {
     let out = place.ours("imgtool", args);
@@ -45,6 +46,7 @@ pub(crate) fn refused(place: &Place, args: &[&str], word: &str) {
     assert!(out.stderr.contains(word), "'{word}' is not named: {out}");
     assert_eq!(place.ours("imgtool", &["images", "-q"]).ok().stdout, "", "no image is left");
     assert!(integration::leak::mounts(&place.id).is_empty());
+    place.ours("imgtool", &["fsck"]).ok();
     for dir in ["layers/sha256", "bundles", "tmp"] {
         let dir = place.dir.join("store").join(dir);
         let left: Vec<_> = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.path()).collect();

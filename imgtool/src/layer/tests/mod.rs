@@ -2,8 +2,10 @@
 
 mod escape;
 mod format;
+mod fuzz;
 mod lower;
 mod metadata;
+mod race;
 mod whiteout;
 mod write;
 
@@ -19,18 +21,18 @@ use crate::error::Result;
 
 /// A tar that is written byte by byte, so that it may hold what no honest tool writes.
 #[derive(Default)]
-struct Tar(Vec<u8>);
+pub(crate) struct Tar(Vec<u8>);
 
 #[derive(Clone, Copy)]
-struct Spec<'a> {
-    kind: u8,
-    name: &'a [u8],
-    link: &'a [u8],
-    mode: u32,
-    owner: (u64, u64),
-    mtime: u64,
-    device: (u32, u32),
-    data: &'a [u8],
+pub(crate) struct Spec<'a> {
+    pub(crate) kind: u8,
+    pub(crate) name: &'a [u8],
+    pub(crate) link: &'a [u8],
+    pub(crate) mode: u32,
+    pub(crate) owner: (u64, u64),
+    pub(crate) mtime: u64,
+    pub(crate) device: (u32, u32),
+    pub(crate) data: &'a [u8],
 }
 
 impl Default for Spec<'_> {
@@ -49,7 +51,7 @@ impl Default for Spec<'_> {
 }
 
 impl Tar {
-    fn add(mut self, spec: Spec<'_>) -> Self {
+    pub(crate) fn add(mut self, spec: Spec<'_>) -> Self {
         let mut header = Header::new_gnu();
         {
             let gnu = header.as_gnu_mut().unwrap();
@@ -69,30 +71,30 @@ impl Tar {
         self.data(spec.data)
     }
 
-    fn data(mut self, data: &[u8]) -> Self {
+    pub(crate) fn data(mut self, data: &[u8]) -> Self {
         self.0.extend_from_slice(data);
         let padded = self.0.len().next_multiple_of(512);
         self.0.resize(padded, 0);
         self
     }
 
-    fn dir(self, name: &str) -> Self {
+    pub(crate) fn dir(self, name: &str) -> Self {
         self.add(Spec { kind: b'5', name: name.as_bytes(), mode: 0o755, ..Spec::default() })
     }
 
-    fn file(self, name: &str, data: &str) -> Self {
+    pub(crate) fn file(self, name: &str, data: &str) -> Self {
         self.add(Spec { name: name.as_bytes(), data: data.as_bytes(), ..Spec::default() })
     }
 
-    fn symlink(self, name: &str, link: &str) -> Self {
+    pub(crate) fn symlink(self, name: &str, link: &str) -> Self {
         self.add(Spec { kind: b'2', name: name.as_bytes(), link: link.as_bytes(), ..Spec::default() })
     }
 
-    fn hardlink(self, name: &str, link: &str) -> Self {
+    pub(crate) fn hardlink(self, name: &str, link: &str) -> Self {
         self.add(Spec { kind: b'1', name: name.as_bytes(), link: link.as_bytes(), ..Spec::default() })
     }
 
-    fn pax(self, records: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn pax(self, records: &[(&str, &[u8])]) -> Self {
         let mut data = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
@@ -104,7 +106,7 @@ impl Tar {
         self.add(Spec { kind: b'x', name: b"pax", data: &data, ..Spec::default() })
     }
 
-    fn bytes(mut self) -> Vec<u8> {
+    pub(crate) fn bytes(mut self) -> Vec<u8> {
         self.0.extend_from_slice(&[0; 1024]);
         self.0
     }

@@ -4,7 +4,7 @@ use super::super::{TreeForm, write_tree};
 use super::*;
 
 /// All that can be said of a tree.
-fn describe(root: &Path) -> Vec<String> {
+pub(super) fn describe(root: &Path) -> Vec<String> {
     let mut all = Vec::new();
     let mut pending = vec![root.to_owned()];
     while let Some(dir) = pending.pop() {

@@ -105,7 +105,7 @@ fn compare(options: &Options, compression: &str, layout: &Path, id: &str, dir: &
     println!("\n{compression}\n");
     let names: Vec<String> = contenders.iter().map(|it| it.name().to_owned()).collect();
     samples.print(&[BUNDLE, SECOND, PUSH], &names);
-    let cells: Vec<String> = peaks.iter().map(|kib| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024)).collect();
+    let cells: Vec<String> = peaks.iter().map(|kib| format!("{:.1}", mebibytes(*kib))).collect();
     println!("| peak memory, MiB | {} |", cells.join(" | "));
     let best = names[1..].iter().filter_map(|name| samples.median(BUNDLE, name)).min_by(f64::total_cmp);
     if let Some((best, ours)) = best.zip(samples.median(BUNDLE, "tare")) {
@@ -138,12 +138,12 @@ fn growth(rounds: u32, layout: &Path, id: &str, dir: &Path) {
     );
     for (at, size) in SIZES.iter().enumerate() {
         let (took, copies) = (samples.median("pull to bundle", size).unwrap_or(f64::NAN), 1 << at);
-        println!(
-            "| {size} | {took:.0} | {:.0} | {:.1} |",
-            took / f64::from(copies),
-            f64::from(peaks[at] as u32) / 1024.0
-        );
+        println!("| {size} | {took:.0} | {:.0} | {:.1} |", took / f64::from(copies), mebibytes(peaks[at]));
     }
+}
+
+fn mebibytes(kib: u64) -> f64 {
+    f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0
 }
 
 fn place(dir: &Path, name: &str) -> std::path::PathBuf {
