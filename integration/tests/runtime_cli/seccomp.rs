@@ -2,6 +2,7 @@
 
 use integration::agent::Agent;
 use integration::case::Case;
+use integration::programs::Kind;
 use integration::{not_on, skip, spec};
 use serde_json::{Value, json};
 
@@ -209,5 +210,181 @@ fn an_agent_that_is_not_there() {
         // Whoever got no agent does not wait for one.
         case.create().refused(&["failed to connect with seccomp agent", "nobody.sock"]);
         case.nothing_left();
+    }
+}
+
+/// Calls that a runtime may well make on its way from the filter to the program, and that the probe does without.
+const ON_THE_WAY: [&str; 34] = [
+    "accept",
+    "accept4",
+    "capget",
+    "capset",
+    "chdir",
+    "chroot",
+    "clone3",
+    "connect",
+    "dup",
+    "dup3",
+    "eventfd2",
+    "fchdir",
+    "fchown",
+    "getdents64",
+    "getsockopt",
+    "pidfd_getfd",
+    "pidfd_open",
+    "poll",
+    "ppoll",
+    "prctl",
+    "recvfrom",
+    "recvmsg",
+    "sendmsg",
+    "sendto",
+    "setgid",
+    "setgroups",
+    "setresgid",
+    "setresuid",
+    "setsid",
+    "setuid",
+    "signalfd4",
+    "socket",
+    "socketpair",
+    "umask",
+];
+
+/// Those that peers make after a filter that was loaded early: they change their user under it.
+const BY_PEERS: [&str; 15] = [
+    "capget",
+    "capset",
+    "chdir",
+    "clone3",
+    "eventfd2",
+    "fchdir",
+    "fchown",
+    "getdents64",
+    "pidfd_open",
+    "prctl",
+    "setgid",
+    "setgroups",
+    "setresgid",
+    "setresuid",
+    "setuid",
+];
+
+/// Runs the probe in such a container, as its first process and by exec.
+#[track_caller]
+fn runs(case: &mut Case) {
+    case.args(&["/probe", "hold"]);
+    case.hold();
+    assert_eq!(case.exec(&["/probe", "say", "hello"]).ok().stdout, "hello\n");
+    case.call(&["delete", "--force", &case.id]).ok();
+    case.wait();
+}
+
+#[test]
+fn a_profile_need_not_allow_what_the_runtime_does() {
+    for no_new_privileges in [false, true] {
+        let mut case = Case::new();
+        // Without no_new_privs runc loads the filter while it still is root, crun always.
+        let needed: &[&str] = match case.runtime.kind {
+            Kind::Tare => &[],
+            Kind::Runc if no_new_privileges => &["getdents64"],
+            Kind::Runc | Kind::Crun => &BY_PEERS,
+        };
+        let calls: Vec<&str> = ON_THE_WAY.iter().copied().filter(|call| !needed.contains(call)).collect();
+        case.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        // The probe's own start takes this error of poll(2) as a sign to do without.
+        let rule = json!([{ "names": calls, "action": "SCMP_ACT_ERRNO", "errnoRet": 22 }]);
+        case.spec["linux"]["seccomp"] = profile("SCMP_ACT_ALLOW", rule.clone());
+        runs(&mut case);
+        // A listener is handed on as soon as the filter is loaded.
+        let agent = Agent::new(&case.dir);
+        let mut rules = rule;
+        rules.as_array_mut().unwrap().push(json!({ "names": ["execve"], "action": "SCMP_ACT_NOTIFY" }));
+        case.spec["linux"]["seccomp"] = profile("SCMP_ACT_ALLOW", rules);
+        case.spec["linux"]["seccomp"]["listenerPath"] = json!(agent.path);
+        runs(&mut case);
+        assert!(agent.calls().contains(&59));
+        assert_eq!(agent.end().len(), 2);
+    }
+}
+
+#[test]
+fn an_agent_may_be_asked_about_everything_but_write() {
+    for no_new_privileges in [false, true] {
+        let mut case = Case::new();
+        let agent = Agent::new(&case.dir);
+        let mut calls = ON_THE_WAY.to_vec();
+        calls.extend(["close", "execve", "exit_group", "fcntl", "futex", "getpid", "openat", "read"]);
+        calls.extend(["rt_sigaction", "rt_sigprocmask", "newfstatat", "mmap", "munmap", "brk"]);
+        case.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        let rule = json!([{ "names": calls, "action": "SCMP_ACT_NOTIFY" }]);
+        case.spec["linux"]["seccomp"] = profile("SCMP_ACT_ALLOW", rule);
+        case.spec["linux"]["seccomp"]["listenerPath"] = json!(agent.path);
+        runs(&mut case);
+        assert_eq!(agent.end().len(), 2);
+        case.spec["linux"]["seccomp"]["syscalls"][0]["names"] = json!(["write"]);
+        case.create().refused(&["SCMP_ACT_NOTIFY", "write"]);
+        case.nothing_left();
+    }
+}
+
+#[test]
+fn a_filter_that_allows_hardly_more_than_the_program() {
+    // What the probe does in `say`; the listener goes out by two of these.
+    let calls = [
+        "arch_prctl",
+        "brk",
+        "exit_group",
+        "fcntl",
+        "getrandom",
+        "mmap",
+        "mprotect",
+        "mremap",
+        "munmap",
+        "prlimit64",
+        "read",
+        "rseq",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "set_robust_list",
+        "set_tid_address",
+        "sigaltstack",
+        "write",
+    ];
+    for (no_new_privileges, listener) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut case = Case::new();
+        not_on!(case, "runc", "needs what Go needs");
+        not_on!(case, "crun", "does more after the filter is loaded");
+        let agent = Agent::new(&case.dir);
+        let execve = if listener { "SCMP_ACT_NOTIFY" } else { "SCMP_ACT_ALLOW" };
+        let rules = json!([
+            { "names": calls, "action": "SCMP_ACT_ALLOW" },
+            { "names": ["execve"], "action": execve },
+        ]);
+        case.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        case.spec["linux"]["seccomp"] = profile("SCMP_ACT_ERRNO", rules);
+        case.spec["linux"]["seccomp"]["defaultErrnoRet"] = json!(22);
+        if listener {
+            case.spec["linux"]["seccomp"]["listenerPath"] = json!(agent.path);
+        }
+        case.args(&["/probe", "say", "hello"]);
+        assert_eq!(case.run().ok().stdout, "hello\n");
+    }
+}
+
+#[test]
+fn the_privilege_to_load_a_filter_is_not_the_programs() {
+    for (uid, bits) in [(0, 1), (1000, 0)] {
+        let mut case = Case::new();
+        case.spec["process"]["noNewPrivileges"] = json!(false);
+        case.spec["process"]["user"] = json!({ "uid": uid, "gid": 0 });
+        let chown = json!(["CAP_CHOWN"]);
+        case.spec["process"]["capabilities"] = json!({ "bounding": chown, "effective": chown, "permitted": chown });
+        case.spec["linux"]["seccomp"] =
+            profile("SCMP_ACT_ALLOW", json!([{ "names": ["uselib"], "action": "SCMP_ACT_ERRNO" }]));
+        let report = case.report();
+        assert_eq!((report.seccomp, report.no_new_privs), (2, false));
+        assert_eq!((report.caps.effective, report.caps.permitted, report.caps.bounding), (bits, bits, 1), "{uid}");
+        assert_eq!((report.caps.inheritable, report.caps.ambient), (0, 0));
     }
 }

@@ -29,7 +29,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Derived from the process, the start socket and the cgroup: nothing that could be out of date is stored.
+    /// Derived from the process, the start pipe and the cgroup: nothing that could be out of date is stored.
     pub fn of(slot: &Slot, state: &State) -> Self {
         if !process::is_alive(state.pid, state.start_time) {
             Self::Stopped

@@ -5,7 +5,7 @@
 //!   that, while the container is being made, records of what to undo, one a line, of which the last counts;
 //! - `config.json`: the configuration that the container was made from, byte for byte, for `exec` and late hooks, so that
 //!   a bundle that is changed later changes nothing;
-//! - `start.sock`: there while the container waits for `start`; init listens on it.
+//! - `start.fifo`, `started.fifo`: there while the container waits for `start`; init reads the one, and answers by the other.
 //!
 //! `mkdir` of the directory decides who creates an id. A `state.json` that says it is not `made` tells what to undo if the
 //! creator died; other verbs do not show such a container, and `delete --force` removes it.
@@ -29,8 +29,10 @@ use std::{
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
-/// The name of the socket on which a created container waits for `start`.
-pub(crate) const START_SOCKET: &str = "start.sock";
+/// The pipe from which the init of a created container hears that it is to start.
+pub(crate) const START_FIFO: &str = "start.fifo";
+/// The pipe to which it then says why its program does not run.
+pub(crate) const STARTED_FIFO: &str = "started.fifo";
 /// No file that we write is larger; what is, is not ours.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -42,7 +44,7 @@ pub struct State {
     pub oci_version: String,
     /// The container's name, unique below the root.
     pub id: String,
-    /// Whether the creator got to the end: the present status is derived from it, the process and the start socket.
+    /// Whether the creator got to the end: the present status is derived from it, the process and the start pipe.
     pub made: bool,
     /// Whether the cgroup was found to be the container's alone, so that what lives in it may be killed.
     pub owns_cgroup: bool,
@@ -254,21 +256,24 @@ impl Slot {
 
     /// Whether init still waits for `start`.
     pub fn waits_for_start(&self) -> bool {
-        rustix::fs::statat(&self.lock, START_SOCKET, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        rustix::fs::statat(&self.lock, START_FIFO, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Says that init no longer waits.
     pub(crate) fn forget_start(&self) -> Result<()> {
-        match rustix::fs::unlinkat(&self.lock, START_SOCKET, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error).at("unlink start.sock"),
+        for name in [START_FIFO, STARTED_FIFO] {
+            match rustix::fs::unlinkat(&self.lock, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error).at_with(|| format!("unlink {name}")),
+            }
         }
     }
 
     /// Removes the directory with what it holds.
     pub fn remove(&self) -> Result<()> {
         // What is written here first: that takes no descriptor, of which there may be none left.
-        for name in [START_SOCKET, CONFIG, STATE] {
+        Ok(())
+        for name in [START_FIFO, STARTED_FIFO, CONFIG, STATE] {
             let _ = rustix::fs::unlinkat(&self.lock, name, AtFlags::empty());
         }
         match rustix::fs::unlinkat(&self.store, self.id.as_str(), AtFlags::REMOVEDIR) {

@@ -1,77 +1,71 @@
-//! The door at which a created container waits: init listens on `start.sock`, `start` knocks.
+//! The door at which a created container waits: init reads from `start.fifo`, `start` writes to it.
 //!
 //! ```text
-//!   start: connect, send one byte, remove the socket; then read to the end of the stream
-//!   init:  accept, read the byte; run the startContainer hooks; exec, which closes the stream, or send why it failed,
+//!   start: open both pipes, write one byte to `start.fifo`, remove them; then read `started.fifo` to its end
+//!   init:  read the byte; run the startContainer hooks; exec, which closes `started.fifo`, or write to it why that failed,
 //!          after a byte that says what did: `e`, or `x` for the program itself
 //! ```
 //!
-//! A connection refused means that nobody listens any more, so a dead init is seen at once, and so is one that was started
-//! by a `start` that died before it removed the socket.
+//! A pipe that nobody reads means that nobody waits any more, so a dead init is seen at once, and so is one that was started
+//! by a `start` that died before it removed the pipes.
+//!
+//! Init may be under the container's seccomp filter already. So all that it does here is read(2) and write(2), which no
+//! program can do without, on descriptors that were opened before.
 
 use crate::{
     error::{At, Error, Kind, Result},
-    store::{START_SOCKET, Slot},
-    sys::{self, Signals},
+    store::{START_FIFO, STARTED_FIFO, Slot},
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
-    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    io::Errno,
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-        listen, recv, send, socket_with,
-    },
+    fd::{BorrowedFd, OwnedFd},
+    fs::{FileType, Mode, OFlags, fcntl_setfl, mknodat, openat},
+    io::{Errno, read, retry_on_intr, write},
 };
 use std::io::Read;
 
-/// The most that is read of init's last words, in bytes.
-const MAX_TEXT: u64 = 8 << 10;
+/// The most that init says, in bytes: it fits into any pipe, so that init never waits for a reader (pipe(7)).
+const MAX_TEXT: usize = 4 << 10;
 const FAILED: char = 'e';
 const NOT_EXECUTED: char = 'x';
+const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
 
-/// A listening socket in the container's directory, for init to inherit.
-pub(super) fn make(slot: &Slot) -> Result<OwnedFd> {
-    let socket = unix_socket()?;
-    bind(&socket, &address(slot.dir())?).at("bind start.sock")?;
-    listen(&socket, 1).at("listen on start.sock")?;
-    Ok(socket)
+/// Init's side. It has both ends of both pipes: it needs no peer to open them, or to wait.
+pub(super) struct Door {
+    knocks: OwnedFd,
+    answers: OwnedFd,
 }
 
-/// Init waits here until somebody knocks; the connection is for its last words. One of the signals `endings` ends it.
-pub(super) fn wait(door: &OwnedFd, endings: &Signals) -> Result<OwnedFd> {
-    loop {
-        match poll(&mut [PollFd::new(door, PollFlags::IN), PollFd::new(endings, PollFlags::IN)], None) {
-            Err(Errno::INTR) => continue,
-            polled => polled.at("wait for start")?,
-        };
-        if let Some(signal) = endings.next() {
-            sys::exit(128 + signal);
-        }
-        let visitor = match accept_with(door, SocketFlags::CLOEXEC) {
-            Err(Errno::INTR | Errno::CONNABORTED) => continue,
-            visitor => visitor.at("wait for start")?,
-        };
-        // A visitor that goes away without a word died; the next one may mean it.
-        if matches!(recv(&visitor, &mut [0], RecvFlags::empty()), Ok((1, _))) {
-            return Ok(visitor);
-        }
+/// A door in the container's directory, for init to inherit.
+pub(super) fn make(slot: &Slot) -> Result<Door> {
+    let pipe = |name: &str| {
+        mknodat(slot.dir(), name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .and_then(|()| openat(slot.dir(), name, FLAGS | OFlags::RDWR, Mode::empty()))
+            .at_with(|| format!("make {name}"))
+    };
+    Ok(Door { knocks: pipe(START_FIFO)?, answers: pipe(STARTED_FIFO)? })
+}
+
+impl Door {
+    /// Init waits here until somebody knocks.
+    pub(super) fn wait(&self) -> Result<()> {
+        retry_on_intr(|| read(&self.knocks, &mut [0_u8])).at("wait for start").map(drop)
     }
-}
 
-/// Tells whoever started us why the program does not run.
-pub(super) fn fail(visitor: &OwnedFd, error: &Error) {
-    tell(visitor, FAILED, error);
-}
+    /// Tells whoever started us why the program does not run.
+    pub(super) fn fail(&self, error: &Error) {
+        self.tell(FAILED, error);
+    }
 
-/// The same, where it is the program itself that could not be executed.
-pub(super) fn fail_to_execute(visitor: &OwnedFd, error: &Error) {
-    tell(visitor, NOT_EXECUTED, error);
-}
+    /// The same, where it is the program itself that could not be executed.
+    pub(super) fn fail_to_execute(&self, error: &Error) {
+        self.tell(NOT_EXECUTED, error);
+    }
 
-fn tell(visitor: &OwnedFd, what: char, error: &Error) {
-    // Nobody is left to tell if the visitor died.
-    let _ = send(visitor, format!("{what}{error}").as_bytes(), SendFlags::NOSIGNAL);
+    fn tell(&self, what: char, error: &Error) {
+        let text = format!("{what}{error}");
+        // There is nobody else to tell.
+        let _ = write(&self.answers, text.as_bytes().get(..MAX_TEXT).unwrap_or(text.as_bytes()));
+    }
 }
 
 /// Lets a created container go on to run its program, and waits until it does.
@@ -79,44 +73,40 @@ fn tell(visitor: &OwnedFd, what: char, error: &Error) {
 /// # Errors
 /// [`Kind::NotExecuted`] with the reason, which init has also written to its standard error; that nobody waits.
 pub fn open(slot: &Slot) -> Result<()> {
-    let socket = unix_socket()?;
-    match connect(&socket, &address(slot.dir())?) {
-        Err(Errno::CONNREFUSED | Errno::NOENT) => {
-            slot.forget_start()?;
-            return Err(Error::other("the container's init no longer waits to be started"));
-        }
-        connected => connected.at("connect to start.sock")?,
-    }
-    send(&socket, b"s", SendFlags::NOSIGNAL).at("tell init to start")?;
+    let gone = || {
+        slot.forget_start()?;
+        Err(Error::other("the container's init no longer waits to be started"))
+    };
+    let knocks = match knock(slot.dir()) {
+        Err(Errno::NXIO | Errno::NOENT) => return gone(),
+        knocks => knocks.at_with(|| format!("open {START_FIFO}"))?,
+    };
+    // Without waiting: init has the other end, or is gone.
+    let answers = openat(slot.dir(), STARTED_FIFO, FLAGS | OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+        .and_then(|answers| fcntl_setfl(&answers, OFlags::empty()).map(|()| answers))
+        .at_with(|| format!("open {STARTED_FIFO}"))?;
+    match write(&knocks, b"s") {
+        Err(Errno::PIPE) => return gone(),
+        written => written.at("tell init to start")?,
+    };
     slot.forget_start()?;
-    let mut text = String::new();
-    match std::fs::File::from(socket).take(MAX_TEXT).read_to_string(&mut text) {
-        Ok(0) => Ok(()),
-        // Init was killed while we waited: the container has been started and has ended.
-        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(()),
-        Ok(_) => Err(match text.strip_prefix(NOT_EXECUTED) {
-            Some(text) => Error::new(Kind::NotExecuted, text),
-            None => Error::other(text.strip_prefix(FAILED).unwrap_or(&text)),
-        }),
-        Err(error) => Err(error).at("hear from init"),
+    let mut text = Vec::new();
+    // Nothing is said by an init that became its program, or was killed: then the container has been started and has ended.
+    std::fs::File::from(answers).take(MAX_TEXT as u64).read_to_end(&mut text).at("hear from init")?;
+    let text = String::from_utf8_lossy(&text);
+    match text.strip_prefix(NOT_EXECUTED) {
+        _ if text.is_empty() => Ok(()),
+        Some(text) => Err(Error::new(Kind::NotExecuted, text)),
+        None => Err(Error::other(text.strip_prefix(FAILED).unwrap_or(&text))),
     }
 }
 
-/// Whether init listens behind the socket's file, which stays behind if a `start` is killed after it knocked.
+/// Whether init waits behind the pipe, which stays behind if a `start` is killed after it knocked.
 pub(crate) fn is_watched(dir: BorrowedFd<'_>) -> bool {
-    // Without waiting: an init that is frozen answers nobody, and listens.
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let knock = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .at("socket")
-        .and_then(|socket| connect(&socket, &address(dir)?).at("connect to start.sock"));
-    !matches!(knock, Err(error) if matches!(error.errno(), Some(libc::ECONNREFUSED | libc::ENOENT)))
+    !matches!(knock(dir), Err(Errno::NXIO | Errno::NOENT))
 }
 
-fn unix_socket() -> Result<OwnedFd> {
-    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).at("socket")
-}
-
-/// By way of the directory's descriptor: an address holds 107 bytes, roots and ids may be longer.
-fn address(dir: BorrowedFd<'_>) -> Result<SocketAddrUnix> {
-    SocketAddrUnix::new(format!("/proc/self/fd/{}/{START_SOCKET}", dir.as_fd().as_raw_fd())).at("start.sock")
+/// Without waiting: an init that is frozen answers nobody, and waits.
+fn knock(dir: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    openat(dir, START_FIFO, FLAGS | OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty())
 }

@@ -8,28 +8,33 @@
 //!      |  ---------------- Mapped ----------> |   being in a user namespace
 //!      |  <------------ MountsDone -----------|   the root is built, not yet entered
 //!      |  --------------- HooksDone --------> |   prestart and createRuntime hooks ran, limits are in place
-//!      |  <--------- Listener(fd) ------------|   where the seccomp profile notifies: the filter is loaded, and from now on
-//!      |                                      |   each call that it holds waits for the agent
+//!      |  <--------- Listener(n) -------------|   where the seccomp profile notifies: the filter is loaded, and from now on
+//!      |                                      |   each call that it holds waits for the agent; n is the descriptor's number
+//!      |  ------------- Taken --------------> |   or Send, where the outside may not take it: Listener comes once more, with the
+//!      |                                      |   descriptor itself
 //!      |  <------------- Ready ---------------|   all but the program is in place
 //!      |  ----------------- Saved ----------> |   the container is on record
 //! ```
 //!
-//! One order for all cases; only `MapIds` may be missing or repeated, only `Listener` missing. Instead of any of its messages
+//! One order for all cases; only `MapIds` may be missing or repeated, only `Listener` and its answer missing. Instead of any of its messages
 //! the inside may say `Failed(text)`. The end of the stream means that the peer died: the inside then exits, the outside undoes
 //! what it made.
 //!
-//! The inside waits for no answer to `Listener`: it need not know when the agent has it, the kernel makes its calls wait.
+//! From `Listener` on the inside is under the container's filter. So it says and hears by write(2) and read(2), which no program
+//! can do without, and a profile that notifies of write(2) is refused, here as with runc: the listener goes out by it. All else
+//! may be held: the agent has the listener when it happens. The inside does not wait until the agent has it, the kernel makes
+//! its calls wait.
 
 use crate::error::{At, Error, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fd::{AsFd, BorrowedFd, OwnedFd},
-    io::{Errno, retry_on_intr},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    io::{Errno, read, retry_on_intr, write},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     },
-    process::Pid,
+    process::{Pid, PidfdGetfdFlags, pidfd_getfd},
 };
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -53,6 +58,8 @@ pub(crate) enum Outside {
     Go = 1,
     Mapped,
     HooksDone,
+    Taken,
+    Send,
     Saved,
 }
 
@@ -123,13 +130,29 @@ impl ToInside {
         }
     }
 
-    /// Waits for `Ready`. A listener that comes before it goes to `hand_on`, at once: the inside may be waiting for the agent.
-    pub(crate) fn expect_ready(&self, hand_on: impl FnOnce(OwnedFd) -> Result<()>) -> Result<()> {
-        match self.hear_any(&[Inside::Listener, Inside::Ready])? {
-            (Inside::Listener, _, Some(listener)) => hand_on(listener)?,
-            (Inside::Listener, _, None) => return Err(Error::other("the container's init sent no listener")),
-            _ => return Ok(()),
+    /// Waits for `Ready`, from the process of `pidfd`. A listener that comes before it goes to `hand_on`, at once: the inside
+    /// may be waiting for the agent.
+    pub(crate) fn expect_ready(
+        &self,
+        pidfd: BorrowedFd<'_>,
+        hand_on: impl FnOnce(OwnedFd) -> Result<()>,
+    ) -> Result<()> {
+        let (word, packet, _) = self.hear_any(&[Inside::Listener, Inside::Ready])?;
+        if word == Inside::Ready {
+            return Ok(());
         }
+        let number = <[u8; 4]>::try_from(packet).map(i32::from_ne_bytes);
+        let number = number.map_err(|_| Error::other("the container's init named no listener"))?;
+        let listener = if let Ok(listener) = pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty()) {
+            self.say(Outside::Taken, 0)?;
+            listener
+        } else {
+            // pidfd_getfd(2) takes the privilege to trace, which a user does not have over a process that is hidden.
+            self.say(Outside::Send, 0)?;
+            let (.., listener) = self.hear_any(&[Inside::Listener])?;
+            listener.ok_or_else(|| Error::other("the container's init sent no listener"))?
+        };
+        hand_on(listener)?;
         self.expect(Inside::Ready)
     }
 
@@ -176,14 +199,22 @@ impl AsFd for ToOutside {
 impl ToOutside {
     /// Says `word`.
     pub(crate) fn say(&self, word: Inside) -> Result<()> {
-        send(&self.0, &[word as u8], None)
+        self.write(&[word as u8])
     }
 
     /// Has the other side give the agent the listener of the filter that was just loaded. None stays here: once the agent
     /// is gone, the calls that it should answer have to fail.
     #[allow(clippy::needless_pass_by_value, reason = "it is closed here")]
     pub(crate) fn give_listener(&self, listener: OwnedFd) -> Result<()> {
-        send(&self.0, &[Inside::Listener as u8], Some(listener.as_fd()))
+        let [a, b, c, d] = listener.as_raw_fd().to_ne_bytes();
+        self.write(&[Inside::Listener as u8, a, b, c, d])?;
+        match self.hear()? {
+            (said, _) if said == Outside::Taken as u8 => Ok(()),
+            (said, _) if said == Outside::Send as u8 => {
+                send(&self.0, &[Inside::Listener as u8], Some(listener.as_fd()))
+            }
+            _ => Err(Self::silence(Outside::Taken)),
+        }
     }
 
     /// Says the first word: `init` is the process that was made in this one's stead, if one was.
@@ -206,16 +237,33 @@ impl ToOutside {
         let mut packet = vec![Inside::Failed as u8];
         packet.extend(error.to_string().bytes().take(MAX_TEXT));
         // Nobody is left to tell if the outside died.
-        drop(send(&self.0, &packet, None));
+        drop(self.write(&packet));
     }
 
     /// Waits for `word`; returns init's pid on the host.
     pub(crate) fn expect(&self, word: Outside) -> Result<i32> {
-        let mut buffer = [0; 5];
-        match (receive(&self.0, &mut buffer)?.0, buffer) {
-            (5, [said, a, b, c, d]) if said == word as u8 => Ok(i32::from_ne_bytes([a, b, c, d])),
-            _ => Err(Error::other(format!("the runtime died before it said {word:?}"))),
+        match self.hear()? {
+            (said, pid) if said == word as u8 => Ok(pid),
+            _ => Err(Self::silence(word)),
         }
+    }
+
+    fn silence(word: Outside) -> Error {
+        Error::other(format!("the runtime died before it said {word:?}"))
+    }
+
+    /// The next word, 0 for none, and init's pid.
+    fn hear(&self) -> Result<(u8, i32)> {
+        let mut buffer = [0; 5];
+        match (retry_on_intr(|| read(&self.0, &mut buffer)), buffer) {
+            (Ok(5), [said, a, b, c, d]) => Ok((said, i32::from_ne_bytes([a, b, c, d]))),
+            (Ok(_) | Err(Errno::CONNRESET), _) => Ok((0, 0)),
+            (Err(error), _) => Err(error).at("listen across the birth"),
+        }
+    }
+
+    fn write(&self, packet: &[u8]) -> Result<()> {
+        retry_on_intr(|| write(&self.0, packet)).at("talk across the birth").map(drop)
     }
 }
 
@@ -266,20 +314,34 @@ mod tests {
         assert_eq!(outside.expect_needs_ids(Pid::INIT, speaker.as_fd()).unwrap(), Pid::from_raw(7).unwrap());
         outside.say(Outside::Go, 42).unwrap();
         assert_eq!(inside.expect(Outside::Go).unwrap(), 42);
-        let null = std::fs::File::open("/dev/null").unwrap();
         inside.say(Inside::Ready).unwrap();
-        outside.expect_ready(|_| panic!("nobody gave one")).unwrap();
-        inside.give_listener(null.into()).unwrap();
-        inside.say(Inside::Ready).unwrap();
-        let given = std::cell::Cell::new(None);
-        let take = |listener| {
-            given.set(Some(listener));
-            Ok(())
-        };
-        outside.expect_ready(take).unwrap();
-        assert!(given.take().is_some());
+        outside.expect_ready(speaker.as_fd(), |_| panic!("nobody gave one")).unwrap();
         inside.fail(&Error::other("no such file").at("chdir"));
         assert_eq!(outside.expect(Inside::Ready).unwrap_err().to_string(), "chdir: no such file");
+    }
+
+    #[test]
+    fn a_listener_is_taken_or_sent() {
+        let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let expected = rustix::fs::fstat(&file).unwrap().st_ino;
+        // A descriptor that is no pidfd stands for a process that may not be looked into.
+        for speaker in [own.as_fd(), file.as_fd()] {
+            let (outside, inside) = pair().unwrap();
+            let given = file.try_clone().unwrap();
+            let speaks = std::thread::spawn(move || {
+                inside.give_listener(given.into()).unwrap();
+                inside.say(Inside::Ready).unwrap();
+            });
+            let taken = std::cell::Cell::new(0);
+            let take = |listener: OwnedFd| {
+                taken.set(rustix::fs::fstat(&listener).unwrap().st_ino);
+                Ok(())
+            };
+            outside.expect_ready(speaker, take).unwrap();
+            speaks.join().unwrap();
+            assert_eq!(taken.get(), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! are drawn in [`super::link`].
 
 use super::{
-    door, entry,
+    door::{self, Door},
+    entry,
     link::{self, Inside, Outside, ToOutside},
     namespaces,
     plan::{Plan, UserNamespace},
@@ -23,7 +24,7 @@ use crate::{
     process::start_time,
     spec::{Hooks, Spec},
     store::{Slot, State, Store},
-    sys::{self, Born, Signals, clone3},
+    sys::{self, Born, clone3},
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -70,7 +71,7 @@ pub(super) struct Prepared {
     hooks: Hooks,
     pub(super) state: State,
     procfs: Procfs,
-    door: OwnedFd,
+    door: Door,
     /// Where init could not open them itself.
     pub(super) trees: Option<HostTrees>,
     pub(super) user_namespaces: UserNamespaces,
@@ -189,9 +190,9 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
         // After the mounts, which may need more descriptors; before init takes on its user, whom not every caller may limit.
         .and_then(|()| limits::apply(pid, &prepared.plan.process.limits))
         .and_then(|()| to_inside.say(Outside::HooksDone, 0))
-        .and_then(|()| to_inside.expect_ready(|listener| send_listener(spec, &listener, pid, &oci)))
         .and_then(|()| {
             let Some((_, pidfd)) = undo.processes.last() else { return Err(Error::other("init is not on record")) };
+            to_inside.expect_ready(pidfd.as_fd(), |listener| send_listener(spec, &listener, pid, &oci))?;
             (request.announce)(pid, pidfd.as_fd())
         })
         .inspect_err(|_| run_poststop(&prepared.hooks, &state))?;
@@ -259,7 +260,7 @@ fn prepare(
     plan: Plan,
     spec: &Spec,
     request: &mut Request<'_>,
-    door: OwnedFd,
+    door: Door,
     state: &State,
     privileged: bool,
 ) -> Result<Prepared> {
@@ -322,9 +323,7 @@ fn inside(prepared: Prepared, link: &ToOutside) -> ! {
 /// An init that has everything but its program.
 struct Waiting {
     poised: Poised,
-    door: OwnedFd,
-    /// Signals that end it: pid 1 of a namespace is spared those that nothing waits for.
-    endings: Signals,
+    door: Door,
 }
 
 fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Hooks, State)> {
@@ -390,7 +389,8 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     plan.process.apply_profile(&prepared.procfs)?;
     // Not later: the container's seccomp filter may forbid to write.
     tracing::debug!("init: closing the pipe to signal completion: what is left is the program");
-    let endings = Signals::take(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]).at("take signals")?;
+    // Pid 1 of a namespace is spared signals that nothing handles.
+    sys::exit_on(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]).at("take signals")?;
     let poised = plan.process.assume(may_set_groups, prepared.preserve_fds, |listener| link.give_listener(listener))?;
     link.say(Inside::Ready)?;
 
@@ -398,24 +398,26 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     if let Some(undo) = undo {
         undo.disarm();
     }
-    Ok((Waiting { poised, door: prepared.door, endings }, prepared.hooks, prepared.state))
+    Ok((Waiting { poised, door: prepared.door }, prepared.hooks, prepared.state))
 }
 
-fn run_when_told(Waiting { poised, door, endings }: &Waiting, hooks: &Hooks, state: &State) {
-    let Ok(visitor) = door::wait(door, endings) else { return };
+fn run_when_told(Waiting { poised, door }: &Waiting, hooks: &Hooks, state: &State) {
+    if let Err(error) = door.wait() {
+        return door.fail(&error);
+    }
     let oci = oci_state(state, "created");
     let hooked = poised
         .enforce()
         .and_then(|()| hooks::run_with("startContainer", &hooks.start_container, &oci, None, poised.environment()));
     if let Err(error) = hooked {
-        return door::fail(&visitor, &error);
+        return door.fail(&error);
     }
     let Err(error) = poised.execute().map(|never: Infallible| match never {});
     // The container's own output is where people look first.
     let line = format!("{error}\n");
     // Nobody may be reading it.
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
-    door::fail_to_execute(&visitor, &error);
+    door.fail_to_execute(&error);
 }
 
 /// Nobody may look into init through `/proc/<pid>` or trace it, while it still holds what is the host's.

@@ -7,7 +7,8 @@
 //!      |  ---------------- Go(pid) ---------> |   the cgroup is joined
 //!      |  <------------ MountsDone -----------|
 //!      |  --------------- HooksDone --------> |   limits are in place
-//!      |  <--------- Listener(fd) ------------|   where the seccomp profile notifies
+//!      |  <--------- Listener(n) -------------|   where the seccomp profile notifies
+//!      |  ----------- Taken, or Send -------> |   Send is followed by Listener with the descriptor itself
 //!      |  <------------- Ready ---------------|   all but the program is in place
 //!      |  ----------------- Saved ----------> |   the pid file is written
 //!      |  <------- Failed, or the end --------|   the end means that the program runs
@@ -150,8 +151,8 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     to_inside.say(Outside::HooksDone, 0)?;
 
     let oci = oci_state(state, "running");
-    to_inside.expect_ready(|listener| send_listener(spec, &listener, pid, &oci))?;
     if let Some((_, pidfd)) = undo.processes.last() {
+        to_inside.expect_ready(pidfd.as_fd(), |listener| send_listener(spec, &listener, pid, &oci))?;
         (visit.announce)(pid, pidfd.as_fd())?;
     }
     tracing::debug!("setns_init: about to exec: what is left is the program");
@@ -258,6 +259,7 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
         console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
     }
+    sys::exit_on(&[]).at("reset signals")?;
     let poised =
         plan.assume(prepared.may_set_groups, prepared.preserve_fds, |listener| link.give_listener(listener))?;
     link.say(Inside::Ready)?;

@@ -132,11 +132,13 @@ pub(crate) fn own_standard_streams(uid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Takes on user, groups and capabilities, in the only order that works: each step needs what the next gives away.
+/// Takes on user, groups and capabilities, in the only order that works: each step needs what the next gives away. The
+/// capabilities `until_exec` are kept as well: execve(2) takes them away, since what a program is permitted comes of the
+/// bounding, inheritable and ambient sets alone (capabilities(7)).
 ///
 /// # Errors
 /// Names the step that the kernel refused.
-pub(crate) fn assume(user: &User, caps: &CapSets, may_set_groups: bool) -> Result<()> {
+pub(crate) fn assume(user: &User, caps: &CapSets, may_set_groups: bool, until_exec: CapabilitySet) -> Result<()> {
     for number in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << number);
         if caps.bounding.contains(one) {
@@ -160,7 +162,8 @@ pub(crate) fn assume(user: &User, caps: &CapSets, may_set_groups: bool) -> Resul
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid).at_with(|| format!("setgid {}", user.gid))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).at_with(|| format!("setuid {}", user.uid))?;
-    let sets = CapabilitySets { effective: caps.effective, permitted: caps.permitted, inheritable: caps.inheritable };
+    let (effective, permitted) = (caps.effective | until_exec, caps.permitted | until_exec);
+    let sets = CapabilitySets { effective, permitted, inheritable: caps.inheritable };
     set_capabilities(sets)?;
     rustix::thread::set_keep_capabilities(false).at("keep capabilities")?;
     rustix::thread::clear_ambient_capability_set().at("clear ambient capabilities")?;

@@ -17,7 +17,7 @@ use crate::{
     spec::{ConsoleSize, IoClass, IoPriority, Linux, Process, Scheduler, User},
     sys::{self, SchedAttr},
 };
-use rustix::{fd::OwnedFd, io::Errno};
+use rustix::{fd::OwnedFd, io::Errno, thread::CapabilitySet};
 use std::path::PathBuf;
 
 /// Everything about the process, checked.
@@ -50,7 +50,7 @@ pub(crate) struct ProcessPlan {
 /// What is left to do once `start` has been given.
 pub(crate) struct Poised {
     command: Command,
-    // Loaded last where the kernel allows it, so that a profile need not allow what we still do.
+    // Loaded last, so that a profile need not allow what we still do.
     late_filter: Option<Filter>,
 }
 
@@ -138,13 +138,13 @@ impl ProcessPlan {
             .at_with(|| format!("apply apparmor profile {:?}", self.apparmor_profile))
     }
 
-    /// Becomes the process in everything but the program. The seccomp notification descriptor, if one is asked for, goes to
-    /// `give_listener` as soon as there is one: calls after that may wait for who has it.
+    /// Becomes the process in everything but the program. A seccomp filter with a notification descriptor is loaded last, and
+    /// that goes to `give_listener` at once: calls after that may wait for who has it.
     pub(crate) fn assume(
         mut self,
         may_set_groups: bool,
         keep_fds: u32,
-        give_listener: impl Fn(OwnedFd) -> Result<()>,
+        give_listener: impl FnOnce(OwnedFd) -> Result<()>,
     ) -> Result<Poised> {
         if let Some(attr) = self.scheduler {
             sys::set_scheduler(attr).map_err(|errno| match errno {
@@ -175,21 +175,19 @@ impl ProcessPlan {
         };
         identity::own_standard_streams(self.user.uid)?;
         let environment = command::environment(&self.env, self.user.uid);
-        let load = |filter: &Filter| filter.load().at("seccomp")?.map_or(Ok(()), &give_listener);
-        // Without no_new_privs loading takes CAP_SYS_ADMIN, which may be gone afterwards. What comes before it needs no leave
-        // of the profile or its agent.
-        if !self.no_new_privileges
-            && let Some(filter) = self.filter.take()
-        {
-            load(&filter)?;
-        }
-        identity::assume(&self.user, &self.caps, may_set_groups)?;
+        // Loading takes CAP_SYS_ADMIN where no_new_privs is not set. The program does not get it: until then nobody else runs.
+        let admin = if self.filter.is_some() && !self.no_new_privileges {
+            seccomp::may_load()?
+        } else {
+            CapabilitySet::empty()
+        };
+        identity::assume(&self.user, &self.caps, may_set_groups, admin)?;
         if !went {
             command::change_directory(&self.cwd)?;
         }
         let command = Command::find(&self.args, environment)?;
         if let Some(filter) = self.filter.take_if(|filter| filter.needs_listener) {
-            load(&filter)?;
+            filter.load().at("seccomp")?.map_or(Ok(()), give_listener)?;
         }
         Ok(Poised { command, late_filter: self.filter })
     }
@@ -198,7 +196,6 @@ impl ProcessPlan {
 impl Poised {
     /// From here on all that runs is under the filter: the startContainer hooks are the container's, too.
     pub(crate) fn enforce(&self) -> Result<()> {
-        sys::reset_signals().at("reset signals")?;
         if let Some(filter) = &self.late_filter {
             filter.load().at("seccomp")?;
         }

@@ -24,7 +24,7 @@ pub(crate) use sched::{
     set_personality, set_scheduler,
 };
 pub use signal::{Signals, send_signal};
-pub(crate) use signal::{reset_signals, signal_text};
+pub(crate) use signal::{exit_on, signal_text};
 
 use rustix::io::{Errno, Result};
 

@@ -26,12 +26,23 @@ pub(crate) fn signal_text(signal: i32) -> String {
     unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().to_lowercase()
 }
 
-/// Gives the caller what a program expects at its start: nothing blocked, and SIGPIPE (which Rust's start-up ignores)
-/// at its default. Handlers went with `CLONE_CLEAR_SIGHAND`.
-pub(crate) fn reset_signals() -> Result<()> {
-    // SAFETY: SIG_DFL is a valid disposition, no handler code is involved.
-    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR {
-        return Err(rustix::io::Errno::INVAL);
+/// Has each of `signals` end the caller at once, with 128 and its number as exit status; nothing is blocked any more, and
+/// SIGPIPE (which Rust's start-up ignores) does nothing. Other handlers went with `CLONE_CLEAR_SIGHAND`.
+///
+/// A program that the caller becomes starts with all signals at their defaults, without a further call: execve(2) forgets
+/// handlers.
+pub(crate) fn exit_on(signals: &[i32]) -> Result<()> {
+    extern "C" fn leave(signal: libc::c_int) {
+        super::exit(128 + signal)
+    }
+    extern "C" fn pass(_: libc::c_int) {}
+    let leave: extern "C" fn(libc::c_int) = leave;
+    let pass: extern "C" fn(libc::c_int) = pass;
+    for (signal, handler) in signals.iter().map(|&signal| (signal, leave)).chain([(libc::SIGPIPE, pass)]) {
+        // SAFETY: both handlers are functions of that signature, and do nothing that a handler may not do (signal-safety(7)).
+        if unsafe { libc::signal(signal, handler as usize) } == libc::SIG_ERR {
+            return Err(rustix::io::Errno::INVAL);
+        }
     }
     SignalSet::empty().block_exactly()
 }
@@ -71,27 +82,28 @@ impl SignalSet {
     }
 }
 
+fn signal_fd(set: &SignalSet) -> Result<OwnedFd> {
+    // SAFETY: the set lives across the call.
+    let fd = unsafe { libc::signalfd(-1, &raw const set.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    check(fd.into())?;
+    // SAFETY: the kernel made this descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// signalfd(2): blocked signals, as a descriptor to poll.
 pub struct Signals(OwnedFd);
 
 impl Signals {
     /// Blocks every signal and receives them here from now on. Never blocks on read.
     pub fn take_all() -> Result<Self> {
-        Self::take_set(&SignalSet::all())
-    }
-
-    /// Blocks these signals, and no others, and receives them here from now on.
-    pub(crate) fn take(signals: &[i32]) -> Result<Self> {
-        Self::take_set(&SignalSet::of(signals))
-    }
-
-    fn take_set(set: &SignalSet) -> Result<Self> {
+        let set = SignalSet::all();
         set.block_exactly()?;
-        // SAFETY: the set lives across the call.
-        let fd = unsafe { libc::signalfd(-1, &raw const set.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        check(fd.into())?;
-        // SAFETY: the kernel made this descriptor, which nobody else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        signal_fd(&set).map(Self)
+    }
+
+    /// Can be read while one of the signals is pending that ask a program to end; they stay pending.
+    pub fn endings(&self) -> Result<OwnedFd> {
+        signal_fd(&SignalSet::of(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]))
     }
 
     /// The next pending signal's number.

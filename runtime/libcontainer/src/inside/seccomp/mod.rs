@@ -25,9 +25,11 @@ mod verdict;
 use std::os::fd::OwnedFd;
 
 pub use self::arch::Machine;
+use rustix::thread::CapabilitySet;
+
 use self::profile::{ACTIONS, FLAGS, OPERATORS, Profile, flag};
 use self::verdict::Verdicts;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::spec::Seccomp;
 use crate::sys;
 pub use crate::sys::seccomp::Insn;
@@ -87,6 +89,19 @@ impl Filter {
 
 /// Names of actions, sorted.
 pub fn known_actions() -> impl Iterator<Item = &'static str> {
+/// The capability by which this thread may load a filter without `no_new_privs`.
+///
+/// # Errors
+/// Where it does not have it, as the kernel would say.
+pub(crate) fn may_load() -> Result<CapabilitySet> {
+    let held = rustix::thread::capabilities(None).at("capget")?.effective;
+    if held.contains(CapabilitySet::SYS_ADMIN) {
+        return Ok(CapabilitySet::SYS_ADMIN);
+    }
+    let refused = Error::from(rustix::io::Errno::ACCESS).at("needs process.noNewPrivileges or CAP_SYS_ADMIN");
+    Err(refused.at("load seccomp filter").at("seccomp"))
+}
+
     ACTIONS.iter().map(|(name, _)| *name)
 }
 
