@@ -97,6 +97,15 @@ pub fn ordinary(id: &str, args: &[&str]) -> Value {
 /// The default seccomp profile that Docker's family of engines applies, for the given capabilities, in the form of the
 /// runtime specification. Read from the file that the distribution installs with buildah.
 pub fn engine_seccomp(capabilities: &[&str]) -> Option<Value> {
+    engine_seccomp_on("x86_64", capabilities)
+}
+
+/// The same for another machine, `aarch64`.
+pub fn engine_seccomp_on(machine: &str, capabilities: &[&str]) -> Option<Value> {
+    let (aliases, architectures) = match machine {
+        "aarch64" => (["arm64", "aarch64"], json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"])),
+        _ => (["amd64", "x86_64"], json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"])),
+    };
     let text = std::fs::read_to_string("/usr/share/containers/seccomp.json").ok()?;
     let profile: Value = serde_json::from_str(&text).expect("the installed profile");
     let granted = |list: &Value| -> bool {
@@ -104,8 +113,9 @@ pub fn engine_seccomp(capabilities: &[&str]) -> Option<Value> {
     };
     let any =
         |list: &Value| list.as_array().is_some_and(|l| l.iter().any(|c| capabilities.iter().any(|have| c == have)));
-    let here =
-        |list: &Value| list.as_array().is_none_or(|l| l.is_empty() || l.iter().any(|a| a == "amd64" || a == "x86_64"));
+    let here = |list: &Value| {
+        list.as_array().is_none_or(|l| l.is_empty() || l.iter().any(|a| aliases.iter().any(|alias| a == alias)))
+    };
     let syscalls: Vec<Value> = profile["syscalls"]
         .as_array()?
         .iter()
@@ -127,7 +137,7 @@ pub fn engine_seccomp(capabilities: &[&str]) -> Option<Value> {
         .collect();
     let mut seccomp = json!({
         "defaultAction": profile["defaultAction"],
-        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "architectures": architectures,
         "syscalls": syscalls,
     });
     if profile["defaultErrnoRet"].is_number() {

@@ -5,6 +5,7 @@
 pub mod containerd;
 pub mod dockerd;
 pub mod image;
+pub mod libseccomp;
 pub mod registry;
 
 use std::fs::File;

@@ -7,5 +7,6 @@ mod containerd;
 mod docker;
 mod pipeline;
 mod podman;
+mod profiles;
 mod sandbox;
 mod shim_killed;

@@ -15,6 +15,7 @@
 //! * Unless the default action lets calls through, numbers above the highest that the profile names get ENOSYS.
 
 mod arch;
+mod interpret;
 mod names;
 mod profile;
 mod program;
@@ -24,9 +25,10 @@ mod verdict;
 
 use std::os::fd::OwnedFd;
 
-pub use self::arch::Machine;
 use rustix::thread::CapabilitySet;
 
+pub use self::arch::Machine;
+pub use self::interpret::{Call, interpret};
 use self::profile::{ACTIONS, FLAGS, OPERATORS, Profile, flag};
 use self::verdict::Verdicts;
 use crate::error::{At, Error, Result};
@@ -87,8 +89,6 @@ impl Filter {
     }
 }
 
-/// Names of actions, sorted.
-pub fn known_actions() -> impl Iterator<Item = &'static str> {
 /// The capability by which this thread may load a filter without `no_new_privs`.
 ///
 /// # Errors
@@ -102,6 +102,8 @@ pub(crate) fn may_load() -> Result<CapabilitySet> {
     Err(refused.at("load seccomp filter").at("seccomp"))
 }
 
+/// Names of actions, sorted.
+pub fn known_actions() -> impl Iterator<Item = &'static str> {
     ACTIONS.iter().map(|(name, _)| *name)
 }
 
