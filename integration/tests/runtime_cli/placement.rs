@@ -287,6 +287,28 @@ fn a_network_device_whose_name_is_taken_stays_on_the_host() {
 }
 
 #[test]
+fn a_network_device_comes_back_from_a_birth_that_fails() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "loses it with the namespace");
+    not_on!(case, "crun", "does not know netDevices");
+    let pair = Pair::new(&case);
+    ip(&["address", "add", "169.254.169.78/32", "dev", &pair.0]);
+    ip(&["address", "add", "fd00:7b::1/64", "dev", &pair.0]);
+    ip(&["link", "set", "up", "dev", &pair.0]);
+    case.spec["linux"]["netDevices"] = json!({ pair.0.as_str(): { "name": "inner0" } });
+    case.hook("createRuntime", "one", 1);
+    case.create().refused(&["createRuntime"]);
+    case.spec["hooks"] = json!({});
+    case.args(&["/no-such-program"]);
+    case.create().refused(&["no-such-program"]);
+    case.nothing_left();
+    let said = integration::command::tool("ip", &["address", "show", "dev", &pair.0]).ok().stdout;
+    for words in ["169.254.169.78/32", "fd00:7b::1/64", ",UP"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
 fn a_label_where_nothing_is_labelled_is_refused() {
     if fs::exists("/sys/fs/selinux/enforce").unwrap() {
         skip!("SELinux is on");

@@ -19,7 +19,7 @@ use crate::{
         affinity,
         cgroup::{self, Cgroup},
         hooks::{self, OciState},
-        limits, net_devices, rdt, seccomp_agent,
+        limits, rdt, seccomp_agent,
     },
     process::start_time,
     spec::{Hooks, Spec},
@@ -181,7 +181,7 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
         cgroup.restrict().at("linux.resources")?;
     }
     affinity::reset(pid);
-    net_devices::give(&prepared.plan.net_devices, pid)?;
+    undo.devices.give(&prepared.plan.net_devices, pid)?;
     tracing::debug!("{}: mounts are done; prestart and createRuntime hooks", request.id);
     state.pid = pid.as_raw_nonzero().get();
     let oci = oci_state(&state, "creating");

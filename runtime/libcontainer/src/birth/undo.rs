@@ -3,7 +3,7 @@
 use super::link::ToInside;
 use crate::{
     error::{At, Error, Result},
-    outside::{cgroup::Cgroup, rdt},
+    outside::{cgroup::Cgroup, net_devices, rdt},
     store::Slot,
 };
 use rustix::{
@@ -18,6 +18,7 @@ pub(crate) struct Undo {
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) rdt: Option<rdt::Group>,
     pub(crate) processes: Vec<(Pid, OwnedFd)>,
+    pub(crate) devices: net_devices::Gift,
 }
 
 impl Undo {
@@ -42,6 +43,7 @@ impl Undo {
     /// The birth is on record: everything stays. Returns what was made.
     pub(crate) fn disarm(mut self) -> (Option<Slot>, Option<Cgroup>, Vec<(Pid, OwnedFd)>) {
         self.rdt = None;
+        self.devices = net_devices::Gift::default();
         (self.slot.take(), self.cgroup.take(), std::mem::take(&mut self.processes))
     }
 }
@@ -54,6 +56,7 @@ impl Drop for Undo {
             // `ALL`: a process made with CLONE_PARENT has no exit signal.
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | all_children());
         }
+        std::mem::take(&mut self.devices).take_back();
         let complain = |what: &str, result: Result<()>| {
             if let Err(error) = result {
                 tracing::warn!("undo: {what}: {error}");

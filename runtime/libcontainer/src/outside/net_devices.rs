@@ -54,55 +54,119 @@ fn is_valid(name: &str) -> bool {
     !name.is_empty() && name.len() < libc::IFNAMSIZ && !matches!(name, "." | "..") && !name.contains(bad)
 }
 
-/// Moves `devices` into the network namespace of `pid`, with the addresses that were given to them for good, and brings them up.
-pub(crate) fn give(devices: &[NetDevice], pid: Pid) -> Result<()> {
-    if devices.is_empty() {
-        return Ok(());
-    }
-    let open = |path: &str| {
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at_with(|| format!("open {path}"))
-    };
-    let own = open("/proc/self/ns/net")?;
-    let namespace = open(&format!("/proc/{}/ns/net", pid.as_raw_nonzero()))?;
-    let host = Route::open()?;
-    sys::setns(namespace.as_fd(), libc::CLONE_NEWNET as u64).at("enter the container's network namespace")?;
-    // A socket stays in the namespace that it was made in.
-    let container = Route::open();
-    sys::setns(own.as_fd(), libc::CLONE_NEWNET as u64).at("go back to the own network namespace")?;
-    let container = container?;
-    // None moves unless all can be found: what has moved dies with a container that is not made.
-    for NetDevice { name, .. } in devices {
-        host.link(name)
-            .at_with(|| format!("{name}: link not found for interface {name} on runtime namespace"))
-            .at("linux.netDevices")?;
-    }
-    devices
-        .iter()
-        .try_for_each(|device| give_one(device, &host, &container, &namespace).at_with(|| device.name.clone()))
-        .at("linux.netDevices")
+/// The devices that a container was given, for as long as it may still fail to be made: they go back then.
+#[derive(Default)]
+pub(crate) struct Gift {
+    between: Option<Between>,
+    moved: Vec<Moved>,
 }
 
-fn give_one(device: &NetDevice, host: &Route, container: &Route, namespace: &OwnedFd) -> Result<()> {
-    let NetDevice { name, inner_name } = device;
-    let link = host.link(name).at_with(|| format!("link not found for interface {name} on runtime namespace"))?;
-    // The kernel moves first and renames then: a device that finds its name taken would be lost with the namespace.
-    if container.link(inner_name).is_ok() {
-        return Err(Error::other(format!("the name {inner_name:?} is taken in the container")));
-    }
-    // Those of IPv6 go when the link goes down.
-    let moved = host.addresses(&link).at("fail to get ip addresses")?;
-    // The host's own programs must not use it on its way, and it loses its addresses there.
-    host.bring(&link, false).at("fail to set link down")?;
-    host.rename_into(&link, inner_name, namespace.as_fd()).at("fail to move network device").inspect_err(|_| {
-        if link.is_up {
-            drop(host.bring(&link, true));
+/// A socket in each of the two network namespaces. The container's lives as long as its socket, even without a process.
+struct Between {
+    host: Route,
+    container: Route,
+    host_namespace: OwnedFd,
+    container_namespace: OwnedFd,
+}
+
+/// A device that has moved, and what it was on the host.
+struct Moved {
+    name: String,
+    was_up: bool,
+    addresses: Vec<Address>,
+    /// In the container.
+    link: Link,
+}
+
+impl Gift {
+    /// Moves `devices` into the network namespace of `pid`, with the addresses that were given to them for good, and brings
+    /// them up.
+    pub(crate) fn give(&mut self, devices: &[NetDevice], pid: Pid) -> Result<()> {
+        if devices.is_empty() {
+            return Ok(());
         }
-    })?;
-    let link = container.link(inner_name).at_with(|| format!("link not found for interface {inner_name}"))?;
-    for address in moved.iter().filter(|address| address.is_global() && address.is_permanent()) {
-        add(container, &link, address)?;
+        let between = self.between.insert(Between::open(pid)?);
+        // None moves unless all can be found.
+        for NetDevice { name, .. } in devices {
+            between.host_link(name).at("linux.netDevices")?;
+        }
+        for device in devices {
+            let link = between.give(device, &mut self.moved).at_with(|| device.name.clone()).at("linux.netDevices")?;
+            between.container.bring(link, true).at("fail to set up interface").at("linux.netDevices")?;
+        }
+        Ok(())
     }
-    container.bring(&link, true).at("fail to set up interface")
+
+    /// The container is not made: its devices are the host's again, as they were.
+    pub(crate) fn take_back(mut self) {
+        let Some(between) = self.between.take() else { return };
+        for moved in self.moved.drain(..).rev() {
+            if let Err(error) = between.take_back(&moved) {
+                tracing::warn!("undo: network device {} is lost: {error}", moved.name);
+            }
+        }
+    }
+}
+
+impl Between {
+    fn open(pid: Pid) -> Result<Self> {
+        let open = |path: &str| {
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at_with(|| format!("open {path}"))
+        };
+        let host_namespace = open("/proc/self/ns/net")?;
+        let container_namespace = open(&format!("/proc/{}/ns/net", pid.as_raw_nonzero()))?;
+        let host = Route::open()?;
+        let enter = |namespace: &OwnedFd| sys::setns(namespace.as_fd(), libc::CLONE_NEWNET as u64);
+        enter(&container_namespace).at("enter the container's network namespace")?;
+        // A socket stays in the namespace that it was made in.
+        let container = Route::open();
+        enter(&host_namespace).at("go back to the own network namespace")?;
+        Ok(Self { host, container: container?, host_namespace, container_namespace })
+    }
+
+    fn host_link(&self, name: &str) -> Result<Link> {
+        let absent = || format!("{name}: link not found for interface {name} on runtime namespace");
+        self.host.link(name).at_with(absent)
+    }
+
+    /// Returns the device in the container, which is on record in `moved` from the moment that it is there.
+    fn give<'a>(&self, device: &NetDevice, moved: &'a mut Vec<Moved>) -> Result<&'a Link> {
+        let NetDevice { name, inner_name } = device;
+        let link = self.host_link(name)?;
+        // The kernel moves first and renames then: a device that finds its name taken would be lost with the namespace.
+        if self.container.link(inner_name).is_ok() {
+            return Err(Error::other(format!("the name {inner_name:?} is taken in the container")));
+        }
+        // Those of IPv6 go when the link goes down.
+        let addresses = self.host.addresses(&link).at("fail to get ip addresses")?;
+        // The host's own programs must not use it on its way, and it loses its addresses there.
+        self.host.bring(&link, false).at("fail to set link down")?;
+        let rename = self.host.rename_into(&link, inner_name, self.container_namespace.as_fd());
+        rename.at("fail to move network device").inspect_err(|_| {
+            if link.is_up {
+                drop(self.host.bring(&link, true));
+            }
+        })?;
+        let inner = self.container.link(inner_name).at_with(|| format!("link not found for interface {inner_name}"))?;
+        moved.push(Moved { name: name.clone(), was_up: link.is_up, addresses, link: inner });
+        let Some(Moved { addresses, link, .. }) = moved.last() else {
+            return Err(Error::other("no device is on record"));
+        };
+        for address in addresses.iter().filter(|address| address.is_global() && address.is_permanent()) {
+            add(&self.container, link, address)?;
+        }
+        Ok(link)
+    }
+
+    fn take_back(&self, moved: &Moved) -> Result<()> {
+        self.container.bring(&moved.link, false).at("fail to set link down")?;
+        self.container.rename_into(&moved.link, &moved.name, self.host_namespace.as_fd()).at("move it back")?;
+        let link = self.host_link(&moved.name)?;
+        for address in moved.addresses.iter().filter(|address| address.is_permanent() && !address.is_link_local()) {
+            add(&self.host, &link, address)?;
+        }
+        if moved.was_up { self.host.bring(&link, true).at("fail to set up interface") } else { Ok(()) }
+    }
 }
 
 fn add(container: &Route, link: &Link, address: &Address) -> Result<()> {

@@ -56,6 +56,11 @@ impl Address {
         self.scope == 0
     }
 
+    /// What every IPv6 device has by itself: `fe80::…` (`RT_SCOPE_LINK`).
+    pub(super) fn is_link_local(&self) -> bool {
+        i32::from(self.family) == libc::AF_INET6 && self.scope == 253
+    }
+
     /// Given by somebody, not learnt and leased.
     pub(super) fn is_permanent(&self) -> bool {
         self.flags & IFA_F_PERMANENT != 0
