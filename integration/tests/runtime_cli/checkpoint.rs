@@ -194,3 +194,95 @@ fn what_others_put_among_the_images_is_neither_followed_nor_waited_for() {
     case.call(&words).refused(&["descriptors.json"]);
     case.nothing_left();
 }
+
+/// A criu that logs where it is told to, as the real one does: in the work directory (field 17 of its options), else among
+/// the images (field 1), by the descriptor of who asks.
+const LOGS: &str = r#"#!/usr/bin/python3
+import os, socket, sys
+
+def fields(data):
+    at = 0
+    def number():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+    while at < len(data):
+        key = number()
+        value = number()
+        if key & 7 == 2:
+            at += value
+            value = data[at - value:at]
+        yield key >> 3, value
+
+asked = socket.socket(fileno=int(sys.argv[2]))
+options = dict(fields(dict(fields(asked.recv(1 << 16)))[2]))
+os.chdir(f"/proc/{os.getppid()}/fd/{options.get(17, options[1])}")
+with open("restore.log", "w") as log:
+    print("Error: seen", file=log)
+"#;
+
+/// A directory with a `criu` that is this script.
+fn fake_criu(case: &Case, script: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = case.dir.join("fake");
+    std::fs::create_dir(&dir).unwrap();
+    let criu = dir.join("criu");
+    std::fs::write(&criu, script).unwrap();
+    std::fs::set_permissions(&criu, std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// `restore` with that criu from images that say as much as they must.
+fn restore_by(case: &Case, criu: &std::path::Path, flags: &[&str]) -> Command {
+    case.write();
+    let images = case.dir.join("images");
+    std::fs::create_dir_all(&images).unwrap();
+    std::fs::write(images.join("descriptors.json"), r#"["/dev/null","/dev/null","/dev/null"]"#).unwrap();
+    let mut command = case.command();
+    command.env("PATH", format!("{}:{}", criu.display(), std::env::var("PATH").unwrap()));
+    command.args(["restore", "--image-path", images.to_str().unwrap(), "--bundle", case.bundle().to_str().unwrap()]);
+    command.args(flags).arg(&case.id);
+    command
+}
+
+#[test]
+fn a_restore_that_waits_for_criu_can_be_ended() {
+    let case = Case::new();
+    not_on!(case, "crun", "is linked with criu's library");
+    not_on!(case, "runc", "holds the signal for the container that is to be");
+    let mark = case.dir.join("at-work");
+    let criu = fake_criu(&case, &format!("#!/bin/sh\necho >{}; exec sleep 1000\n", mark.display()));
+    let mut restore = restore_by(&case, &criu, &[]).spawn().unwrap();
+    assert!(wait::file(&mark, integration::command::LIMIT, |_| true));
+    let pid = nix::unistd::Pid::from_raw(restore.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(restore.wait().unwrap().code(), Some(1));
+    case.nothing_left();
+}
+
+#[test]
+fn criu_does_not_follow_what_others_put_among_the_images() {
+    let case = Case::new();
+    not_on!(case, "crun", "is linked with criu's library");
+    not_on!(case, "runc", "has criu work among the images");
+    let victim = case.dir.join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    std::fs::create_dir(case.dir.join("images")).unwrap();
+    let log = case.dir.join("images/restore.log");
+    let criu = fake_criu(&case, LOGS);
+    for flags in [&[][..], &["--lazy-pages"]] {
+        std::os::unix::fs::symlink(&victim, &log).unwrap();
+        let out = case.finish(&mut restore_by(&case, &criu, flags), &case.files());
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious", "{flags:?}");
+        out.refused(&["restore.log", "Error: seen"]);
+        assert!(log.symlink_metadata().unwrap().is_file(), "{flags:?}: the log is where people look for it");
+        std::fs::remove_file(&log).unwrap();
+        case.nothing_left();
+    }
+}

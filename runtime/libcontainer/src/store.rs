@@ -16,7 +16,7 @@ use crate::{
     spec::{NamespaceKind, Resources},
 };
 use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     fs::{AtFlags, FlockOperation, Mode, OFlags},
     io::Errno,
 };
@@ -203,6 +203,11 @@ impl Slot {
         self.lock.as_fd()
     }
 
+    /// The directory's path, for those who cannot be given its descriptor.
+    pub(crate) fn path(&self) -> Result<PathBuf> {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.lock.as_raw_fd())).at("find the container's directory")
+    }
+
     /// Waits for other changers of this container, and keeps them out until this slot is dropped.
     ///
     /// # Errors
@@ -267,12 +272,12 @@ impl Slot {
                 Err(error) => return Err(error).at_with(|| format!("unlink {name}")),
             }
         }
+        Ok(())
     }
 
     /// Removes the directory with what it holds.
     pub fn remove(&self) -> Result<()> {
         // What is written here first: that takes no descriptor, of which there may be none left.
-        Ok(())
         for name in [START_FIFO, STARTED_FIFO, CONFIG, STATE] {
             let _ = rustix::fs::unlinkat(&self.lock, name, AtFlags::empty());
         }
@@ -288,8 +293,12 @@ impl Slot {
             names.push(entry.at("read the container's directory")?.file_name().to_owned());
         }
         for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
-            rustix::fs::unlinkat(&self.lock, name.as_c_str(), AtFlags::empty())
-                .at_with(|| format!("unlink {name:?}"))?;
+            match rustix::fs::unlinkat(&self.lock, name.as_c_str(), AtFlags::empty()) {
+                // criu's, of a checkpoint or a restore that was killed.
+                Err(Errno::ISDIR) => std::fs::remove_dir_all(self.path()?.join(name.to_string_lossy().as_ref()))
+                    .at_with(|| format!("remove {name:?}"))?,
+                removed => removed.at_with(|| format!("unlink {name:?}"))?,
+            }
         }
         rustix::fs::unlinkat(&self.store, self.id.as_str(), AtFlags::REMOVEDIR).at("remove the container's directory")
     }

@@ -7,7 +7,7 @@ pub(crate) struct Criu {
     /// The directory of criu's images [default: ./checkpoint]
     #[arg(long, value_name = "DIR")]
     pub(crate) image_path: Option<PathBuf>,
-    /// The directory of criu's log and temporary files [default: that of the images]
+    /// The directory of criu's log and temporary files [default: one of the container's own, whose logs then go to the images]
     #[arg(long, value_name = "DIR")]
     pub(crate) work_path: Option<PathBuf>,
     /// Allow open TCP connections

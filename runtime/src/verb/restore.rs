@@ -21,7 +21,7 @@ pub(crate) fn run(global: &Global, args: &Restore) -> Result<u8> {
     descriptors::claim(0).at("descriptors")?;
     libcontainer::store::check_id(&args.id)?;
     let bundle = Bundle::read(&args.bundle)?;
-    let options = Options {
+    let mut options = Options {
         lsm_profile: args.lsm_profile.clone(),
         lsm_mount_context: args.lsm_mount_context.clone(),
         ..options(&args.criu)?
@@ -30,6 +30,8 @@ pub(crate) fn run(global: &Global, args: &Restore) -> Result<u8> {
     let (engine, own) = Console::of(args.console_socket.as_deref(), terminal, args.detach)?.split();
     // Before there is a child, so that no signal, and no end of one, is missed.
     let signals = if args.detach { None } else { Some(Signals::take_all().at("take signals")?) };
+    // Until there is a container that gets them.
+    options.interrupt = signals.as_ref().map(Signals::endings).transpose().at("take signals")?;
     if signals.is_some() && !args.no_subreaper {
         // Any number means yes.
         rustix::process::set_child_subreaper(Some(Pid::INIT)).at("become a subreaper")?;

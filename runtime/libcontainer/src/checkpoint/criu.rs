@@ -14,8 +14,9 @@
 use super::wire::{Message, Value, fields};
 use crate::error::{At, Error, Kind, Result};
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    io::{Errno, FdFlags, fcntl_setfd},
+    io::{Errno, FdFlags, fcntl_setfd, retry_on_intr},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
         recvmsg, send, socketpair,
@@ -224,15 +225,16 @@ impl Response {
 }
 
 /// A running criu.
-pub(super) struct Criu {
+pub(super) struct Criu<'a> {
     child: Child,
     socket: OwnedFd,
+    interrupt: Option<&'a OwnedFd>,
 }
 
-impl Criu {
+impl<'a> Criu<'a> {
     /// Starts it with `inherited` descriptors under their own numbers; with our standard streams where `streams` is set, which
-    /// a restored container gets.
-    pub(super) fn start(streams: bool, inherited: &[BorrowedFd<'_>]) -> Result<Self> {
+    /// a restored container gets. Nobody waits for it any more once `interrupt` can be read.
+    pub(super) fn start(streams: bool, inherited: &[BorrowedFd<'_>], interrupt: Option<&'a OwnedFd>) -> Result<Self> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).at("socketpair")?;
         for fd in inherited.iter().copied().chain([theirs.as_fd()]) {
@@ -249,7 +251,7 @@ impl Criu {
         for fd in inherited {
             fcntl_setfd(fd, FdFlags::CLOEXEC).at("take a descriptor back from criu")?;
         }
-        Ok(Self { child, socket: ours })
+        Ok(Self { child, socket: ours, interrupt })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -288,7 +290,7 @@ impl Criu {
 
     /// Refuses what the kernel or criu cannot do.
     pub(super) fn require(mem_track: bool, lazy_pages: bool) -> Result<()> {
-        let criu = Self::start(false, &[])?;
+        let criu = Criu::start(false, &[], None)?;
         let mut features = Message::default();
         for (field, _) in [(1, mem_track), (2, lazy_pages)].into_iter().filter(|(_, wanted)| *wanted) {
             features.number(field, 1);
@@ -316,6 +318,19 @@ impl Criu {
         Err(Error::other(format!("criu failed: {status}")))
     }
 
+    /// For the next word.
+    fn wait(&self) -> Result<()> {
+        let mut fds: Vec<_> =
+            std::iter::once(&self.socket).chain(self.interrupt).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        retry_on_intr(|| poll(&mut fds, None)).at("hear from criu")?;
+        match fds.get(1) {
+            Some(interrupt) if !interrupt.revents().is_empty() => {
+                Err(Error::other("a signal came while criu was at work"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn say(&self, message: &Message) -> Result<()> {
         send(&self.socket, message.as_bytes(), SendFlags::NOSIGNAL).at("talk to criu").map(drop)
     }
@@ -324,6 +339,7 @@ impl Criu {
         let mut buffer = vec![0; 64 << 10];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
+        self.wait()?;
         let count = loop {
             match recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Err(Errno::INTR) => {}
@@ -348,7 +364,7 @@ impl Criu {
     }
 }
 
-impl Drop for Criu {
+impl Drop for Criu<'_> {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             // It may be in the middle of something that failed on our side. Both fail only where it is gone.

@@ -5,7 +5,7 @@ use super::{
     criu::{self, Criu, Kinds},
     explain,
     external::{self, text},
-    make_dir, refuse_parent,
+    make_dir, refuse_parent, write_new,
 };
 use crate::{
     error::{At, Error, Kind, Result},
@@ -13,15 +13,10 @@ use crate::{
     spec::Spec,
     store::Slot,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
-use std::{
-    fs,
-    io::Write,
-    os::fd::{AsFd, BorrowedFd},
-    path::Path,
-};
+use std::{fs, os::fd::AsFd, path::Path};
 
 const LOG: &str = "dump.log";
+const LOGS: [&str; 2] = [LOG, "stats-dump"];
 
 /// Writes the container to `options.images`. It is deleted afterwards, unless it was to go on.
 ///
@@ -38,7 +33,7 @@ pub fn dump(slot: &Slot, options: &Options) -> Result<()> {
     }
     let spec = Spec::parse(&slot.config()?)?;
     make_dir(&options.images, "--image-path")?;
-    let dirs = Dirs::open(options)?;
+    let dirs = Dirs::open(options, slot, LOGS)?;
     if let Some(parent) = &options.parent {
         refuse_parent(parent, &options.images)?;
     }
@@ -85,29 +80,19 @@ pub fn dump(slot: &Slot, options: &Options) -> Result<()> {
     }
 
     let kind = if options.pre_dump { Kinds::PreDump } else { Kinds::Dump };
-    let dumped = Criu::start(false, &[])?.serve(kind, &request, |notification| {
+    let dumped = Criu::start(false, &[], None)?.serve(kind, &request, |notification| {
         if let ("status-ready", Some(status)) = (notification.script.as_str(), &options.status) {
             rustix::io::write(status, &[0]).at("--status-fd")?;
         }
         Ok(())
     });
-    dumped.map_err(|error| explain(error, &dirs, options, LOG))?;
+    let dumped = dumped.map_err(|error| explain(error, &dirs, options, LOG));
+    dirs.publish(LOGS);
+    dumped?;
     if options.leave_running || options.pre_dump {
         return Ok(());
     }
     life::delete(slot, true)
-}
-
-/// Puts a file in place of whatever had its name: the directory may be one that others write to, and links in it are theirs.
-fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let fresh = format!(".{name}.{}", std::process::id());
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = fs::File::from(openat(dir, &fresh, flags, Mode::RUSR | Mode::WUSR)?);
-    let written = file.write_all(bytes).and_then(|()| Ok(renameat(dir, &fresh, dir, name)?));
-    if written.is_err() {
-        let _: rustix::io::Result<()> = unlinkat(dir, &fresh, AtFlags::empty());
-    }
-    written
 }
 
 /// Directories are masked by a file system of their own, which criu takes along.

@@ -16,11 +16,17 @@ mod wire;
 pub use dump::dump;
 pub use restore::{Revived, restore};
 
-use crate::error::{At, Error, Kind, Result};
+use crate::{
+    error::{At, Error, Kind, Result},
+    store::Slot,
+};
 use criu::Request;
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat},
+    io::Errno,
+};
 use std::{
-    io::Read,
+    io::{Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -29,6 +35,8 @@ use std::{
 const DESCRIPTORS: &str = "descriptors.json";
 /// A log that says more, in bytes, is not searched to its end.
 const MAX_LOG: u64 = 16 << 20;
+/// Where criu works if the caller names no place, in the container's own directory.
+const WORK: &str = "criu";
 /// criu's own configuration for containers, where the annotation `org.criu.config` names no other.
 const CONFIG: &str = "/etc/criu/runc.conf";
 
@@ -37,7 +45,7 @@ const CONFIG: &str = "/etc/criu/runc.conf";
 pub struct Options {
     /// Where the images are.
     pub images: PathBuf,
-    /// Where criu works and logs; with the images where it is not given.
+    /// Where criu works and logs; where it is not given, its logs come to lie with the images.
     pub work: Option<PathBuf>,
     /// An earlier dump, relative to the images.
     pub parent: Option<String>,
@@ -67,6 +75,8 @@ pub struct Options {
     pub page_server: Option<(String, u16)>,
     /// What criu does with cgroups: its own name of the mode.
     pub cgroups: Cgroups,
+    /// Can be read once the caller wants no more of it: criu is killed then.
+    pub interrupt: Option<OwnedFd>,
     /// An LSM profile to restore with, `TYPE:NAME`.
     pub lsm_profile: Option<String>,
     /// An LSM mount context to restore with.
@@ -103,15 +113,37 @@ fn make_dir(path: &Path, field: &str) -> Result<OwnedFd> {
 }
 
 /// The directories of images and work, open. They must live until criu is done: it opens them through us.
+///
+/// criu opens the files that it writes by name, and follows links. So it works where nobody else writes: images come from
+/// others, and a link that one of them left there would lead its log to a file of the host. Lazy pages alone are fetched by a
+/// socket that another criu has made with the images; links are taken away from there.
 struct Dirs {
     images: OwnedFd,
     work: Option<OwnedFd>,
+    /// To be emptied into the images.
+    own: Option<PathBuf>,
 }
 
 impl Dirs {
-    fn open(options: &Options) -> Result<Self> {
+    /// `logs` are the files that criu writes where it works.
+    fn open(options: &Options, slot: &Slot, logs: [&str; 2]) -> Result<Self> {
         let images = open_dir(&options.images, "--image-path")?;
-        Ok(Self { images, work: options.work.as_deref().map(|it| make_dir(it, "--work-path")).transpose()? })
+        match &options.work {
+            Some(work) => Ok(Self { images, work: Some(make_dir(work, "--work-path")?), own: None }),
+            None if options.lazy_pages => {
+                for name in logs {
+                    match unlinkat(&images, name, AtFlags::empty()) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(error) => return Err(error).at_with(|| format!("remove an earlier {name}")),
+                    }
+                }
+                Ok(Self { images, work: None, own: None })
+            }
+            None => {
+                let own = slot.path()?.join(WORK);
+                Ok(Self { images, work: Some(make_dir(&own, "criu's directory")?), own: Some(own) })
+            }
+        }
     }
 
     /// Where criu writes its log.
@@ -123,6 +155,21 @@ impl Dirs {
         request.images_dir(self.images.as_raw_fd());
         if let Some(work) = &self.work {
             request.work_dir(work.as_raw_fd());
+        }
+    }
+
+    /// criu is done: its logs go to the images, where people look for them.
+    fn publish(&self, logs: [&str; 2]) {
+        let Some(own) = &self.own else { return };
+        for name in logs {
+            let Ok(bytes) = read_in(self.work(), name, MAX_LOG) else { continue };
+            if let Err(error) = write_new(self.images.as_fd(), name, &bytes) {
+                // Such as images on a medium that cannot be written.
+                tracing::warn!("{name} cannot be kept with the images: {error}");
+            }
+        }
+        if let Err(error) = std::fs::remove_dir_all(own) {
+            tracing::warn!("remove {}: {error}", own.display());
         }
     }
 }
@@ -163,6 +210,18 @@ fn read_in(dir: BorrowedFd<'_>, name: &str, most: u64) -> std::io::Result<Vec<u8
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Puts a file in place of whatever had its name: the directory may be one that others write to, and links in it are theirs.
+fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let fresh = format!(".{name}.{}", std::process::id());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = std::fs::File::from(openat(dir, &fresh, flags, Mode::RUSR | Mode::WUSR)?);
+    let written = file.write_all(bytes).and_then(|()| Ok(renameat(dir, &fresh, dir, name)?));
+    if written.is_err() {
+        let _: rustix::io::Result<()> = unlinkat(dir, &fresh, AtFlags::empty());
+    }
+    written
 }
 
 /// Adds where criu says more, with the last of what its log calls errors; the others go to ours.

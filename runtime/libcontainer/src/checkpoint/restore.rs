@@ -29,6 +29,7 @@ use rustix::{
 use std::{fs, path::Path};
 
 const LOG: &str = "restore.log";
+const LOGS: [&str; 2] = [LOG, "stats-restore"];
 /// An image's list of three names is not longer, in bytes.
 const MAX_DESCRIPTORS: u64 = 64 << 10;
 
@@ -85,7 +86,7 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     }
 
     let inherited: Vec<BorrowedFd<'_>> = namespaces.iter().map(AsFd::as_fd).collect();
-    let (criu, dirs) = start(&plan.rootfs, &inherited, options)?;
+    let (criu, dirs) = start(&plan.rootfs, &inherited, options, slot)?;
     dirs.tell(&mut opts);
     if let Some(cgroup) = &mut undo.cgroup {
         // What it makes is born where it is.
@@ -100,7 +101,9 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     let restored = criu.serve(Kinds::Restore, &opts, |notification| {
         notified(notification, spec, &mut state, &mut undo, console.as_ref())
     });
-    restored.map_err(|error| explain(error, &dirs, options, LOG))?;
+    let restored = restored.map_err(|error| explain(error, &dirs, options, LOG));
+    dirs.publish(LOGS);
+    restored?;
 
     let Some((pid, pidfd)) = undo.processes.last() else {
         return Err(Error::other("criu did not say which process it restored"));
@@ -171,14 +174,19 @@ fn add_time_namespace(state: &mut State) {
 
 /// Starts criu in a mount namespace where the container's root is a mount, as it demands; the caller's stays as it is. The
 /// directories are opened there as well: criu mounts in them.
-fn start(rootfs: &Path, inherited: &[BorrowedFd<'_>], options: &Options) -> Result<(Criu, Dirs)> {
+fn start<'a>(
+    rootfs: &Path,
+    inherited: &[BorrowedFd<'_>],
+    options: &'a Options,
+    slot: &Slot,
+) -> Result<(Criu<'a>, Dirs)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let own = rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).at("open /proc/self/ns/mnt")?;
     let here = rustix::fs::open(".", flags | OFlags::DIRECTORY, Mode::empty()).at("open .")?;
     sys::unshare(libc::CLONE_NEWNS as u64).at("unshare the mount namespace")?;
     let started = mount_root(rootfs)
-        .and_then(|()| Dirs::open(options))
-        .and_then(|dirs| Ok((Criu::start(true, inherited)?, dirs)));
+        .and_then(|()| Dirs::open(options, slot, LOGS))
+        .and_then(|dirs| Ok((Criu::start(true, inherited, options.interrupt.as_ref())?, dirs)));
     // Hooks and pid files belong where the caller is.
     sys::setns(own.as_fd(), libc::CLONE_NEWNS as u64).at("go back to the own mount namespace")?;
     rustix::process::fchdir(here).at("go back to the working directory")?;
