@@ -89,3 +89,19 @@ fn cve_2023_25809_the_hosts_cgroups_are_not_writable() {
     }
     case.nothing_left();
 }
+
+#[test]
+fn cve_2026_30892_a_user_of_exec_is_the_one_that_was_named() {
+    let case = Case::new();
+    case.hold();
+    for (user, uid, gid) in [("1", 1, 0), ("1000", 1000, 0), ("1000:2", 1000, 2), ("0:7", 0, 7)] {
+        let report = case.exec_with(&["--user", user], &["/probe", "report"]).ok().report();
+        assert_eq!((&report.uid[..], &report.gid[..]), (&[uid; 4][..], &[gid; 4][..]), "{user}");
+    }
+    not_on!(case, "crun", "takes some of these for 0");
+    for user in ["", ":", "1:", ":1", "1x", "x1", "-1", " 1", "1 ", "1:2:3", "4294967295", "4294967296", "1:4294967296"]
+    {
+        let out = case.exec_with(&["--user", user], &["/probe", "report"]);
+        assert_ne!(out.code, 0, "{user:?}: {out}");
+    }
+}

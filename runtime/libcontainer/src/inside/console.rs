@@ -49,16 +49,23 @@ pub(crate) fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn open_master(root: &Root) -> Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = root.open_for(Path::new("/dev/ptmx"), flags, ResolveFlags::empty()).at("open /dev/ptmx")?;
-    let stat = rustix::fs::fstat(&master).at("stat /dev/ptmx")?;
+    let path = Path::new("/dev/ptmx");
+    // Looked at before it is opened: a node that the image has in its place may do something when that happens.
+    check_multiplexer(&root.open(path).at("open /dev/ptmx")?)?;
+    let master = root.open_for(path, OFlags::RDWR | OFlags::NOCTTY, ResolveFlags::empty()).at("open /dev/ptmx")?;
+    check_multiplexer(&master)?;
+    Ok(master)
+}
+
+fn check_multiplexer(file: &OwnedFd) -> Result<()> {
+    let stat = rustix::fs::fstat(file).at("stat /dev/ptmx")?;
     let is_multiplexer = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(PTMX.0, PTMX.1);
     // The node of a devpts opens in that devpts; one elsewhere would need a `pts` beside it, which could be anything.
-    if !is_multiplexer || rustix::fs::fstatfs(&master).at("statfs /dev/ptmx")?.f_type != DEVPTS {
-        return Err(Error::other("/dev/ptmx is not the multiplexer of a devpts: mount one on /dev/pts"));
+    if is_multiplexer && rustix::fs::fstatfs(file).at("statfs /dev/ptmx")?.f_type == DEVPTS {
+        return Ok(());
     }
-    Ok(master)
+    Err(Error::other("/dev/ptmx is not the multiplexer of a devpts: mount one on /dev/pts"))
 }
 
 pub(crate) fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
