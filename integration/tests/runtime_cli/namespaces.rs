@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use integration::case::Case;
 use integration::programs::Kind;
-use integration::{command, not_on};
+use integration::{command, not_on, wait};
 use serde_json::json;
 
 const KINDS: [(&str, &str); 6] =
@@ -202,6 +203,42 @@ fn a_user_namespace_is_joined_by_path() {
     assert_eq!(fs::metadata(format!("/proc/{}", second.pid())).unwrap().uid(), 100_000);
     let report = second.exec(&["/probe", "report"]).ok().report();
     assert_eq!(report.uid, [0; 4]);
+}
+
+#[test]
+fn a_user_namespace_that_denies_setgroups_is_joined() {
+    // As an ordinary user makes one: with a map of the user's own id alone.
+    const USER: u32 = 65_534;
+    let mut case = Case::new();
+    not_on!(case, "runc version 1.1", "wants mappings for a joined user namespace");
+    not_on!(case, "crun", "calls setgroups all the same");
+    let id = USER.to_string();
+    let words =
+        ["--reuid", &id, "--regid", &id, "--clear-groups", "unshare", "--user", "--map-root-user", "sleep", "1000"];
+    let mut holder = std::process::Command::new("setpriv")
+        .args(words)
+        .env("TARE_TEST", &case.id)
+        .spawn()
+        .expect("setpriv: run hack/setup");
+    let pid = holder.id();
+    let denied = wait::until(Duration::from_millis(5), integration::command::LIMIT, || {
+        let is = |file: &str, text: &str| {
+            fs::read_to_string(format!("/proc/{pid}/{file}")).is_ok_and(|it| it.contains(text))
+        };
+        (is("setgroups", "deny") && is("uid_map", &id) && is("comm", "sleep")).then_some(())
+    });
+    integration::case::give(&case.rootfs(), USER);
+    case.namespace("user", Some(&format!("/proc/{pid}/ns/user")));
+    // Limits of what is another user's take more privilege than a test machine may give.
+    case.spec["process"]["rlimits"] = json!([]);
+    for mount in case.spec["mounts"].as_array_mut().unwrap() {
+        mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+    }
+    case.args(&["/probe", "report"]);
+    let out = denied.map(|()| case.run());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(out.expect("the namespace was made").ok().report().uid, [0; 4]);
 }
 
 #[test]

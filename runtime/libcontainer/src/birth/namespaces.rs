@@ -31,13 +31,13 @@ pub(super) fn around_pid_namespace(cradle: &Cradle, clone: impl FnOnce() -> rust
 
 /// Joins what is joined by path; makes the user namespace where the clone could not; hands on to a second process where
 /// the pid namespace has to belong to it. Whoever returns is init, and init's ids are being seen to.
-pub(super) fn enter_namespaces(cradle: &Cradle, link: &ToOutside) -> Result<()> {
+pub(super) fn enter_namespaces(cradle: &Cradle, procfs: &Procfs, link: &ToOutside) -> Result<()> {
     for (kind, path) in &cradle.joins {
         join(path, flag(*kind)).at_with(|| format!("join the {kind} namespace {}", path.display()))?;
     }
     if let UserNamespace::Joined(path) = &cradle.user {
         join(path, libc::CLONE_NEWUSER as u64).at_with(|| format!("join the user namespace {}", path.display()))?;
-        identity::become_namespace_root(true)?;
+        identity::become_namespace_root(procfs.lets_set_groups()?)?;
     }
     let makes_user = cradle.user == UserNamespace::NewAfterJoins;
     if cradle.waypoint {

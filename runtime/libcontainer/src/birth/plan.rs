@@ -158,11 +158,6 @@ impl Plan {
     pub(crate) fn own_mounts(&self) -> bool {
         self.cradle.namespaces.contains(&NamespaceKind::Mount)
     }
-
-    /// Whether init may call setgroups(2).
-    pub(crate) fn may_set_groups(&self) -> bool {
-        !self.maps.as_ref().is_some_and(|maps| maps.deny_setgroups)
-    }
 }
 
 /// Where the mounts are the host's own, none may be put over what the host uses.

@@ -337,13 +337,16 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     }
     // A waypoint is not yet the process whose clock is meant.
     let clocks = if plan.cradle.waypoint { None } else { namespaces::open_clocks(plan, &prepared.procfs)? };
-    namespaces::enter_namespaces(&plan.cradle, link)?;
+    namespaces::enter_namespaces(&plan.cradle, &prepared.procfs, link)?;
     let clocks = if plan.cradle.waypoint { namespaces::open_clocks(plan, &prepared.procfs)? } else { clocks };
     // Not before: what a waypoint has made would be no leader of the session.
     rustix::process::setsid().at("setsid")?;
     prepared.state.pid = link.expect(Outside::Go)?;
+    let mut may_set_groups = true;
     if plan.in_user_namespace() {
-        identity::become_namespace_root(plan.may_set_groups())?;
+        // One that was joined may have been made by a user without privilege.
+        may_set_groups = prepared.procfs.lets_set_groups()?;
+        identity::become_namespace_root(may_set_groups)?;
     }
     namespaces::own_namespaces(plan, &prepared.procfs, clocks)?;
     if let Some(keyring) = &prepared.keyring {
@@ -383,7 +386,6 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     for sysctl::Setting { key, path, value } in &plan.sysctl {
         prepared.procfs.write(path, value).at_with(|| format!("sysctl {key}"))?;
     }
-    let may_set_groups = !plan.maps.as_ref().is_some_and(|maps| maps.deny_setgroups);
     // From now on the container can be entered: whoever does must not find the way out in us.
     hide_from_others()?;
     plan.process.apply_profile(&prepared.procfs)?;

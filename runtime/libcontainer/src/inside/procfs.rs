@@ -6,6 +6,7 @@ use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{Mode, OFlags, ResolveFlags},
 };
+use std::io::Read;
 
 /// `PROC_SUPER_MAGIC` of the kernel.
 pub(crate) const PROC: i64 = 0x9fa0;
@@ -35,6 +36,16 @@ impl Procfs {
             .and_then(|file| rustix::io::write(file, value.as_bytes()))
             .at_with(|| format!("write {value:?} to /proc/{path}"))
             .map(drop)
+    }
+
+    /// Whether the caller's user namespace lets its processes change their groups (user_namespaces(7)).
+    pub(crate) fn lets_set_groups(&self) -> Result<bool> {
+        let mut text = String::new();
+        self.open_beneath("self/setgroups", OFlags::RDONLY)
+            .map_err(Error::from)
+            .and_then(|file| Ok(std::fs::File::from(file).read_to_string(&mut text)?))
+            .at("read /proc/self/setgroups")?;
+        Ok(text.trim() != "deny")
     }
 
     /// Opens what is there.

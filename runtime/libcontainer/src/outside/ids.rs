@@ -16,7 +16,7 @@ pub(crate) struct Maps {
     uids: Map,
     gids: Map,
     /// An unprivileged writer of `gid_map` must give up setgroups(2) first.
-    pub(crate) deny_setgroups: bool,
+    deny_setgroups: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
