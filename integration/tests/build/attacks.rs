@@ -106,11 +106,11 @@ fn cve_2024_11218_and_23651_a_step_swaps_a_mounts_source_for_a_link_while_anothe
         "FROM base AS swap\nRUN --mount=type=cache,id=c,target=/c busybox rm -f /c/stop; until [ -e /c/stop ]; do busybox rm -rf /c/x; busybox ln -s {} /c/x; busybox rm -rf /c/x; busybox mkdir /c/x; done\n",
         host.display()
     );
-    let mut look = "FROM base AS look\n".to_owned();
-    for n in 0..20 {
-        look += &format!("RUN --mount=type=cache,id=c,source=x,target=/m cat /m/mark; echo {n}; true\n");
-    }
-    look += "RUN --mount=type=cache,id=c,target=/c echo > /c/stop\n";
+    let look: Vec<String> = (0..20)
+        .map(|n| format!("RUN --mount=type=cache,id=c,source=x,target=/m cat /m/mark; echo {n}; true\n"))
+        .collect();
+    let look = format!("FROM base AS look\n{}", look.concat());
+    let look = look + "RUN --mount=type=cache,id=c,target=/c echo > /c/stop\n";
     let dockerfile = format!("{swap}{look}FROM base\nCOPY --from=swap /etc/group /1\nCOPY --from=look /etc/group /2\n");
     // It may fail, where the source is no directory at that moment; then the other stage ends with the build.
     for _ in 0..5 {

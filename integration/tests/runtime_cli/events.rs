@@ -91,7 +91,7 @@ fn names(value: &Value, above: &str) -> Vec<String> {
     let mut all = Vec::new();
     for (key, value) in object {
         let name = format!("{above}.{key}");
-        let by_chance = value.as_f64().is_some_and(|number| number != 0.0) && !above.ends_with(".raw");
+        let by_chance = value.as_f64().is_some_and(|number| number != 0.0) && !above.ends_with("memory.raw");
         if by_chance || (!value.is_object() && above.contains("blkio")) {
             continue;
         }
