@@ -34,6 +34,7 @@ pub mod place;
 pub mod programs;
 pub mod report;
 pub mod spec;
+pub mod tree;
 pub mod wait;
 
 /// Ends the test as skipped, with the reason, which is printed and counted by `hack/test`.

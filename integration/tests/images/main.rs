@@ -6,6 +6,7 @@
 mod badinput;
 mod bundle;
 mod exchange;
+mod interop;
 mod push;
 mod registry;
 mod rootless;
