@@ -100,8 +100,7 @@ fn cve_2026_30892_a_user_of_exec_is_the_one_that_was_named() {
     }
     not_on!(case, "crun", "takes some of these for 0");
     not_on!(case, "runc", "takes an empty part for none");
-    for user in [":", "1:", ":1", "1x", "x1", "-1", " 1", "1 ", "1:2:3", "4294967295", "4294967296", "1:4294967296"]
-    {
+    for user in [":", "1:", ":1", "1x", "x1", "-1", " 1", "1 ", "1:2:3", "4294967295", "4294967296", "1:4294967296"] {
         let out = case.exec_with(&["--user", user], &["/probe", "report"]);
         assert_ne!(out.code, 0, "{user:?}: {out}");
     }
