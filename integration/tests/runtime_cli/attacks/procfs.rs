@@ -72,6 +72,8 @@ fn cve_2025_52881_labels_and_settings_written_elsewhere() {
     fs::create_dir_all(&forged).unwrap();
     fs::write(forged.join("ip_forward"), "0").unwrap();
     case.spec["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
+    // Which would be in the way of who writes by a path.
+    case.spec["linux"]["readonlyPaths"] = json!([]);
     let mounts = case.spec["mounts"].clone();
     case.mount("/proc/sys/net/ipv4", "bind", forged.to_str().unwrap(), &["bind"]);
     case.run().refused(&["inside /proc"]);
