@@ -1,11 +1,12 @@
 //! The runtime's verbs on an ordinary container of containerd's kind: all namespaces, masked and read-only paths, the
-//! engines' seccomp profile; on cgroup v2 alone and on v1 alone.
+//! engines' seccomp profile; on cgroup v2 alone and on v1 alone; records on a tmpfs, bundles on the disk.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use integration::programs::{self, Runtime};
 use integration::{case, cgroups, leak, spec};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::table::Samples;
@@ -122,6 +123,10 @@ fn measure(contenders: &[Contender], rounds: u32) -> (Samples, Vec<(String, Weig
     let id = case::unique();
     let dir = Path::new("/tmp").join(&id);
     let guard = Guard(id.clone(), dir.clone());
+    let run = dir.join("run");
+    std::fs::create_dir_all(&run).expect("a directory");
+    // Where engines have it, below /run, which systemd makes a tmpfs. The mount is in this thread's namespace.
+    mount(Some("tmpfs"), &run, Some("tmpfs"), MsFlags::empty(), Some("mode=700")).expect("a tmpfs");
     let (sleeper, quick) = (dir.join("sleeper"), dir.join("quick"));
     bundle(&sleeper, &id, &["/bin/sleep", "1000"]);
     bundle(&quick, &id, &["/bin/true"]);
@@ -131,7 +136,7 @@ fn measure(contenders: &[Contender], rounds: u32) -> (Samples, Vec<(String, Weig
     for round in 0..rounds + 3 {
         for turn in 0..contenders.len() {
             let who = &contenders[(turn + round as usize) % contenders.len()];
-            let state = dir.join(format!("state-{}", who.name.replace(' ', "-")));
+            let state = run.join(format!("state-{}", who.name.replace(' ', "-")));
             let mut time = |step: &'static str, words: &[&str]| {
                 let mut command = Command::new(&who.binary);
                 command.arg("--root").arg(&state).args(words);
@@ -160,7 +165,7 @@ fn measure(contenders: &[Contender], rounds: u32) -> (Samples, Vec<(String, Weig
         }
     }
     let weights = contenders.iter().map(|who| {
-        let state = dir.join("row");
+        let state = run.join("row");
         (who.name.clone(), weight::weigh(&who.binary, &sleeper, &state, &id))
     });
     let weights = weights.collect();
@@ -174,6 +179,7 @@ struct Guard(String, PathBuf);
 impl Drop for Guard {
     fn drop(&mut self) {
         leak::remove(&self.0);
+        let _ = umount2(&self.1.join("run"), MntFlags::MNT_DETACH);
         if leak::mounts(&self.0).is_empty() {
             let _ = std::fs::remove_dir_all(&self.1);
         }
