@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!   outside                                inside
-//!      |  <------------- NeedsIds ------------|   exists, joined what it joins by path
+//!      |  <------------- NeedsIds ------------|   where the one that was cloned is not yet what needs ids: joined what it joins
+//!      |                                      |   by path, init exists
 //!      |  ---------------- Go(pid) ---------> |   id maps and cgroup are in place
+//!      |  ------------ Network(ns) ---------> |   where the outside makes the network namespace, while the inside mounts
 //!      |  <---------- MapIds(mount) ----------|   for each mount of the container's own tree that init may not map itself,
 //!      |  ---------------- Mapped ----------> |   being in a user namespace
 //!      |  <------------ MountsDone -----------|   the root is built, not yet entered
-//!      |  --------------- HooksDone --------> |   prestart and createRuntime hooks ran, limits are in place
+//!      |  --------------- HooksDone --------> |   prestart and createRuntime hooks ran, limits are in place; awaited where the
+//!      |                                      |   root is entered if a hook is to see it before, else after that
 //!      |  <--------- Listener(n) -------------|   where the seccomp profile notifies: the filter is loaded, and from now on
 //!      |                                      |   each call that it holds waits for the agent; n is the descriptor's number
 //!      |  ------------- Taken --------------> |   or Send, where the outside may not take it: Listener comes once more, with the
@@ -16,8 +19,9 @@
 //!      |  ----------------- Saved ----------> |   the container is on record
 //! ```
 //!
-//! One order for all cases; only `MapIds` may be missing or repeated, only `Listener` and its answer missing. Instead of any of its messages
-//! the inside may say `Failed(text)`. The end of the stream means that the peer died: the inside then exits, the outside undoes
+//! One order for all cases. `MapIds` may be missing or repeated; `NeedsIds`, `Network`, `Listener` and its answer are missing
+//! where both sides know from the plan that there is nothing to say; a visit (`exec`), which has neither mounts nor hooks, has no
+//! `MountsDone` and no `HooksDone`. Instead of any of its messages the inside may say `Failed(text)`. The end of the stream means that the peer died: the inside then exits, the outside undoes
 //! what it made.
 //!
 //! From `Listener` on the inside is under the container's filter. So it says and hears by write(2) and read(2), which no program
@@ -56,6 +60,7 @@ pub(crate) enum Inside {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outside {
     Go = 1,
+    Network,
     Mapped,
     HooksDone,
     Taken,
@@ -85,7 +90,12 @@ impl ToInside {
         send(&self.0, &packet, None)
     }
 
-    /// Waits for the first word; returns who init is: the process that was cloned, or one that it made in its stead.
+    /// Says `Network`: `namespace` is the one that was made for init.
+    pub(crate) fn give_network(&self, namespace: BorrowedFd<'_>) -> Result<()> {
+        send(&self.0, &[Outside::Network as u8], Some(namespace))
+    }
+
+    /// Waits for `NeedsIds`; returns who init is: the process that was cloned, or one that it made in its stead.
     pub(crate) fn expect_needs_ids(&self, cloned: Pid, pidfd: BorrowedFd<'_>) -> Result<Pid> {
         // A waypoint that dies after it has made init, and before it said so, leaves the stream open in a process that waits
         // for us: the stream alone would never end.
@@ -217,7 +227,15 @@ impl ToOutside {
         }
     }
 
-    /// Says the first word: `init` is the process that was made in this one's stead, if one was.
+    /// Waits for `Network`; returns the namespace.
+    pub(crate) fn expect_network(&self) -> Result<OwnedFd> {
+        match receive(&self.0, &mut [0; 5])? {
+            (_, Some(namespace)) => Ok(namespace),
+            _ => Err(Self::silence(Outside::Network)),
+        }
+    }
+
+    /// Says `NeedsIds`: `init` is the process that was made in this one's stead, if one was.
     pub(crate) fn say_needs_ids(&self, init: Option<Pid>) -> Result<()> {
         let mut packet = vec![Inside::NeedsIds as u8];
         packet.extend(Pid::as_raw(init).to_ne_bytes());

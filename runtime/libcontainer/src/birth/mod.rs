@@ -1,7 +1,7 @@
 //! How a container is born.
 //!
 //! [`plan`] decides everything from the configuration, [`story`] acts it out: both sides, top to bottom; [`link`] is what
-//! they say to each other, [`namespaces`] and [`root`] are chapters of init's side. [`visit`] is the shorter story of a
+//! they say to each other, [`namespaces`], [`network`] and [`root`] are chapters of it. [`visit`] is the shorter story of a
 //! further process (`exec`).
 //!
 //! One `clone3`, with all namespaces and into the cgroup, wherever the kernel allows it:
@@ -22,6 +22,7 @@ mod door;
 mod entry;
 mod link;
 mod namespaces;
+mod network;
 mod plan;
 mod root;
 mod story;

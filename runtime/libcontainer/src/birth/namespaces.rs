@@ -54,7 +54,7 @@ pub(super) fn enter_namespaces(cradle: &Cradle, procfs: &Procfs, link: &ToOutsid
     if makes_user {
         unshare(libc::CLONE_NEWUSER as u64)?;
     }
-    link.say_needs_ids(None)
+    if cradle.asks_for_ids() { link.say_needs_ids(None) } else { Ok(()) }
 }
 
 fn join(path: &Path, kind: u64) -> Result<()> {
@@ -72,7 +72,12 @@ fn unshare(kinds: u64) -> Result<()> {
 }
 
 /// Makes the namespaces that only init can make for itself, and puts them in order.
-pub(super) fn own_namespaces(plan: &Plan, procfs: &Procfs, clocks: Option<OwnedFd>) -> Result<()> {
+pub(super) fn own_namespaces(
+    plan: &Plan,
+    procfs: &Procfs,
+    clocks: Option<OwnedFd>,
+    network_follows: bool,
+) -> Result<()> {
     unshare(plan.cradle.unshare)?;
     if plan.cradle.unshare & libc::CLONE_NEWTIME as u64 != 0 {
         if let Some(clocks) = clocks {
@@ -81,7 +86,7 @@ pub(super) fn own_namespaces(plan: &Plan, procfs: &Procfs, clocks: Option<OwnedF
         }
         procfs.enter_time_for_children()?;
     }
-    if (plan.cradle.clone | plan.cradle.unshare) & libc::CLONE_NEWNET as u64 != 0 {
+    if !network_follows && (plan.cradle.clone | plan.cradle.unshare) & libc::CLONE_NEWNET as u64 != 0 {
         sys::loopback_up().at("bring up the loopback device")?;
     }
     Ok(())

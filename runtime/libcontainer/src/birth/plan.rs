@@ -250,6 +250,12 @@ impl Cradle {
         Ok(cradle)
     }
 
+    /// Whether the process that is cloned first has to get somewhere by itself, or to make another, before its ids can be
+    /// written.
+    pub(crate) fn asks_for_ids(&self) -> bool {
+        self.waypoint || matches!(self.user, UserNamespace::NewAfterJoins | UserNamespace::Joined(_))
+    }
+
     /// Whether processes that are not the container's share its pid namespace, and with it could look into init.
     pub(crate) fn shares_pids(&self) -> bool {
         let new_pid = (self.clone & CLONE_NEWPID as u64 != 0) || self.waypoint;

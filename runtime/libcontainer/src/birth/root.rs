@@ -1,6 +1,6 @@
 //! The container's root: mounted, filled and closed, while init is still outside of it.
 
-use super::{entry, link::ToOutside, plan::Plan, story::Prepared, trees::HostTrees};
+use super::{entry, link::ToOutside, network::Arrival, plan::Plan, story::Prepared, trees::HostTrees};
 use crate::{
     error::{At, Result},
     inside::{
@@ -17,6 +17,7 @@ use rustix::fd::{AsFd, OwnedFd};
 pub(super) fn build(
     prepared: &Prepared,
     trees: Option<HostTrees>,
+    network: &Arrival<'_>,
     link: &ToOutside,
 ) -> Result<(Root, Vec<OwnedFd>, Option<entry::HostMount>)> {
     let plan = &prepared.plan;
@@ -40,6 +41,7 @@ pub(super) fn build(
         map_ids: &|index, mount| {
             if in_user_namespace { link.map_ids(index, mount) } else { prepared.map_ids(index, mount) }
         },
+        enter_network: &|| network.enter(),
         locked: in_user_namespace,
     };
     let writable = mounts::mount_all(&mut root, &plan.mounts, trees.binds, &around)?;

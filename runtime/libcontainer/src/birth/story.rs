@@ -6,6 +6,7 @@ use super::{
     entry,
     link::{self, Inside, Outside, ToOutside},
     namespaces,
+    network::{Arrival, Home},
     plan::{Plan, UserNamespace},
     root,
     trees::HostTrees,
@@ -75,6 +76,8 @@ pub(super) struct Prepared {
     /// Where init could not open them itself.
     pub(super) trees: Option<HostTrees>,
     pub(super) user_namespaces: UserNamespaces,
+    /// Whether the outside makes the network namespace.
+    pub(super) network_follows: bool,
     console: Option<OwnedFd>,
     preserve_fds: u32,
     no_pivot: bool,
@@ -129,7 +132,10 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
 
     let (to_inside, to_outside) = link::pair()?;
     let cradle = &prepared.plan.cradle;
-    let (pid, pidfd) = match namespaces::around_pid_namespace(cradle, || clone3(cradle.clone, cgroup.clone_into()))? {
+    let home = Home::look(cradle);
+    prepared.network_follows = home.is_some();
+    let kinds = cradle.clone & !if home.is_some() { libc::CLONE_NEWNET as u64 } else { 0 };
+    let (pid, pidfd) = match namespaces::around_pid_namespace(cradle, || clone3(kinds, cgroup.clone_into()))? {
         Born::Child => {
             drop(to_inside);
             // Their descriptors, the lock among them, stay with the other side.
@@ -143,10 +149,7 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     };
     // Before anything can fail: what exists can be undone.
     undo.processes.push((pid, pidfd));
-    let (waypoint, pid) = (pid, undo.expect_needs_ids(&to_inside)?);
-    if pid != waypoint {
-        undo.succeed_waypoint(pid)?;
-    }
+    let pid = if cradle.asks_for_ids() { undo.expect_needs_ids(&to_inside)? } else { pid };
     // Init has its own copies.
     prepared.trees = None;
 
@@ -171,9 +174,14 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     }
     set_oom_score(pid, plan.process.oom_score_adj)?;
     to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
+    // From here to the end of the mounts both sides are at work.
+    if let Some(home) = home {
+        to_inside.give_network(home.make_another()?.as_fd())?;
+    }
     if let Some(cgroup) = &mut undo.cgroup {
         cgroup.load_filter().at("linux.resources.devices")?;
     }
+    state.start_time = start_time(pid.as_raw_nonzero().get())?;
 
     to_inside.expect_mounts(|index, mount| prepared.map_ids(index, mount))?;
     if let Some(cgroup) = &mut undo.cgroup {
@@ -196,8 +204,8 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
             (request.announce)(pid, pidfd.as_fd())
         })
         .inspect_err(|_| run_poststop(&prepared.hooks, &state))?;
+    undo.reap_waypoint()?;
     tracing::debug!("{}: init is ready; save the state", request.id);
-    state.start_time = start_time(pid.as_raw_nonzero().get())?;
     state.made = true;
     if let Some(slot) = &undo.slot {
         slot.save(&state)?;
@@ -272,6 +280,7 @@ fn prepare(
         user_namespaces,
         hooks: spec.hooks.clone(),
         state: state.clone(),
+        network_follows: false,
         procfs: Procfs::open()?,
         door,
         trees,
@@ -348,7 +357,7 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
         may_set_groups = prepared.procfs.lets_set_groups()?;
         identity::become_namespace_root(may_set_groups)?;
     }
-    namespaces::own_namespaces(plan, &prepared.procfs, clocks)?;
+    namespaces::own_namespaces(plan, &prepared.procfs, clocks, prepared.network_follows)?;
     if let Some(keyring) = &prepared.keyring {
         selinux::label_keys(&prepared.procfs, &plan.process.selinux_label)?;
         join_keyring(keyring)?;
@@ -356,15 +365,20 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
 
     tracing::debug!("child process in init(): mounts and devices");
     let trees = prepared.trees.take();
-    let (root, writable, undo) = root::build(&prepared, trees, link)?;
+    let network = Arrival::new(link, prepared.network_follows);
+    let (root, writable, undo) = root::build(&prepared, trees, &network, link)?;
+    network.enter()?;
     prepared.user_namespaces = UserNamespaces::default();
     link.say(Inside::MountsDone)?;
 
-    link.expect(Outside::HooksDone)?;
-    let oci = oci_state(&prepared.state, "creating");
-    // In the root, as with runc; by its descriptor, which a hook of the host can be given no other name for.
-    let inside_root = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
-    hooks::run("createContainer", &prepared.hooks.create_container, &oci, Some(inside_root.as_ref()))?;
+    let watched = prepared.hooks.see_the_root();
+    if watched {
+        link.expect(Outside::HooksDone)?;
+        let oci = oci_state(&prepared.state, "creating");
+        // In the root, as with runc; by its descriptor, which a hook of the host can be given no other name for.
+        let inside_root = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
+        hooks::run("createContainer", &prepared.hooks.create_container, &oci, Some(inside_root.as_ref()))?;
+    }
     let plan = prepared.plan;
     if let Some(socket) = &prepared.console {
         let slave =
@@ -381,6 +395,10 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     }
     if plan.own_dev && prepared.console.is_none() {
         descriptors::reopen_null()?;
+    }
+    if !watched {
+        // Not earlier: there was no need to stop.
+        link.expect(Outside::HooksDone)?;
     }
     name_host(&plan.hostname, &plan.domainname)?;
     for sysctl::Setting { key, path, value } in &plan.sysctl {

@@ -22,21 +22,26 @@ pub(crate) struct Undo {
 }
 
 impl Undo {
-    /// Waits for the first word of the process that was made; returns who init is.
-    pub(super) fn expect_needs_ids(&self, link: &ToInside) -> Result<Pid> {
-        match self.processes.last() {
-            Some((pid, pidfd)) => link.expect_needs_ids(*pid, pidfd.as_fd()),
-            None => Err(Error::other("init is not on record")),
+    /// Waits until the process that was made needs ids; returns who does, which is on record from then on.
+    pub(super) fn expect_needs_ids(&mut self, link: &ToInside) -> Result<Pid> {
+        let Some((cloned, pidfd)) = self.processes.last() else {
+            return Err(Error::other("init is not on record"));
+        };
+        let cloned = *cloned;
+        let pid = link.expect_needs_ids(cloned, pidfd.as_fd())?;
+        if pid != cloned {
+            self.processes.push((pid, pidfd_open(pid, PidfdFlags::empty()).at("pidfd_open")?));
         }
+        Ok(pid)
     }
 
-    /// The last process was a waypoint: it has made `pid` in its stead, a child of ours as well, and ended.
-    pub(super) fn succeed_waypoint(&mut self, pid: Pid) -> Result<()> {
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).at("pidfd_open")?;
-        if let Some((_, waypoint)) = self.processes.pop() {
+    /// A waypoint is a child of ours too, beside the process that it made in its stead. Called late: by then it has long
+    /// ended, and nobody waited for it.
+    pub(super) fn reap_waypoint(&mut self) -> Result<()> {
+        while self.processes.len() > 1 {
+            let (_, waypoint) = self.processes.remove(0);
             waitid(WaitId::PidFd(waypoint.as_fd()), WaitIdOptions::EXITED).at("wait for the waypoint")?;
         }
-        self.processes.push((pid, pidfd));
         Ok(())
     }
 

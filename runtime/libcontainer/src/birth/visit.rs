@@ -4,9 +4,7 @@
 //! ```text
 //!   outside                                inside
 //!      |  <------------- NeedsIds ------------|   exists, in all namespaces
-//!      |  ---------------- Go(pid) ---------> |   the cgroup is joined
-//!      |  <------------ MountsDone -----------|
-//!      |  --------------- HooksDone --------> |   limits are in place
+//!      |  ---------------- Go(pid) ---------> |   the cgroup is joined, limits are in place
 //!      |  <--------- Listener(n) -------------|   where the seccomp profile notifies
 //!      |  ----------- Taken, or Send -------> |   Send is followed by Listener with the descriptor itself
 //!      |  <------------- Ready ---------------|   all but the program is in place
@@ -133,10 +131,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     drop(to_outside);
     let mut undo = Undo::default();
     undo.processes.push((pid, pidfd));
-    let (waypoint, pid) = (pid, undo.expect_needs_ids(&to_inside)?);
-    if pid != waypoint {
-        undo.succeed_waypoint(pid)?;
-    }
+    let pid = undo.expect_needs_ids(&to_inside)?;
     cgroup.join(pid.as_raw_nonzero().get().cast_unsigned()).at("join cgroup")?;
     if let Some(rdt) = &state.rdt {
         rdt.join(pid.as_raw_nonzero().get())?;
@@ -144,17 +139,16 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     prepared.plan.affinity.settle(pid)?;
     tracing::debug!("child process in init(): it is {}; limits, user, seccomp", pid.as_raw_nonzero());
     set_oom_score(pid, prepared.plan.oom_score_adj)?;
-    to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
-
-    to_inside.expect(Inside::MountsDone)?;
+    // Before the process takes on its user, whom not every caller may limit.
     limits::apply(pid, &prepared.plan.limits)?;
-    to_inside.say(Outside::HooksDone, 0)?;
+    to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
 
     let oci = oci_state(state, "running");
     if let Some((_, pidfd)) = undo.processes.last() {
         to_inside.expect_ready(pidfd.as_fd(), |listener| send_listener(spec, &listener, pid, &oci))?;
         (visit.announce)(pid, pidfd.as_fd())?;
     }
+    undo.reap_waypoint()?;
     tracing::debug!("setns_init: about to exec: what is left is the program");
     to_inside.say(Outside::Saved, 0)?;
 
@@ -251,9 +245,6 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
     if let Some(keyring) = &prepared.keyring {
         join_keyring(keyring)?;
     }
-    link.say(Inside::MountsDone)?;
-
-    link.expect(Outside::HooksDone)?;
     if let Some(socket) = &prepared.console {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);

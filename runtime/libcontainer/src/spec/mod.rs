@@ -107,6 +107,11 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    /// Whether a hook is to find the container's root built and not yet entered.
+    pub(crate) fn see_the_root(&self) -> bool {
+        [&self.prestart, &self.create_runtime, &self.create_container].iter().any(|hooks| !hooks.is_empty())
+    }
+
     /// Whether no hook is asked for.
     pub fn is_empty(&self) -> bool {
         self.all().all(|(_, hooks)| hooks.is_empty())

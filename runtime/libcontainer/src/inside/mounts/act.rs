@@ -34,6 +34,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) label: Label<'a>,
     /// Gives the detached mount of the step with this index the ids that it asks for.
     pub(crate) map_ids: &'a dyn Fn(usize, BorrowedFd<'_>) -> Result<()>,
+    /// What shows the network, or reaches out by it, is of that of its maker: called before it is made.
+    pub(crate) enter_network: &'a dyn Fn() -> Result<()>,
     /// In a user namespace flags of the host's mounts are not to be taken off.
     pub(crate) locked: bool,
 }
@@ -111,6 +113,9 @@ fn mount_one(
             let mut flags = step.flags;
             if step.sealed_late() {
                 flags.add(MS_RDONLY, false);
+            }
+            if step.what.may_need_network() {
+                (around.enter_network)()?;
             }
             let wanted = new::Wanted { kind, source, parameters, flags, mode: mode.transpose()?, label: around.label };
             let mount = new::mount(&wanted)?;

@@ -64,6 +64,12 @@ impl What {
     pub(crate) fn on_plain_directory(&self) -> bool {
         matches!(self, What::New { kind, .. } if matches!(kind.as_str(), "proc" | "sysfs"))
     }
+
+    /// Whether the network namespace of who makes it may matter, as it does for sysfs and for network file systems.
+    pub(crate) fn may_need_network(&self) -> bool {
+        const NEVER: [&str; 5] = ["proc", "tmpfs", "devpts", "mqueue", "overlay"];
+        matches!(self, What::New { kind, .. } if !NEVER.contains(&kind.as_str()))
+    }
 }
 
 /// What engines put over files of procfs (LXCFS and the like). Anything else there would make a lie of what is written and
