@@ -26,6 +26,8 @@ pub struct Case {
     pub spec: Value,
     /// Flags that go before every verb, after `--root`.
     pub global: Vec<String>,
+    /// Further environment of the runtime.
+    pub env: Vec<(String, String)>,
     calls: Cell<u32>,
     console: RefCell<Option<Files>>,
     pid: Cell<Option<i32>>,
@@ -62,6 +64,7 @@ impl Case {
             dir,
             runtime,
             global: Vec::new(),
+            env: Vec::new(),
             calls: Cell::new(0),
             console: RefCell::new(None),
             pid: Cell::new(None),
@@ -144,6 +147,7 @@ impl Case {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.runtime.binary);
         command.arg("--root").arg(self.state_dir()).args(&self.global).env("TARE_TEST", &self.id).stdin(self.stdin());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

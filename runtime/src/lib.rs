@@ -5,6 +5,7 @@ mod bundle;
 mod cli;
 mod log;
 mod signal;
+mod systemd;
 mod terminal;
 mod verb;
 mod wait;

@@ -1,6 +1,6 @@
 //! Waiting in the foreground: signals go on to the container, its terminal is shown, orphans are reaped.
 
-use crate::terminal::Picture;
+use crate::{systemd::Relay, terminal::Picture};
 use libcontainer::{At, Error, Result, Signals, send_signal};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -18,6 +18,7 @@ pub(crate) fn foreground(
     pidfd: BorrowedFd<'_>,
     signals: &Signals,
     mut picture: Option<Picture>,
+    mut relay: Option<Relay>,
 ) -> Result<u8> {
     let mut ended = reap(pid)?;
     let mut typing = true;
@@ -25,14 +26,20 @@ pub(crate) fn foreground(
     // What was written before the end is shown to the end.
     while ended.is_none() || showing {
         let stdin = rustix::stdio::stdin();
+        let (mut stdin_at, mut relay_at) = (None, None);
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         if let Some(picture) = &picture {
             let typed = if picture.has_typed() { PollFlags::OUT } else { PollFlags::empty() };
             fds.push(PollFd::new(picture, if showing { PollFlags::IN | typed } else { PollFlags::empty() }));
             // One buffer full is enough to keep.
             if typing && showing && !picture.has_typed() {
+                stdin_at = Some(fds.len());
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
             }
+        }
+        if let Some(relay) = &relay {
+            relay_at = Some(fds.len());
+            fds.push(PollFd::new(relay, PollFlags::IN));
         }
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
@@ -40,6 +47,15 @@ pub(crate) fn foreground(
         };
         let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
+        let is_ready = |at: Option<usize>| at.is_some_and(|at| !ready[at].is_empty());
+        if is_ready(relay_at) {
+            relay = relay.filter(|relay| {
+                // A manager that is gone is no reason to leave the container alone.
+                let heard = relay.hear(pid.as_raw_nonzero().get());
+                let over = heard.inspect_err(|error| tracing::warn!("{error}")).unwrap_or(true);
+                !over
+            });
+        }
         if let Some(picture) = &mut picture {
             if ready[1].intersects(PollFlags::OUT) {
                 picture.write_typed()?;
@@ -47,7 +63,7 @@ pub(crate) fn foreground(
             if ready[1].intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
                 showing = picture.show()?;
             }
-            if ready.get(2).is_some_and(|flags| !flags.is_empty()) {
+            if is_ready(stdin_at) {
                 typing = picture.read_typed()?;
             }
         }

@@ -26,6 +26,7 @@ mod placement;
 mod process;
 mod rootless;
 mod seccomp;
+mod services;
 mod systemd;
 mod terminal;
 mod update;

@@ -5,6 +5,8 @@
 //!   that, while the container is being made, records of what to undo, one a line, of which the last counts;
 //! - `config.json`: the configuration that the container was made from, byte for byte, for `exec` and late hooks, so that
 //!   a bundle that is changed later changes nothing;
+//! - `notify`: where somebody wants to hear when the program is ready, a directory that the container sees as well, for a
+//!   socket of whoever starts it;
 //! - `start.fifo`, `started.fifo`: there while the container waits for `start`; init reads the one, and answers by the other.
 //!
 //! `mkdir` of the directory decides who creates an id. A `state.json` that says it is not `made` tells what to undo if the
@@ -33,6 +35,8 @@ const CONFIG: &str = "config.json";
 pub(crate) const START_FIFO: &str = "start.fifo";
 /// The pipe to which it then says why its program does not run.
 pub(crate) const STARTED_FIFO: &str = "started.fifo";
+/// The directory that a container shares with who hears its notifications.
+pub const NOTIFY: &str = "notify";
 /// No file that we write is larger; what is, is not ours.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -257,6 +261,20 @@ impl Slot {
     /// Keeps the configuration. Nobody looks for it before there is a state.
     pub(crate) fn keep_config(&self, json: &[u8]) -> Result<()> {
         self.append(CONFIG, json)
+    }
+
+    /// Makes a directory for notifications. Others than root are to find a socket in it.
+    pub(crate) fn make_notify_directory(&self) -> Result<()> {
+        rustix::fs::mkdirat(&self.lock, NOTIFY, Mode::from_raw_mode(0o755)).at_with(|| format!("make {NOTIFY}"))
+    }
+
+    /// The directory for notifications, if one was made.
+    pub fn notify_directory(&self) -> Result<Option<OwnedFd>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.lock, NOTIFY, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => opened.at_with(|| format!("open {NOTIFY}")).map(Some),
+        }
     }
 
     /// Whether init still waits for `start`.

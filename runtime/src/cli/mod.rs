@@ -7,6 +7,7 @@ mod update;
 pub(crate) use checkpoint::{CgroupsMode, Checkpoint, Criu, Restore};
 pub(crate) use update::Update;
 
+use crate::systemd;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -96,7 +97,7 @@ impl Verb {
     /// How many descriptors after standard error the caller passes on.
     pub(crate) fn preserved_fds(&self) -> u32 {
         match self {
-            Self::Create(Create { birth, .. }) | Self::Run(Run { birth, .. }) => birth.preserve_fds,
+            Self::Create(Create { birth, .. }) | Self::Run(Run { birth, .. }) => birth.inherited(),
             Self::Exec(exec) => exec.preserve_fds,
             _ => 0,
         }
@@ -143,6 +144,13 @@ pub(crate) struct Birth {
     /// Pass this many further descriptors to the container
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) preserve_fds: u32,
+}
+
+impl Birth {
+    /// How many descriptors after standard error the container inherits: the sockets that systemd listens on for it come first.
+    pub(crate) fn inherited(&self) -> u32 {
+        systemd::listening().saturating_add(self.preserve_fds)
+    }
 }
 
 #[derive(Args)]

@@ -3,7 +3,7 @@
 use crate::{
     bundle::Bundle,
     cli::{Birth, Create, Global},
-    log, terminal,
+    log, systemd, terminal,
 };
 use libcontainer::{
     At, Result,
@@ -14,32 +14,35 @@ use libcontainer::{
 use rustix::fd::OwnedFd;
 
 pub(crate) fn run(global: &Global, args: &Create) -> Result<u8> {
-    let bundle = Bundle::read(&args.birth.bundle)?;
-    descriptors::release(args.birth.preserve_fds, log::descriptor())?;
+    let mut bundle = Bundle::read(&args.birth.bundle)?;
+    descriptors::release(args.birth.inherited(), log::descriptor())?;
     let console = args.birth.console_socket.as_deref().map(terminal::connect).transpose()?;
-    create(global, &bundle, &args.birth, &args.id, console)?;
+    create(global, &mut bundle, &args.birth, &args.id, console)?;
     Ok(0)
 }
 
 /// What `create` and `run` have in common.
 pub(crate) fn create(
     global: &Global,
-    bundle: &Bundle,
+    bundle: &mut Bundle,
     args: &Birth,
     id: &str,
     console: Option<OwnedFd>,
 ) -> Result<Created> {
     libcontainer::store::check_id(id)?;
-    let store = Store::open(&super::root(global)?, true)?;
+    let root = super::root(global)?;
+    let notify = systemd::pass_on(&mut bundle.spec, &root.join(id));
+    let store = Store::open(&root, true)?;
     let request = Request {
         id,
         bundle: &bundle.path,
         config: &bundle.config,
         console,
-        preserve_fds: args.preserve_fds,
+        preserve_fds: args.inherited(),
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         systemd_cgroup: global.systemd_cgroup,
+        notify,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
     };
     birth::create(store, &bundle.spec, request).at_with(|| format!("create {id}"))

@@ -56,7 +56,7 @@ fn exec(global: &Global, args: &Exec) -> Result<u8> {
     };
     let visitor = birth::exec(&state, &spec, visit)?;
     let Some(signals) = signals else { return Ok(0) };
-    wait::foreground(visitor.pid, visitor.pidfd.as_fd(), &signals, picture)
+    wait::foreground(visitor.pid, visitor.pidfd.as_fd(), &signals, picture, None)
 }
 
 fn process_in(path: &Path) -> Result<Process> {

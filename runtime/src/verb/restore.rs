@@ -46,6 +46,7 @@ pub(crate) fn run(global: &Global, args: &Restore) -> Result<u8> {
         no_pivot: args.no_pivot,
         no_new_keyring: false,
         systemd_cgroup: global.systemd_cgroup,
+        notify: false,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), None, pid, pidfd),
     };
     let revived =
@@ -53,7 +54,7 @@ pub(crate) fn run(global: &Global, args: &Restore) -> Result<u8> {
     let Some(signals) = signals else { return Ok(0) };
     let waited = own.map(|socket| Picture::receive(&socket)).transpose().and_then(|picture| {
         let pid = Pid::from_raw(revived.state.pid).ok_or_else(|| Error::other("the container has no init"))?;
-        wait::foreground(pid, revived.pidfd.as_fd(), &signals, picture)
+        wait::foreground(pid, revived.pidfd.as_fd(), &signals, picture, None)
     });
     let deleted = life::delete(&revived.slot, true).at_with(|| format!("delete {}", args.id));
     // The container's own failure comes first.

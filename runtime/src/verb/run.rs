@@ -5,6 +5,7 @@ use crate::{
     bundle::Bundle,
     cli::{Global, Run},
     log,
+    systemd::Relay,
     terminal::{Console, Picture},
     wait,
 };
@@ -12,12 +13,12 @@ use libcontainer::{At, Error, Kind, Result, Signals, inside::descriptors, life, 
 use rustix::{fd::AsFd, process::Pid};
 
 pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
-    let bundle = Bundle::read(&args.birth.bundle)?;
-    descriptors::release(args.birth.preserve_fds, log::descriptor())?;
+    let mut bundle = Bundle::read(&args.birth.bundle)?;
+    descriptors::release(args.birth.inherited(), log::descriptor())?;
     let terminal = bundle.spec.process.as_ref().is_some_and(|process| process.terminal);
     let (engine, own) = Console::of_birth(&args.birth, terminal, args.detach)?.split();
     if args.detach {
-        let created = create(global, &bundle, &args.birth, &args.id, engine)?;
+        let created = create(global, &mut bundle, &args.birth, &args.id, engine)?;
         return start(&created.slot, &args.id).map(|()| 0);
     }
     // Before there is a child, so that no signal, and no end of one, is missed.
@@ -26,8 +27,9 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
         // Any number means yes.
         rustix::process::set_child_subreaper(Some(Pid::INIT)).at("become a subreaper")?;
     }
-    let created = create(global, &bundle, &args.birth, &args.id, engine)?;
+    let created = create(global, &mut bundle, &args.birth, &args.id, engine)?;
     let waited = own.map(|socket| Picture::receive(&socket)).transpose().and_then(|picture| {
+        let relay = Relay::of(&created.slot)?;
         match life::start(&created.slot).at_with(|| format!("start {}", args.id)) {
             // The container has said why, and ends like any other; only who reads a log has not heard it.
             Err(error) if error.kind() == Kind::NotExecuted && !log::to_file() => {}
@@ -35,7 +37,7 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
             started => started?,
         }
         let pid = Pid::from_raw(created.state.pid).ok_or_else(|| Error::other("the container has no init"))?;
-        wait::foreground(pid, created.pidfd.as_fd(), &signals, picture)
+        wait::foreground(pid, created.pidfd.as_fd(), &signals, picture, relay)
     });
     if !args.keep || waited.is_err() {
         // The container's own failure comes first.
@@ -47,7 +49,7 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
 
 /// A container that does not start is not left behind.
 fn start(slot: &Slot, id: &str) -> Result<()> {
-    life::start(slot).at_with(|| format!("start {id}")).inspect_err(|_| {
+    super::start::start(slot, id).inspect_err(|_| {
         if let Err(error) = life::delete(slot, true) {
             tracing::warn!("delete {id}: {error}");
         }

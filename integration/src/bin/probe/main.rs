@@ -12,7 +12,7 @@
 //! probe flood N [both]          prints N numbered lines (and as many on stderr)
 //! probe flood-of N TEXT          prints the text N times, each on a line
 //! probe complain TEXT...        prints the text on stderr
-//! probe notify TEXT             sends the text to NOTIFY_SOCKET
+//! probe notify TEXT... [THEN]   sends the texts to NOTIFY_SOCKET, one message each; THEN is hold or cat
 //! probe cat                     copies stdin to stdout
 //! probe tty                     what it sees of its terminal
 //! probe hook FILE NAME [N]      as a hook: appends what it saw to FILE, ends with status N
@@ -71,12 +71,16 @@ fn main() -> ExitCode {
         Some("complain") => eprintln!("{}", rest.join(" ")),
         Some("notify") => {
             let socket = std::env::var_os("NOTIFY_SOCKET").unwrap();
-            let message = rest[0].as_bytes();
-            std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(message, socket).unwrap();
+            let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            for word in rest {
+                match word {
+                    "hold" => return hold(0),
+                    "cat" => cat(),
+                    message => drop(sender.send_to(message.as_bytes(), &socket).unwrap()),
+                }
+            }
         }
-        Some("cat") => {
-            std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).unwrap();
-        }
+        Some("cat") => cat(),
         Some("tty") => println!("{}", see::terminal()),
         Some("ambush") => hostile::ambush(rest[0], rest[1]),
         Some("lurk") => hostile::lurk(),
@@ -89,7 +93,10 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Waits for signals. They are blocked before "ready" is said, so none that is sent afterwards can be lost.
+fn cat() {
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).unwrap();
+}
+
 /// Says a word to whoever listens at a socket, and prints the answer.
 fn ask(socket: &str, word: &str) {
     use std::io::{Read as _, Write as _};
@@ -101,6 +108,7 @@ fn ask(socket: &str, word: &str) {
     println!("{answer}");
 }
 
+/// Waits for signals. They are blocked before "ready" is said, so none that is sent afterwards can be lost.
 fn hold(children: usize) -> ExitCode {
     let mut signals = SigSet::empty();
     for signal in [

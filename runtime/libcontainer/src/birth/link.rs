@@ -166,6 +166,22 @@ impl ToInside {
         self.expect(Inside::Ready)
     }
 
+    /// Why the inside has failed, if it has: what the outside does with a process that has ended fails as well, and says less.
+    pub(crate) fn last_word(&self) -> Option<Error> {
+        let mut buffer = vec![0; MAX_TEXT + 1];
+        while !self.is_silent().ok()? {
+            let (n, _) = receive(&self.0, &mut buffer).ok()?;
+            match buffer.get(..n)? {
+                [] => break,
+                [said, text @ ..] if *said == Inside::Failed as u8 => {
+                    return Some(Error::other(String::from_utf8_lossy(text)));
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// Waits for the end of the stream, which close-on-exec brings about: the program runs.
     ///
     /// # Errors
@@ -302,8 +318,8 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd
     let mut control = RecvAncillaryBuffer::new(&mut space);
     loop {
         match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Ok((0, None)),
+            // Reset: the peer died with something unheard. What it said itself can still be heard, and then the end.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(error) => return Err(error).at("listen across the birth"),
             Ok(received) => {
                 let fd = control.drain().find_map(|message| match message {
@@ -336,6 +352,10 @@ mod tests {
         outside.expect_ready(speaker.as_fd(), |_| panic!("nobody gave one")).unwrap();
         inside.fail(&Error::other("no such file").at("chdir"));
         assert_eq!(outside.expect(Inside::Ready).unwrap_err().to_string(), "chdir: no such file");
+        assert!(outside.last_word().is_none());
+        inside.say(Inside::MountsDone).unwrap();
+        inside.fail(&Error::other("no such user"));
+        assert_eq!(outside.last_word().unwrap().to_string(), "no such user");
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct Request<'a> {
     pub no_new_keyring: bool,
     /// Have systemd make the cgroup, as a scope.
     pub systemd_cgroup: bool,
+    /// Make a directory for notifications.
+    pub notify: bool,
     /// Called when init is ready and not yet on record: pid files and the like; a failure undoes the birth.
     pub announce: &'a mut dyn FnMut(Pid, BorrowedFd<'_>) -> Result<()>,
 }
@@ -115,6 +117,9 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     drop(store);
     let mut state = first_state(spec, &request, &plan, placement);
     slot.keep_config(request.config)?;
+    if request.notify {
+        slot.make_notify_directory()?;
+    }
     slot.save(&state)?;
     let door = door::make(slot)?;
     let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, privileged, driver)?);
@@ -154,34 +159,38 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     prepared.trees = None;
 
     tracing::debug!("{}: init is {}; id maps, cgroup", request.id, pid.as_raw_nonzero());
-    let plan = &prepared.plan;
-    if let Some(maps) = &plan.maps {
-        maps.write(pid)?;
-    }
-    if let Some(cgroup) = &mut undo.cgroup {
-        cgroup.settle(pid.as_raw_nonzero().get().cast_unsigned()).at("unable to apply cgroup configuration")?;
-        if let (false, Some(slot)) = (state.owns_cgroup, &undo.slot) {
-            // The scope is there: from here on whoever finds a dead creator's container may kill what lives in it.
-            state.owns_cgroup = true;
-            slot.save(&state)?;
-            if let Some(owner) = plan.cgroup_owner.filter(|_| privileged) {
-                cgroup.give_to(owner)?;
+    let mut settle = || {
+        let plan = &prepared.plan;
+        if let Some(maps) = &plan.maps {
+            maps.write(pid)?;
+        }
+        if let Some(cgroup) = &mut undo.cgroup {
+            cgroup.settle(pid.as_raw_nonzero().get().cast_unsigned()).at("unable to apply cgroup configuration")?;
+            if let (false, Some(slot)) = (state.owns_cgroup, &undo.slot) {
+                // The scope is there: from here on whoever finds a dead creator's container may kill what lives in it.
+                state.owns_cgroup = true;
+                slot.save(&state)?;
+                if let Some(owner) = plan.cgroup_owner.filter(|_| privileged) {
+                    cgroup.give_to(owner)?;
+                }
             }
         }
-    }
-    if let Some(rdt) = &undo.rdt {
-        rdt.join(pid.as_raw_nonzero().get())?;
-    }
-    set_oom_score(pid, plan.process.oom_score_adj)?;
-    to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
-    // From here to the end of the mounts both sides are at work.
-    if let Some(home) = home {
-        to_inside.give_network(home.make_another()?.as_fd())?;
-    }
-    if let Some(cgroup) = &mut undo.cgroup {
-        cgroup.load_filter().at("linux.resources.devices")?;
-    }
-    state.start_time = start_time(pid.as_raw_nonzero().get())?;
+        if let Some(rdt) = &undo.rdt {
+            rdt.join(pid.as_raw_nonzero().get())?;
+        }
+        set_oom_score(pid, plan.process.oom_score_adj)?;
+        to_inside.say(Outside::Go, pid.as_raw_nonzero().get())?;
+        // From here to the end of the mounts both sides are at work.
+        if let Some(home) = &home {
+            to_inside.give_network(home.make_another()?.as_fd())?;
+        }
+        if let Some(cgroup) = &mut undo.cgroup {
+            cgroup.load_filter().at("linux.resources.devices")?;
+        }
+        state.start_time = start_time(pid.as_raw_nonzero().get())?;
+        Ok(())
+    };
+    settle().map_err(|error| to_inside.last_word().unwrap_or(error))?;
 
     to_inside.expect_mounts(|index, mount| prepared.map_ids(index, mount))?;
     if let Some(cgroup) = &mut undo.cgroup {
