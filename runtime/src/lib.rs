@@ -13,31 +13,36 @@ mod wait;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
 use libcontainer::{At, Result, inside::descriptors, outside::own_binary};
-use std::process::ExitCode;
 
-/// The program.
+/// The program; returns its exit status.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
+    const FAILURE: u8 = 1;
+    if let Err(error) = descriptors::open_standard_streams() {
+        eprintln!("runtime: open the standard streams: {error}");
+        return FAILURE;
+    }
+    libcontainer::ignore_broken_pipes();
     // What enters containers starts anew from a protected copy of this program, before it has done anything.
     if std::env::args_os().any(|arg| own_binary::ENTERING.iter().any(|verb| arg == *verb))
         && let Err(error) = own_binary::protect()
     {
         eprintln!("runtime: protect the runtime's own binary: {error}");
-        return ExitCode::FAILURE;
+        return FAILURE;
     }
     let Ok(cli) = Cli::try_parse() else {
-        return ExitCode::from(cli::help::answer(&std::env::args_os().collect::<Vec<_>>()));
+        return cli::help::answer(&std::env::args_os().collect::<Vec<_>>());
     };
     // Before the log, or anything else, is opened.
     let claimed = descriptors::claim(cli.verb.preserved_fds()).at("--preserve-fds");
     if let Err(error) = log::set_up(&cli.global) {
         eprintln!("runtime: {error}");
-        return ExitCode::FAILURE;
+        return FAILURE;
     }
     // runc's `exec` leaves the small codes to the process.
-    let failure = if matches!(cli.verb, Verb::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE };
+    let failure = if matches!(cli.verb, Verb::Exec(_)) { 255 } else { FAILURE };
     match claimed.and_then(|()| run(cli)) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
             // The log may be a file that the caller reads; people read standard error. runc writes both as well.

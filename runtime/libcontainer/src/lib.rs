@@ -20,4 +20,4 @@ mod sys;
 pub mod update;
 
 pub use error::{At, Error, Kind, Result};
-pub use sys::{Signals, send_signal};
+pub use sys::{Signals, ignore_broken_pipes, send_signal};

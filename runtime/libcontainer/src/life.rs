@@ -71,12 +71,22 @@ pub fn start(slot: &Slot) -> Result<()> {
         Status::Stopped => return Err(Error::new(Kind::NotRunning, "cannot start a container that has stopped")),
         Status::Running | Status::Paused => return Err(Error::other("cannot start an already running container")),
     }
+    open_door(slot, &state)
+}
+
+/// The same for a container that the caller has just made, of which there is nothing to find out.
+pub fn start_new(slot: &Slot, state: &State) -> Result<()> {
+    slot.lock()?;
+    open_door(slot, state)
+}
+
+fn open_door(slot: &Slot, state: &State) -> Result<()> {
     birth::start(slot)?;
-    let Some(hooks) = late_hooks(slot, &state)? else { return Ok(()) };
-    let oci = birth::oci_state(&state, "running");
+    let Some(hooks) = late_hooks(slot, state)? else { return Ok(()) };
+    let oci = birth::oci_state(state, "running");
     // A container whose poststart hook fails does not go on (runtime-spec `runtime.md`, "Lifecycle").
     hooks::run("poststart", &hooks.poststart, &oci, Some(&state.bundle)).inspect_err(|_| {
-        if let Err(error) = kill(slot, &state, libc::SIGKILL, false) {
+        if let Err(error) = kill(slot, state, libc::SIGKILL, false) {
             tracing::warn!("kill after the failed hook: {error}");
         }
     })

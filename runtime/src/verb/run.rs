@@ -9,7 +9,7 @@ use crate::{
     terminal::{Console, Picture},
     wait,
 };
-use libcontainer::{At, Error, Kind, Result, Signals, inside::descriptors, life, store::Slot};
+use libcontainer::{At, Error, Kind, Result, Signals, birth::Created, inside::descriptors, life};
 use rustix::{fd::AsFd, process::Pid};
 
 pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
@@ -19,7 +19,7 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
     let (engine, own) = Console::of_birth(&args.birth, terminal, args.detach)?.split();
     if args.detach {
         let created = create(global, &mut bundle, &args.birth, &args.id, engine)?;
-        return start(&created.slot, &args.id).map(|()| 0);
+        return start(&created, &args.id).map(|()| 0);
     }
     // Before there is a child, so that no signal, and no end of one, is missed.
     let signals = Signals::take_all().at("take signals")?;
@@ -30,7 +30,7 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
     let created = create(global, &mut bundle, &args.birth, &args.id, engine)?;
     let waited = own.map(|socket| Picture::receive(&socket)).transpose().and_then(|picture| {
         let relay = Relay::of(&created.slot)?;
-        match life::start(&created.slot).at_with(|| format!("start {}", args.id)) {
+        match life::start_new(&created.slot, &created.state).at_with(|| format!("start {}", args.id)) {
             // The container has said why, and ends like any other; only who reads a log has not heard it.
             Err(error) if error.kind() == Kind::NotExecuted && !log::to_file() => {}
             Err(error) if error.kind() == Kind::NotExecuted => tracing::error!("{error}"),
@@ -48,8 +48,13 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
 }
 
 /// A container that does not start is not left behind.
-fn start(slot: &Slot, id: &str) -> Result<()> {
-    super::start::start(slot, id).inspect_err(|_| {
+fn start(created: &Created, id: &str) -> Result<()> {
+    let Created { slot, state, .. } = created;
+    let started = Relay::of(slot).and_then(|relay| {
+        life::start_new(slot, state)?;
+        relay.map_or(Ok(()), |relay| relay.run(state))
+    });
+    started.at_with(|| format!("start {id}")).inspect_err(|_| {
         if let Err(error) = life::delete(slot, true) {
             tracing::warn!("delete {id}: {error}");
         }

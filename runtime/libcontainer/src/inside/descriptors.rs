@@ -15,6 +15,19 @@ use rustix::{
 /// The first number after the standard streams.
 const FIRST: i32 = 3;
 
+/// Puts the null device where the caller has closed a standard stream: what is opened next would come to lie there, and be
+/// written to as one. To be called first of all.
+pub fn open_standard_streams() -> Result<()> {
+    for number in 0..FIRST {
+        if fcntl_getfd(sys::borrow(number)).is_err() {
+            // The lowest number that is free, which is this one.
+            let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty());
+            std::mem::forget(null.at("open /dev/null")?);
+        }
+    }
+    Ok(())
+}
+
 /// Makes sure that `keep` descriptors after standard error are open, and that nothing that the caller left open is
 /// inherited by whatever is started. To be called before anything is opened.
 ///

@@ -50,20 +50,25 @@ impl Spec {
 
 /// Reads any of the types here; the second pass, which finds the field's path, is paid for by broken input only.
 pub fn parse<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T> {
-    serde_json::from_slice(json).or_else(|_| {
-        let mut reader = serde_json::Deserializer::from_slice(json);
-        serde_path_to_error::deserialize(&mut reader)
-            .map_err(|error| {
-                let path = error.path().to_string();
-                let cause = error.into_inner();
-                match path.as_str() {
-                    "." | "?" => Error::new(Kind::Invalid, cause.to_string()),
-                    _ => Error::invalid(path, cause),
-                }
-            })
-            // `from_slice` also refuses text behind the value, which the second pass does not see.
-            .and_then(|_: T| Err(Error::new(Kind::Invalid, "text after the end of the JSON value")))
-    })
+    // Looked at once as a whole, and not string by string.
+    let read = std::str::from_utf8(json).ok().and_then(|text| serde_json::from_str(text).ok());
+    read.map_or_else(|| refuse(json), Ok)
+}
+
+/// Says where the first fault is.
+fn refuse<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| {
+            let path = error.path().to_string();
+            let cause = error.into_inner();
+            match path.as_str() {
+                "." | "?" => Error::new(Kind::Invalid, cause.to_string()),
+                _ => Error::invalid(path, cause),
+            }
+        })
+        // The first pass also refuses text behind the value, which this one does not see.
+        .and_then(|_: T| Err(Error::new(Kind::Invalid, "text after the end of the JSON value")))
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -23,7 +23,7 @@ pub(crate) use sched::{
     SchedAttr, cpu_affinity, join_session_keyring, set_cpu_affinity, set_io_priority, set_memory_policy,
     set_personality, set_scheduler,
 };
-pub use signal::{Signals, send_signal};
+pub use signal::{Signals, ignore_broken_pipes, send_signal};
 pub(crate) use signal::{exit_on, signal_text};
 
 use rustix::io::{Errno, Result};

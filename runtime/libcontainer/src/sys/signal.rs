@@ -15,6 +15,12 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     .map(drop)
 }
 
+/// Has a pipe that nobody reads be an error of write(2), and not the end of the program.
+pub fn ignore_broken_pipes() {
+    // SAFETY: no handler is installed. It fails for signals only that do not exist.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// A signal in words, as Go and with it runc prints it: `bad system call`.
 pub(crate) fn signal_text(signal: i32) -> String {
     // SAFETY: takes no pointers.
@@ -27,7 +33,7 @@ pub(crate) fn signal_text(signal: i32) -> String {
 }
 
 /// Has each of `signals` end the caller at once, with 128 and its number as exit status; nothing is blocked any more, and
-/// SIGPIPE (which Rust's start-up ignores) does nothing. Other handlers went with `CLONE_CLEAR_SIGHAND`.
+/// SIGPIPE (which the program ignores) does nothing. Other handlers went with `CLONE_CLEAR_SIGHAND`.
 ///
 /// A program that the caller becomes starts with all signals at their defaults, without a further call: execve(2) forgets
 /// handlers.
