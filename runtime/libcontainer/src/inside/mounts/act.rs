@@ -161,7 +161,8 @@ fn plain_directory(root: &Root, destination: &Path, kind: &str) -> Result<OwnedF
 /// Binds the container's own cgroup directories, which is what its cgroup namespace would show of a fresh mount, for a
 /// thousandth of the time. Without such a namespace `/proc/self/cgroup` names whole paths, so v2 is shown from its root.
 fn mount_cgroup(step: &Step, place: BorrowedFd<'_>, around: &Surroundings<'_>) -> Result<OwnedFd> {
-    let attr = step.flags.listed();
+    // Apart from the host's mounts: criu restores no other.
+    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..step.flags.listed() };
     if around.cgroup.mode == CgroupMode::V2 {
         let own = around.namespaces.contains(&NamespaceKind::Cgroup);
         let [hierarchy] = around.cgroup.hierarchies.as_slice() else {

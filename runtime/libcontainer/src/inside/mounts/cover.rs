@@ -1,6 +1,6 @@
 //! Masked and read-only paths: a mount over what was resolved within the root once.
 
-use super::act::attach;
+use super::act::{attach, set};
 use crate::{
     error::{At, Result},
     inside::{
@@ -26,7 +26,7 @@ pub(crate) fn mask(root: &Root, paths: &[PathBuf], label: Option<&str>) -> Resul
     if paths.is_empty() {
         return Ok(());
     }
-    let null = open_null()?;
+    let mut null = None;
     let mut empty = None;
     for (i, path) in paths.iter().enumerate() {
         // Engines add theirs to the user's.
@@ -39,12 +39,24 @@ pub(crate) fn mask(root: &Root, paths: &[PathBuf], label: Option<&str>) -> Resul
                 if file_type(&place)?.is_dir() {
                     cover_directory(&mut empty, place.as_fd(), label)
                 } else {
-                    attach(clone_of(null.as_fd(), false)?.as_fd(), place.as_fd())
+                    cover_file(&mut null, place.as_fd())
                 }
             }),
         };
         covered.at_with(|| format!("mask {}", path.display()))?;
     }
+    Ok(())
+}
+
+/// What is over the first file serves the others. It has nothing to do with the host's mount any more: criu restores no other.
+fn cover_file(null: &mut Option<OwnedFd>, place: BorrowedFd<'_>) -> Result<()> {
+    if let Some(attached) = null {
+        return attach(clone_of(attached.as_fd(), false)?.as_fd(), place);
+    }
+    let mount = clone_of(open_null()?.as_fd(), false)?;
+    set(mount.as_fd(), false, MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() })?;
+    attach(mount.as_fd(), place)?;
+    *null = Some(mount);
     Ok(())
 }
 
