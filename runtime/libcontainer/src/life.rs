@@ -185,8 +185,9 @@ fn destroy(slot: &Slot, state: &State) -> Result<()> {
     let hooks = late_hooks(slot, state);
     let cgroup = &state.cgroup;
     if !state.owns_cgroup {
-        // Its creator died before it found out whether the cgroup is another container's: what lives in it is not ours.
-        if let Err(error) = cgroup.remove() {
+        // Its creator died before it found out whether the cgroup is another container's: what lives in it is not ours. A scope
+        // without processes may be there, or come only now, and if it has failed it stays.
+        if let Err(error) = cgroup.remove().and_then(|()| cgroup.stop_unit()).and_then(|()| cgroup.remove()) {
             tracing::warn!("leave the cgroup as it is: {error}");
         }
         return slot.remove();
