@@ -84,6 +84,17 @@ impl Case {
         self
     }
 
+    /// Where the container's cgroup is, from the root of a hierarchy, when the spec's path has not been changed.
+    pub fn cgroup(&self) -> String {
+        let by_systemd = self.global.iter().any(|flag| flag == "--systemd-cgroup");
+        if by_systemd { format!("/system.slice/test-{}.scope", self.id) } else { format!("/{}", self.id) }
+    }
+
+    /// Its directory, on version 2.
+    pub fn cgroup_dir(&self) -> PathBuf {
+        Path::new("/sys/fs/cgroup").join(&self.cgroup()[1..])
+    }
+
     /// The bundle's directory.
     pub fn bundle(&self) -> PathBuf {
         self.dir.join("bundle")

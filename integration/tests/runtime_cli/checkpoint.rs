@@ -197,34 +197,32 @@ fn what_others_put_among_the_images_is_neither_followed_nor_waited_for() {
 
 /// A criu that logs where it is told to, as the real one does: in the work directory (field 17 of its options), else among
 /// the images (field 1), by the descriptor of who asks.
-const LOGS: &str = r#"#!/usr/bin/python3
-import os, socket, sys
+const LOGS: &str = r#"#!/usr/bin/perl
+use strict;
 
-def fields(data):
-    at = 0
-    def number():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-    while at < len(data):
-        key = number()
-        value = number()
-        if key & 7 == 2:
-            at += value
-            value = data[at - value:at]
-        yield key >> 3, value
+sub fields {
+    my @bytes = unpack("C*", shift);
+    my %fields;
+    my $number = sub {
+        my ($value, $shift, $byte) = (0, 0);
+        do { $byte = shift @bytes; $value |= ($byte & 127) << $shift; $shift += 7 } while $byte >= 128;
+        $value
+    };
+    while (@bytes) {
+        my ($key, $value) = ($number->(), $number->());
+        $fields{$key >> 3} = ($key & 7) == 2 ? pack("C*", splice(@bytes, 0, $value)) : $value;
+    }
+    %fields
+}
 
-asked = socket.socket(fileno=int(sys.argv[2]))
-options = dict(fields(dict(fields(asked.recv(1 << 16)))[2]))
-os.chdir(f"/proc/{os.getppid()}/fd/{options.get(17, options[1])}")
-with open("restore.log", "w") as log:
-    print("Error: seen", file=log)
+open(my $asked, "+<&=", $ARGV[1]) or die;
+sysread($asked, my $request, 1 << 16) or die;
+my %request = fields($request);
+my %options = fields($request{2});
+my $to = defined $options{17} ? $options{17} : $options{1};
+chdir("/proc/" . getppid() . "/fd/$to") or die;
+open(my $log, ">", "restore.log") or die;
+print $log "Error: seen\n";
 "#;
 
 /// A directory with a `criu` that is this script.

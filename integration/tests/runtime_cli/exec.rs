@@ -276,6 +276,9 @@ fn exec_ends_with_128_and_the_signal() {
     let mut exec = command.spawn().unwrap();
     assert!(wait::file(&pid_file, LIMIT, |text| !text.is_empty()));
     let pid: i32 = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+    let line = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let runs = wait::until(Duration::from_millis(5), LIMIT, || line().starts_with(b"/probe\0wait").then_some(()));
+    runs.expect("the program runs");
     let pid = nix::unistd::Pid::from_raw(pid);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     assert_eq!(command::code(exec.wait().unwrap()), 137);

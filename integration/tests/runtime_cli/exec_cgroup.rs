@@ -40,7 +40,7 @@ fn v2_case() -> Option<(Case, PathBuf)> {
     drop(case);
     let case = Case::on_v2();
     case.hold();
-    let dir = Path::new("/sys/fs/cgroup").join(&case.id);
+    let dir = case.cgroup_dir();
     Some((case, dir))
 }
 
@@ -79,9 +79,9 @@ fn on_v2_a_path_names_it() {
     };
     fs::create_dir_all(dir.join("below/deeper")).unwrap();
     for (flag, expected) in [("below", "below"), ("/below/deeper", "below/deeper"), ("below/../below", "below")] {
-        assert_eq!(line(&case, &["--cgroup", flag]), format!("0::/{}/{expected}", case.id));
+        assert_eq!(line(&case, &["--cgroup", flag]), format!("0::{}/{expected}", case.cgroup()));
     }
-    assert_eq!(line(&case, &["--cgroup", "/"]), format!("0::/{}", case.id));
+    assert_eq!(line(&case, &["--cgroup", "/"]), format!("0::{}", case.cgroup()));
     refused(&case, "nonexistent");
     refused(&case, "..");
     refused(&case, "below/../..");
@@ -96,14 +96,14 @@ fn a_process_goes_where_init_went_when_the_containers_cgroup_takes_none() {
     fs::create_dir(&moved).unwrap();
     fs::write(moved.join("cgroup.procs"), case.pid().to_string()).unwrap();
     // It still takes processes: nothing is handed down.
-    assert_eq!(line(&case, &[]), format!("0::/{}", case.id));
+    assert_eq!(line(&case, &[]), format!("0::{}", case.cgroup()));
     let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap();
     // One that works on processes, not on threads.
     let Some(domain) = controllers.split_whitespace().find(|c| ["memory", "io", "hugetlb", "misc"].contains(c)) else {
         skip!("no controller to hand down");
     };
     fs::write(dir.join("cgroup.subtree_control"), format!("+{domain}")).unwrap();
-    assert_eq!(line(&case, &[]), format!("0::/{}/moved", case.id));
+    assert_eq!(line(&case, &[]), format!("0::{}/moved", case.cgroup()));
     let out = refused(&case, "/");
     assert!(out.stderr.contains("evice or resource busy"), "{out}");
 }

@@ -336,7 +336,7 @@ fn without_a_cgroup_namespace_the_mount_still_leads_to_the_containers_own() {
     case.hold();
     // On version 2 the hierarchy is seen from its root, on version 1 each from the container's own place.
     let procs = if cgroups::mode() == cgroups::Mode::V2 {
-        format!("read /sys/fs/cgroup/{}/cgroup.procs", case.id)
+        format!("read {}/cgroup.procs", case.cgroup_dir().display())
     } else {
         "read /sys/fs/cgroup/pids/cgroup.procs".to_owned()
     };

@@ -113,7 +113,7 @@ fn the_cgroup_namespace_hides_where_the_container_is() {
     }
     case.without_namespace("cgroup");
     let report = case.report();
-    assert!(report.cgroups.iter().any(|line| line.ends_with(&format!("/{}", case.id))), "{:?}", report.cgroups);
+    assert!(report.cgroups.iter().any(|line| line.ends_with(&format!(":{}", case.cgroup()))), "{:?}", report.cgroups);
 }
 
 #[test]

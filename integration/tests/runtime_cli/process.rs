@@ -225,7 +225,8 @@ fn only_the_three_standard_descriptors_are_open() {
     std::fs::write(&secret, "").unwrap();
     let mut command = std::process::Command::new("/bin/sh");
     let script = format!("exec 3<{0} 4<{0} 7<{0}; exec \"$@\"", secret.display());
-    command.args(["-c", &script, "sh"]).arg(&case.runtime.binary).arg("--root").arg(case.state_dir());
+    let runtime = case.command();
+    command.args(["-c", &script, "sh"]).arg(runtime.get_program()).args(runtime.get_args());
     case.args(&["/probe", "report"]).write();
     command.args(["run", "--bundle"]).arg(case.bundle()).arg(&case.id).stdin(case.stdin());
     let report = command::run(&mut command, &case.files()).ok().report();
@@ -240,7 +241,8 @@ fn descriptors_are_passed_when_asked() {
     std::fs::write(&secret, "").unwrap();
     let mut command = std::process::Command::new("/bin/sh");
     let script = format!("exec 3<{0} 4<{0} 5<{0}; exec \"$@\"", secret.display());
-    command.args(["-c", &script, "sh"]).arg(&case.runtime.binary).arg("--root").arg(case.state_dir());
+    let runtime = case.command();
+    command.args(["-c", &script, "sh"]).arg(runtime.get_program()).args(runtime.get_args());
     command.args(["run", "--preserve-fds", "2", "--bundle"]).arg(case.bundle()).arg(&case.id);
     let report = command::run(command.stdin(case.stdin()), &case.files()).ok().report();
     assert_eq!(report.fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4], "{:?}", report.fds);

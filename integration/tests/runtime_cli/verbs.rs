@@ -248,7 +248,7 @@ fn an_unknown_verb_or_flag_is_refused() {
 fn debug_tells_the_steps_and_changes_nothing_else() {
     let mut case = Case::new();
     let log = case.dir.join("debug.log");
-    case.global = ["--debug", "--log", log.to_str().unwrap()].map(str::to_owned).to_vec();
+    case.global.extend(["--debug", "--log", log.to_str().unwrap()].map(str::to_owned));
     case.args(&["/probe", "say", "hello"]);
     assert_eq!(case.run().ok().stdout, "hello\n");
     if case.runtime.kind != integration::programs::Kind::Crun {
