@@ -1,5 +1,6 @@
 //! What a process of the container finds in another one that the runtime starts.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
@@ -7,6 +8,8 @@ use integration::case::Case;
 use integration::command::Out;
 use integration::not_on;
 use serde_json::json;
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 // Against CVE-2024-21626 one layer after another holds, so that these tests fail only where several are gone. What the caller
 // left open is closed, and nothing of the host's is open where the working directory is entered. One that a container is
@@ -121,6 +124,20 @@ fn cve_2016_9962_what_enters_holds_no_way_out_from_who_may_trace_it() {
         case.spec["linux"]["seccomp"] = seccomp;
     }
     lurked(case);
+}
+
+#[test]
+fn what_waits_to_be_started_holds_no_way_back_to_the_host() {
+    const NAMESPACES: [&str; 8] = ["cgroup:[", "ipc:[", "mnt:[", "net:[", "pid:[", "time:[", "user:[", "uts:["];
+    let case = Case::new();
+    case.create().ok();
+    for entry in fs::read_dir(format!("/proc/{}/fd", case.pid())).unwrap().flatten() {
+        let target = fs::read_link(entry.path()).unwrap().to_string_lossy().into_owned();
+        assert!(!NAMESPACES.iter().any(|kind| target.starts_with(kind)), "{target}");
+        // Procfs of its own it may have.
+        let on_procfs = || rustix::fs::statfs(entry.path()).unwrap().f_type == PROC_SUPER_MAGIC;
+        assert!(!fs::metadata(entry.path()).unwrap().is_dir() || on_procfs(), "{target}");
+    }
 }
 
 fn lurked(mut case: Case) {

@@ -145,6 +145,8 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
             drop(to_inside);
             // Their descriptors, the lock among them, stay with the other side.
             drop(undo.disarm());
+            // And the way to the caller's network.
+            drop(home);
             inside(prepared, &to_outside)
         }
         Born::Parent { pid, pidfd } => {
