@@ -22,6 +22,9 @@ const ALLOW_MULTI: u32 = 2;
 /// The kernel's limit of programs on one cgroup and hook.
 const MAX_PROGRAMS: usize = 64;
 
+/// How often signals may come while a program is verified.
+const ATTEMPTS: usize = 100;
+
 /// The programs call no helper, so that any license would do.
 const LICENSE: &CStr = c"Apache-2.0";
 
@@ -51,8 +54,15 @@ pub(crate) fn load_device_program(program: &[Insn]) -> Result<OwnedFd> {
         program: program.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,
     };
-    // SAFETY: `program` and `LICENSE` outlive the call and have the lengths that `attr` tells.
-    owned(unsafe { bpf(PROG_LOAD, &attr) }?)
+    // The verifier gives up when a signal comes, and has to be asked again.
+    for _ in 0..ATTEMPTS {
+        // SAFETY: `program` and `LICENSE` outlive the call and have the lengths that `attr` tells.
+        match unsafe { bpf(PROG_LOAD, &attr) } {
+            Err(Errno::AGAIN) => {}
+            done => return owned(done?),
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// Puts a device program on a cgroup, beside those that are there.
