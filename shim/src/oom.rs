@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -25,8 +24,9 @@ pub(crate) struct OomWatch {
 enum Source {
     /// The cgroup's directory.
     V1(PathBuf),
-    /// `memory.events`, and the number of kills when it was last looked at.
-    V2(File, u64),
+    /// The path of `memory.events`, and the number of kills when it was last looked at. A descriptor that is open all the
+    /// time would tell no more: it says nothing once the cgroup is gone.
+    V2(PathBuf, u64),
 }
 
 impl OomWatch {
@@ -72,12 +72,11 @@ impl AsRawFd for OomWatch {
 /// `memory.events` changes with every event.
 fn watch_v2(dir: &Path) -> Option<OomWatch> {
     let path = dir.join("memory.events");
-    let counters = File::open(&path).ok()?;
     let signal = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
     inotify::add_watch(&signal, &path, WatchFlags::MODIFY).ok()?;
     // A cgroup that was there before the container may have a past.
-    let kills = count(&counters)?;
-    Some(OomWatch { signal, source: Source::V2(counters, kills) })
+    let kills = count(&path)?;
+    Some(OomWatch { signal, source: Source::V2(path, kills) })
 }
 
 /// An eventfd that the kernel is told of in `cgroup.event_control`.
@@ -89,10 +88,8 @@ fn watch_v1(dir: PathBuf) -> Option<OomWatch> {
     Some(OomWatch { signal, source: Source::V1(dir) })
 }
 
-fn count(counters: &File) -> Option<u64> {
-    let mut buffer = [0_u8; 512];
-    let length = counters.read_at(&mut buffer, 0).ok()?;
-    kills(std::str::from_utf8(&buffer[..length]).ok()?)
+fn count(counters: &Path) -> Option<u64> {
+    kills(&std::fs::read_to_string(counters).ok()?)
 }
 
 /// The value of `oom_kill` in `memory.events`.

@@ -69,7 +69,11 @@ pub(super) fn open(flags: &Flags) -> Result<Logs> {
                 }
                 let total = u64::try_from(flags.log_global_size_max).ok().filter(|&total| total > 0);
                 let log = K8sLog::open(&path, limits(flags), total);
-                logs.drivers.push(Log::K8s(log.context(|| format!("Failed to open log file {}", path.display()))?));
+                let mut log = log.context(|| format!("Failed to open log file {}", path.display()))?;
+                if !flags.no_sync_log {
+                    log.keep();
+                }
+                logs.drivers.push(Log::K8s(log));
             }
         }
     }

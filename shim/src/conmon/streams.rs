@@ -1,15 +1,13 @@
 //! The container's streams in conmon's hands.
 
 use rustix::event::epoll::{self, EventFlags};
-use rustix::io::{Errno, read, write};
+use rustix::io::{Errno, write};
 
 use super::client::Client;
 use super::watch::{STDERR, STDIN, STDOUT, Watch};
 use crate::error::{Context, Result};
+use crate::io::intake::{Intake, SMALL};
 use crate::io::log::Stream;
-
-/// How much is read of a stream at once.
-const CHUNK: usize = 16 * 1024;
 
 impl Watch<'_> {
     /// Reads the outputs, or does not while a client does not keep up: what a caller pipes elsewhere must be whole.
@@ -29,11 +27,18 @@ impl Watch<'_> {
 
     /// Moves what the container has written to the logs and the clients. `false` means that there is no more for now.
     pub(super) fn read_output(&mut self, index: usize) -> Result<bool> {
+        let mut intake = std::mem::take(&mut self.intake);
+        let more = self.take_in(index, &mut intake);
+        self.intake = intake;
+        more
+    }
+
+    fn take_in(&mut self, index: usize, intake: &mut Intake) -> Result<bool> {
         let output = if index == 0 { &self.born.stdout } else { &self.born.stderr };
         let Some(output) = output else { return Ok(false) };
-        let mut buffer = [0_u8; CHUNK];
-        let count = match read(output, &mut buffer[..]) {
-            Ok(count) => count,
+        let mut buffer = [0_u8; SMALL];
+        let bytes = match intake.read(output, &mut buffer) {
+            Ok(bytes) => bytes,
             // A terminal that is closed everywhere says EIO. Somebody may open it again.
             Err(Errno::IO) if self.manner.terminal => {
                 if !self.hung {
@@ -45,7 +50,7 @@ impl Watch<'_> {
             Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
             Err(errno) => return Err(errno).context(|| "read the container's output"),
         };
-        if count == 0 {
+        if bytes.is_empty() {
             let _: rustix::io::Result<()> = epoll::delete(&self.epoll, output);
             if index == 0 {
                 self.born.stdout = None;
@@ -56,11 +61,11 @@ impl Watch<'_> {
         }
         let stream = if index == 0 { Stream::Stdout } else { Stream::Stderr };
         for log in &mut self.logs {
-            log.write(stream, &buffer[..count]);
+            log.write(stream, bytes);
         }
         for slot in 0..self.clients.len() {
             if let Some(client) = &mut self.clients[slot] {
-                client.output(stream, &buffer[..count]);
+                client.output(stream, bytes);
                 client.flush();
                 if client.has_output() {
                     self.refresh(slot);

@@ -18,6 +18,7 @@ use super::say::Say;
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Result};
 use crate::io::console;
+use crate::io::intake::{CALM, Intake};
 use crate::io::log::Log;
 use crate::oom::OomWatch;
 use crate::reap::{self, Exit};
@@ -73,6 +74,7 @@ pub(super) struct Watch<'a> {
     /// Whether the terminal's other side is closed for now: then only changes are waited for.
     pub(super) hung: bool,
     pub(super) logs: Vec<Log>,
+    pub(super) intake: Intake,
     pub(super) doors: Doors,
     pub(super) oom: Option<OomWatch>,
     pub(super) clients: Vec<Option<Client>>,
@@ -102,6 +104,7 @@ impl<'a> Watch<'a> {
             born,
             hung: false,
             logs,
+            intake: Intake::default(),
             doors,
             oom,
             clients,
@@ -177,8 +180,10 @@ impl<'a> Watch<'a> {
     }
 
     /// Waits for events. `None` means that the deadline has passed.
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> Result<Option<Vec<(u64, EventFlags)>>> {
+    pub(super) fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<Vec<(u64, EventFlags)>>> {
+        let calm = self.intake.is_flooded().then_some(CALM);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.into_iter().chain(calm).min();
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
         let mut events = [empty; 16];
@@ -186,8 +191,12 @@ impl<'a> Watch<'a> {
             Err(Errno::INTR) => return Ok(Some(Vec::new())),
             other => other.context(|| "wait for events")?,
         };
-        if count == 0 && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Ok(None);
+        if count == 0 {
+            self.intake.calm();
+            self.logs.iter_mut().for_each(Log::calm);
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(None);
+            }
         }
         let mut events: Vec<_> = events[..count].iter().map(|event| (event.data.u64(), event.flags)).collect();
         events.sort_unstable_by_key(|&(token, _)| token);

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use containerd_shim_protos::ttrpc::r#async::transport::Listener;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::fs::{Mode, OFlags, open};
+use nix::unistd::close;
 use rustix::process::{getpid, set_child_subreaper, setsid};
 use tokio::io::Interest;
 use tokio::sync::watch;
@@ -61,12 +61,13 @@ impl SocketName {
     }
 }
 
-/// The listening socket came as stdin; nothing that is started later must find it there.
+/// The listening socket came as stdin; nothing that is started later must find it there. What is opened next takes the
+/// place: whatever is started gets a stdin of its own, and a null that nobody reads would be one more descriptor in every
+/// shim.
 fn take_listener() -> Result<UnixListener> {
     let step = || "take over the listening socket";
     let listener: OwnedFd = io::stdin().as_fd().try_clone_to_owned().context(step)?;
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(|| "open /dev/null")?;
-    rustix::stdio::dup2_stdin(&null).context(step)?;
+    close(io::stdin().as_raw_fd()).context(step)?;
     Ok(UnixListener::from(listener))
 }
 

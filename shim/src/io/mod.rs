@@ -2,5 +2,6 @@
 
 pub(crate) mod console;
 pub(crate) mod fifo;
+pub(crate) mod intake;
 pub(crate) mod log;
 pub(crate) mod time;

@@ -6,8 +6,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, fadvise};
 
 /// How much may be kept of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,12 @@ pub(crate) struct LogFile {
     length: u64,
     lost: u64,
     note: Note,
+    /// Up to where the disk has been told to begin, if the file is synced in the end.
+    begun: Option<u64>,
 }
+
+/// How much gathers before the disk begins: what is on its way already need not be waited for at the end.
+const STRIDE: u64 = 8 << 20;
 
 /// The name of a rotated file: the first is the youngest.
 pub(crate) fn rotated(path: &Path, number: u32) -> PathBuf {
@@ -51,7 +59,22 @@ impl LogFile {
     pub(crate) fn open(path: &Path, limits: Option<Limits>, note: Note) -> io::Result<Self> {
         let file = open(path)?;
         let end = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, limits, end, length: end, lost: 0, note })
+        Ok(Self { path: path.to_owned(), file, limits, end, length: end, lost: 0, note, begun: None })
+    }
+
+    /// Prepares for [`LogFile::sync`]: what has gathered goes to the disk while more is written.
+    pub(crate) fn keep(&mut self) {
+        self.begun = Some(self.end);
+    }
+
+    fn begin(&mut self) {
+        if let Some(begun) = self.begun
+            && let Some(length) = NonZeroU64::new(self.end - begun).filter(|length| length.get() >= STRIDE)
+        {
+            // Nobody needs it again soon, says this; what it does is to start writing.
+            let _: rustix::io::Result<()> = fadvise(&self.file, begun, Some(length), Advice::DontNeed);
+            self.begun = Some(self.end);
+        }
     }
 
     /// How much is in the current file.
@@ -92,6 +115,7 @@ impl LogFile {
             }
             self.length += portion.len() as u64;
             self.end += portion.len() as u64;
+            self.begin();
             records = rest;
         }
         true
@@ -132,6 +156,7 @@ impl LogFile {
         if let Ok(file) = replaced {
             self.file = file;
             self.end = 0;
+            self.begun = self.begun.map(|_| 0);
         }
         // Also counted from here if the old file goes on: it is tried again after as much output.
         self.length = 0;

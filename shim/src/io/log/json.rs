@@ -8,14 +8,16 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use memchr::memchr;
 use serde::Deserialize;
 
 use super::file::{Limits, LogFile};
 use super::{MAX_LINE, Stream};
+use crate::io::intake::SMALL;
 use crate::io::time::Rfc3339;
 
 /// Records are written out when this much has gathered.
-const BATCH: usize = 64 * 1024;
+const BATCH: usize = 128 * 1024;
 
 /// One record, as a reader sees it.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -31,21 +33,24 @@ pub(crate) struct Record {
 pub(crate) struct JsonLog {
     file: LogFile,
     partial: [Vec<u8>; 2],
+    /// Empty, kept for its memory.
+    records: Vec<u8>,
 }
 
 impl JsonLog {
     /// Opens the log at `path`, to be continued if it exists.
     pub(crate) fn open(path: &Path, limits: Option<Limits>) -> io::Result<Self> {
-        Ok(Self { file: LogFile::open(path, limits, note)?, partial: [Vec::new(), Vec::new()] })
+        Ok(Self { file: LogFile::open(path, limits, note)?, partial: [Vec::new(), Vec::new()], records: Vec::new() })
     }
 
     /// Takes output of the container. Whole lines are in the file when this returns.
     pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
-        let mut batch = Batch::new(stream);
+        let mut batch = Batch::new(stream, std::mem::take(&mut self.records));
         let partial = &mut self.partial[stream as usize];
+        let source = bytes.len();
         while !bytes.is_empty() {
             let room = MAX_LINE - partial.len();
-            let (piece, complete) = match bytes.iter().take(room).position(|&byte| byte == b'\n') {
+            let (piece, complete) = match memchr(b'\n', &bytes[..bytes.len().min(room)]) {
                 Some(newline) => (newline + 1, true),
                 None if bytes.len() >= room => (room, true),
                 None => (bytes.len(), false),
@@ -71,6 +76,14 @@ impl JsonLog {
             *partial = Vec::new();
         }
         batch.flush(&mut self.file);
+        if source >= SMALL {
+            self.records = batch.records;
+        }
+    }
+
+    /// Gives back the memory that a flood needed.
+    pub(crate) fn calm(&mut self) {
+        self.records = Vec::new();
     }
 
     /// Writes out unfinished lines at the end of the container.
@@ -78,7 +91,7 @@ impl JsonLog {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(&mut self.partial[stream as usize]);
             if !rest.is_empty() {
-                let mut batch = Batch::new(stream);
+                let mut batch = Batch::new(stream, Vec::new());
                 batch.whole(&rest);
                 batch.flush(&mut self.file);
             }
@@ -89,7 +102,7 @@ impl JsonLog {
 
 /// A record that says what is lost.
 fn note(lost: u64) -> Vec<u8> {
-    let mut note = Batch::new(Stream::Stderr);
+    let mut note = Batch::new(Stream::Stderr, Vec::new());
     note.whole(format!("[log: {lost} bytes of output are lost: the log could not be written]\n").as_bytes());
     note.records
 }
@@ -104,8 +117,9 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(stream: Stream) -> Self {
-        Self { stream, time: String::new(), records: Vec::new(), source: 0 }
+    /// Records in memory that was needed before.
+    fn new(stream: Stream, records: Vec<u8>) -> Self {
+        Self { stream, time: String::new(), records, source: 0 }
     }
 
     /// Adds a record of `piece` and returns how much of it went in: a character that is cut at the end stays out.
@@ -154,34 +168,64 @@ fn unfinished(bytes: &[u8]) -> usize {
 }
 
 /// Writes `bytes` as the inside of a JSON string.
-fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    for chunk in bytes.utf8_chunks() {
-        let text = chunk.valid().as_bytes();
-        let mut plain = 0;
-        for (at, &byte) in text.iter().enumerate() {
-            let short = match byte {
-                b'"' => b'"',
-                b'\\' => b'\\',
-                b'\n' => b'n',
-                b'\r' => b'r',
-                b'\t' => b't',
-                0..=0x1f | 0x7f => 0,
-                _ => continue,
-            };
-            out.extend_from_slice(&text[plain..at]);
-            plain = at + 1;
-            if short == 0 {
-                let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
-            } else {
-                out.extend_from_slice(&[b'\\', short]);
+fn escape(mut bytes: &[u8], out: &mut Vec<u8>) {
+    loop {
+        let (clean, rest) = bytes.split_at(plain(bytes));
+        out.extend_from_slice(clean);
+        bytes = match rest {
+            [] => return,
+            [byte @ 0..=0x7f, rest @ ..] => {
+                escape_ascii(*byte, out);
+                rest
+            }
+            _ => {
+                let (foreign, rest) = rest.split_at(rest.iter().take_while(|byte| !byte.is_ascii()).count());
+                for chunk in foreign.utf8_chunks() {
+                    out.extend_from_slice(chunk.valid().as_bytes());
+                    if !chunk.invalid().is_empty() {
+                        out.extend_from_slice("\u{fffd}".as_bytes());
+                    }
+                }
+                rest
             }
         }
-        out.extend_from_slice(&text[plain..]);
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice("\u{fffd}".as_bytes());
-        }
     }
+}
+
+fn escape_ascii(byte: u8, out: &mut Vec<u8>) {
+    let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+    match byte {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        _ => out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]),
+    }
+}
+
+/// How many bytes at the beginning stand for themselves in a JSON string and are ASCII. Eight are looked at together:
+/// this is where a flood's time goes.
+fn plain(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    // A byte that is zero borrows from its neighbours above only after its own top bit has been set.
+    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & TOPS;
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let special = has_zero(word ^ (ONES * u64::from(b'"'))) | has_zero(word ^ (ONES * u64::from(b'\\')));
+        // 0x7f and above, without carrying into the next byte.
+        let high = word | (word & !TOPS).wrapping_add(ONES);
+        // The lowest mark is exact; those above it may be borrowed.
+        let marks = (control | special | high) & TOPS;
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let is_plain = |byte: &&u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
+    at + bytes[at..].iter().take_while(is_plain).count()
 }
 
 #[cfg(test)]
@@ -221,6 +265,18 @@ mod tests {
         let expected = format!("{}ä€😀\n", String::from_utf8(all).unwrap());
         assert_eq!(texts(&records), [expected]);
         assert_eq!(texts(&written(&[(Stream::Stdout, b"a\xff\xfeb\n")])), ["a\u{fffd}\u{fffd}b\n"]);
+    }
+
+    #[test]
+    fn bytes_that_need_care_are_found_wherever_they_are() {
+        for special in 0..=u8::MAX {
+            let is_plain = matches!(special, 0x20..=0x7e) && !matches!(special, b'"' | b'\\');
+            for at in 0..24 {
+                let mut bytes = *b"abcdefgh ~}|{ !#[]^`yz@A";
+                bytes[at] = special;
+                assert_eq!(plain(&bytes), if is_plain { bytes.len() } else { at }, "{special:#x} at {at}");
+            }
+        }
     }
 
     #[test]

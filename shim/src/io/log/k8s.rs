@@ -5,8 +5,11 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::Stream;
+use memchr::memchr;
+
 use super::file::{Limits, LogFile};
+use super::{MAX_LINE, Stream};
+use crate::io::intake::SMALL;
 use crate::io::time::Rfc3339;
 
 /// The writer of such a log.
@@ -15,6 +18,8 @@ pub(crate) struct K8sLog {
     file: LogFile,
     /// How many bytes may still be written in all, over all files.
     left: Option<u64>,
+    /// What is about to be written, kept for its memory.
+    records: Vec<u8>,
 }
 
 impl K8sLog {
@@ -22,31 +27,43 @@ impl K8sLog {
     pub(crate) fn open(path: &Path, limits: Option<Limits>, total: Option<u64>) -> io::Result<Self> {
         let file = LogFile::open(path, limits, note)?;
         let left = total.map(|total| total.saturating_sub(file.length()));
-        Ok(Self { file, left })
+        Ok(Self { file, left, records: Vec::new() })
     }
 
     /// Takes output of the container; it is in the file when this returns.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
         let head = head(stream);
-        let mut records = Vec::with_capacity(bytes.len() + bytes.len() / 2 + head.len());
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        self.records.clear();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let near = &rest[..rest.len().min(MAX_LINE)];
+            let (line, whole) = match memchr(b'\n', near) {
+                Some(newline) => (&rest[..=newline], true),
+                None => (near, false),
+            };
+            rest = &rest[line.len()..];
             if let Some(left) = &mut self.left {
                 if *left == 0 {
                     break;
                 }
                 *left = left.saturating_sub((head.len() + line.len() + 3) as u64);
             }
-            records.extend_from_slice(head.as_bytes());
-            if line.ends_with(b"\n") {
-                records.extend_from_slice(b"F ");
-                records.extend_from_slice(line);
-            } else {
-                records.extend_from_slice(b"P ");
-                records.extend_from_slice(line);
-                records.push(b'\n');
+            self.records.extend_from_slice(head.as_bytes());
+            self.records.extend_from_slice(if whole { b"F " } else { b"P " });
+            self.records.extend_from_slice(line);
+            if !whole {
+                self.records.push(b'\n');
             }
         }
-        self.file.append(&records, bytes.len() as u64);
+        self.file.append(&self.records, bytes.len() as u64);
+        if bytes.len() < SMALL {
+            self.calm();
+        }
+    }
+
+    /// Gives back the memory that a flood needed.
+    pub(crate) fn calm(&mut self) {
+        self.records = Vec::new();
     }
 
     /// Says at last what could not be written.
@@ -57,6 +74,11 @@ impl K8sLog {
     /// Begins a new file.
     pub(crate) fn reopen(&mut self) {
         self.file.rotate();
+    }
+
+    /// Prepares for [`K8sLog::sync`].
+    pub(crate) fn keep(&mut self) {
+        self.file.keep();
     }
 
     /// Has the disk keep what was written.

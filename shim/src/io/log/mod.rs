@@ -66,6 +66,15 @@ impl Log {
         }
     }
 
+    /// Gives memory back that only a flood needs.
+    pub(crate) fn calm(&mut self) {
+        match self {
+            Self::Json(log) => log.calm(),
+            Self::K8s(log) => log.calm(),
+            Self::Journald(_) | Self::None => {}
+        }
+    }
+
     /// Begins a new file, as if the old one were full.
     pub(crate) fn reopen(&mut self) {
         if let Self::K8s(log) = self {

@@ -14,6 +14,7 @@ use super::client::Client;
 use super::door::Door;
 use super::vitals::Vitals;
 use crate::error::{Context, Result};
+use crate::io::intake::{CALM, Intake};
 use crate::io::log::{Log, Stream};
 use crate::reap::{self, Exit};
 use crate::runtime::Runtime;
@@ -53,6 +54,7 @@ pub(super) struct Monitor {
     pub(super) stdin: Option<OwnedFd>,
     pub(super) outputs: [Option<OwnedFd>; 2],
     pub(super) log: Log,
+    pub(super) intake: Intake,
     pub(super) clients: Vec<Option<Client>>,
     /// Input that the container has not read yet.
     pub(super) input: Vec<u8>,
@@ -96,6 +98,7 @@ impl Monitor {
             stdin: born.streams.stdin,
             outputs: [born.streams.stdout, born.streams.stderr],
             log: home.log,
+            intake: Intake::default(),
             clients: Vec::new(),
             input: Vec::new(),
             input_ends: false,
@@ -211,6 +214,7 @@ impl Monitor {
         let check = self.vitals.as_ref().and_then(Vitals::due);
         let first = deadline.into_iter().chain(self.door.retry()).chain(check).min();
         let left = first.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.into_iter().chain(self.intake.is_flooded().then_some(CALM)).min();
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
         let mut events = [empty; 16];
@@ -218,6 +222,10 @@ impl Monitor {
             Err(Errno::INTR) => return Ok(Some(Vec::new())),
             other => other.context(|| "wait for events")?,
         };
+        if count == 0 {
+            self.intake.calm();
+            self.log.calm();
+        }
         if self.door.retry().is_some_and(|retry| retry <= Instant::now()) {
             self.door.open(&self.epoll);
         } else if count == 0 && deadline.is_some_and(|deadline| deadline <= Instant::now()) {

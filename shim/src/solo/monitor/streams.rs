@@ -1,16 +1,14 @@
 //! The container's streams in the monitor's hands.
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::io::{Errno, read, write};
+use rustix::io::{Errno, write};
 
 use super::client::Client;
 use super::serve::{Monitor, STDERR, STDIN, STDOUT};
 use crate::error::{Context, Result};
+use crate::io::intake::{Intake, SMALL};
 use crate::io::log::Stream;
 use crate::solo::frames::Type;
-
-/// How much is read of a stream at once.
-const CHUNK: usize = 16 * 1024;
 
 impl Monitor {
     /// Reads the outputs, or does not while the starter does not keep up.
@@ -26,22 +24,28 @@ impl Monitor {
 
     /// Moves what the container has written to the log and the clients.
     pub(super) fn read_output(&mut self, index: usize) -> Result<()> {
+        let mut intake = std::mem::take(&mut self.intake);
+        let taken = self.take_in(index, &mut intake);
+        self.intake = intake;
+        taken
+    }
+
+    fn take_in(&mut self, index: usize, intake: &mut Intake) -> Result<()> {
         let Some(output) = &self.outputs[index] else {
             return Ok(());
         };
-        let mut buffer = [0_u8; CHUNK];
-        let count = match read(output, &mut buffer[..]) {
-            Ok(count) => count,
+        let mut buffer = [0_u8; SMALL];
+        let bytes = match intake.read(output, &mut buffer) {
+            Ok(bytes) => bytes,
             // A terminal that is closed everywhere says EIO.
-            Err(Errno::IO) => 0,
+            Err(Errno::IO) => &[],
             Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno).context(|| "read the container's output"),
         };
-        if count == 0 {
+        if bytes.is_empty() {
             self.close_output(index);
             return Ok(());
         }
-        let bytes = &buffer[..count];
         let (stream, kind) = if index == 0 { (Stream::Stdout, Type::Stdout) } else { (Stream::Stderr, Type::Stderr) };
         self.log.write(stream, bytes);
         for slot in 0..self.clients.len() {
