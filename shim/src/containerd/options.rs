@@ -18,6 +18,8 @@ const DEFAULT_ROOT: &str = "/run/containerd/tare";
 const OPTIONS_FILE: &str = "options.json";
 /// What `ctr` sends, and everybody else who knows runc.
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
+/// What containerd 1's client sends to runtimes that it does not know.
+const LEGACY_OPTIONS: &str = "containerd.linux.runc.CreateOptions";
 /// What CRI sends to runtimes that it does not know: a TOML table, or a file that has one.
 const GENERIC_OPTIONS: &str = "runtimeoptions.v1.Options";
 
@@ -60,6 +62,9 @@ impl Options {
         if name == GENERIC_OPTIONS {
             return Self::from_generic(&any.value);
         }
+        if name == LEGACY_OPTIONS {
+            return Self::from_legacy(&any.value);
+        }
         if name != RUNC_OPTIONS {
             let text = format!("runtime options of type {:?} are unknown: use {RUNC_OPTIONS}", any.type_url);
             return Err(Error::invalid(text));
@@ -77,6 +82,26 @@ impl Options {
             systemd_cgroup: parsed.systemd_cgroup,
             criu_work_path: parsed.criu_work_path,
         })
+    }
+
+    /// Decodes `containerd.linux.runc.CreateOptions`, of which the other fields are for checkpoints: `{no_pivot_root = 1,
+    /// no_new_keyring = 8, shim_cgroup = 9, io_uid = 10, io_gid = 11, criu_work_path = 12}`.
+    fn from_legacy(value: &[u8]) -> Result<Self> {
+        let decode = |error| Error::invalid(format!("decode {LEGACY_OPTIONS}: {error}"));
+        let mut options = Self::default();
+        let mut fields = CodedInputStream::from_bytes(value);
+        while let Some(tag) = fields.read_raw_tag_or_eof().map_err(decode)? {
+            match tag >> 3 {
+                1 => options.no_pivot_root = fields.read_bool().map_err(decode)?,
+                8 => options.no_new_keyring = fields.read_bool().map_err(decode)?,
+                9 => options.shim_cgroup = fields.read_string().map_err(decode)?,
+                10 => options.io_uid = fields.read_uint32().map_err(decode)?,
+                11 => options.io_gid = fields.read_uint32().map_err(decode)?,
+                12 => options.criu_work_path = fields.read_string().map_err(decode)?,
+                _ => skip_field_for_tag(tag, &mut fields).map_err(decode)?,
+            }
+        }
+        Ok(options)
     }
 
     /// Decodes `runtimeoptions.v1.Options`, which is `{type_url = 1, config_path = 2, config_body = 3}`.
@@ -180,6 +205,24 @@ mod tests {
         assert!(Options::from_any(&generic("/absent", "")).unwrap_err().text().contains("/absent"));
         assert!(Options::from_any(&generic("", "BinaryName = 7")).is_err());
         assert!(Options::from_any(&any(GENERIC_OPTIONS, vec![18, 100, 1])).is_err());
+    }
+
+    #[test]
+    fn clients_of_containerd_1_send_what_they_sent_before_shims() {
+        // Fields 1, 3 (of no use), 8, 9, 10, 11, 12.
+        let mut value = vec![8, 1, 24, 1, 64, 1, 74, 2, b'/', b'c', 80, 0xe8, 7, 88, 5];
+        let options = Options::from_any(&any(LEGACY_OPTIONS, value.clone())).unwrap();
+        let expected = Options {
+            no_pivot_root: true,
+            no_new_keyring: true,
+            shim_cgroup: "/c".into(),
+            io_uid: 1000,
+            io_gid: 5,
+            ..Options::default()
+        };
+        assert_eq!(options, expected);
+        value.extend([98, 9]);
+        assert!(Options::from_any(&any(LEGACY_OPTIONS, value)).is_err(), "cut short");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::time::sleep;
 
 use super::{log, watch as readiness};
 use crate::error::{Context, Result};
+use crate::io::console::read_output;
 use crate::io::fifo::is_fifo;
 
 /// How much is moved at once: the usual capacity of a pipe.
@@ -83,7 +84,12 @@ async fn move_output(source: &Source, sink: &mut Sink, phase: &mut watch::Receiv
                 Err(_) => return Ok(()),
             },
         };
-        let moved = if by_splice { splice_step(source, sink)? } else { copy_step(source, sink)? };
+        let mut moved = if by_splice { splice_step(source, sink)? } else { copy_step(source, sink)? };
+        let over = *phase.borrow() >= Phase::Ended && !from_pipe;
+        if over && matches!(moved, Step::Empty) {
+            // The kernel may still be moving the last output: asked again, it finishes that first.
+            moved = copy_step(source, sink)?;
+        }
         match moved {
             Step::Moved => {}
             Step::End => return Ok(()),
@@ -92,7 +98,7 @@ async fn move_output(source: &Source, sink: &mut Sink, phase: &mut watch::Receiv
                     ready.clear_ready();
                 }
                 // A lingering process can hold a terminal open for ever.
-                if *phase.borrow() >= Phase::Ended && !from_pipe {
+                if over {
                     return Ok(());
                 }
             }
@@ -132,7 +138,7 @@ fn splice_step(source: &AsyncFd<OwnedFd>, sink: &Sink) -> Result<Step> {
 
 fn copy_step(source: &AsyncFd<OwnedFd>, sink: &mut Sink) -> Result<Step> {
     let mut buffer = [0_u8; BUFFER];
-    let count = match read(source, &mut buffer[..]) {
+    let count = match read_output(source, &mut buffer) {
         // A terminal whose other side is closed everywhere says EIO.
         Ok(0) | Err(Errno::IO) => return Ok(Step::End),
         Ok(count) => count,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags, chmod, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, read};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::termios::{Winsize, isatty, tcsetwinsize};
 
@@ -78,6 +78,16 @@ impl Drop for ConsoleSocket {
 pub(crate) fn set_nonblocking(fd: impl AsFd) -> Result<()> {
     let flags = fcntl_getfl(&fd).context(|| "read descriptor flags")?;
     fcntl_setfl(&fd, flags | OFlags::NONBLOCK).context(|| "set descriptor flags")
+}
+
+/// Reads what came out of a terminal or a pipe. A terminal that is closed everywhere says EIO, but it can say so while the
+/// last output is still on its way through the kernel: that looks for output first and for the closing afterwards, and
+/// what does not fit into its buffer is moved there by a worker. Who asks again waits for the worker and gets it.
+pub(crate) fn read_output(fd: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    match read(&fd, &mut *buffer) {
+        Err(Errno::IO) => read(&fd, buffer),
+        other => other,
+    }
 }
 
 /// Sets a terminal's size. A terminal that is gone needs no size.

@@ -4,7 +4,9 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::io::{Errno, read};
+use rustix::io::Errno;
+
+use super::console::read_output;
 
 /// How much is read at once of a container that has little to say.
 pub(crate) const SMALL: usize = 16 * 1024;
@@ -25,13 +27,13 @@ impl Intake {
     /// Reads from `output` into whichever buffer is right. The caller's is for quiet times: it may be on the stack.
     pub(crate) fn read<'a>(&'a mut self, output: impl AsFd, small: &'a mut [u8; SMALL]) -> Result<&'a [u8], Errno> {
         if self.large.is_empty() {
-            let count = read(output, &mut small[..])?;
+            let count = read_output(output, &mut small[..])?;
             if count == SMALL {
                 self.large = vec![0; LARGE];
             }
             return Ok(&small[..count]);
         }
-        let count = read(output, &mut self.large[..])?;
+        let count = read_output(output, &mut self.large)?;
         Ok(&self.large[..count])
     }
 

@@ -6,9 +6,10 @@ use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat};
-use rustix::io::{Errno, read, write};
+use rustix::io::{Errno, write};
 
 use crate::error::{Context, Result};
+use crate::io::console::read_output;
 
 /// How much is read at once.
 pub(crate) const CHUNK: usize = 16 * 1024;
@@ -156,7 +157,7 @@ pub(crate) fn watch_if<'a>(
 
 /// Reads what there is. `None` means that there is nothing yet; empty means the end.
 pub(crate) fn read_some(fd: impl AsFd, buffer: &mut [u8]) -> Result<Option<usize>> {
-    match read(fd, buffer) {
+    match read_output(fd, buffer) {
         Ok(count) => Ok(Some(count)),
         // A terminal that is closed everywhere, or that has hung up.
         Err(Errno::IO) => Ok(Some(0)),
