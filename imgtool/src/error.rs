@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     Damaged,
     /// The connection or the server failed in a way that may pass.
     Transient,
+    /// The file system has no room left, or the user has used up his share.
+    Full,
 }
 
 /// A failed step: `text` reads from the outermost step to the cause.
@@ -94,6 +96,7 @@ impl From<io::Error> for Error {
         match error.kind() {
             io::ErrorKind::NotFound => Self::missing(text),
             io::ErrorKind::InvalidData => Self::malformed(text),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::new(Kind::Full, text),
             _ => Self::other(text),
         }
     }

@@ -171,44 +171,46 @@ impl Unpacking<'_> {
                 compressed: Some(descriptor.size),
                 lower,
             };
-            let (result, had_some) = match self.store.acquire(descriptor)? {
+            // Whether what an earlier run left can be at fault.
+            let (result, doubtful) = match self.store.acquire(descriptor)? {
                 Acquired::Complete => {
                     let task = self.task(descriptor, 0);
                     let blob = Counted { inner: self.store.open_blob(descriptor)?, task: &task };
                     let result = layer::unpack(blob, job, None);
-                    match &result {
-                        Ok(_) => task.finish("unpacked"),
-                        Err(e) if e.kind() == Kind::Damaged => {
-                            let _ = fs::remove_file(self.store.blob_path(&descriptor.digest));
-                        }
-                        Err(_) => {}
+                    let damaged = result.as_ref().is_err_and(|e| e.kind() == Kind::Damaged);
+                    if damaged {
+                        let _ = fs::remove_file(self.store.blob_path(&descriptor.digest));
+                    } else if result.is_ok() {
+                        task.finish("unpacked");
                     }
-                    (result, true)
+                    (result, damaged)
                 }
                 Acquired::Partial(partial) => {
-                    let had_some = partial.have() > 0;
+                    let resumed = partial.have() > 0;
                     let task = self.task(descriptor, partial.have());
                     let remote = self.remote(descriptor, partial.have(), &task)?;
                     let all = partial.existing()?.chain(remote);
                     let blob = VerifiedReader::new(all, descriptor).with_copy(partial.writer()?, partial.have());
                     let result = layer::unpack(blob, job, None);
+                    let mut bad = false;
                     match &result {
                         Ok(_) => {
                             partial.commit()?;
                             task.finish("pulled");
                         }
                         Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Malformed) => {
+                            bad = true;
                             partial.discard();
                         }
+                        // Others want to write on that disk too.
+                        Err(e) if e.kind() == Kind::Full => partial.discard(),
                         Err(_) => partial.keep(),
                     }
-                    (result, had_some)
+                    (result, bad && resumed)
                 }
             };
             match result {
-                Err(e) if e.kind() == Kind::Damaged && had_some && !second_try && self.registry.is_some() => {
-                    second_try = true;
-                }
+                Err(_) if doubtful && !second_try && self.registry.is_some() => second_try = true,
                 result => {
                     let unpacked = result?;
                     if unpacked.devices_left_out > 0 {
@@ -230,6 +232,7 @@ impl Unpacking<'_> {
         let Acquired::Partial(partial) = self.store.acquire(descriptor)? else {
             return Ok(());
         };
+        let resumed = partial.have() > 0;
         let task = self.task(descriptor, partial.have());
         let all = partial.existing()?.chain(self.remote(descriptor, partial.have(), &task)?);
         let mut blob = VerifiedReader::new(all, descriptor).with_copy(partial.writer()?, partial.have());
@@ -239,12 +242,17 @@ impl Unpacking<'_> {
                 task.finish("pulled");
                 Ok(())
             }
+            Err(e) if e.kind() == Kind::Damaged => {
+                partial.discard();
+                // What an earlier run left may be at fault.
+                if resumed { self.fetch_blob(descriptor) } else { Err(e) }
+            }
+            Err(e) if e.kind() == Kind::Full => {
+                partial.discard();
+                Err(e)
+            }
             Err(e) => {
-                if e.kind() == Kind::Damaged {
-                    partial.discard();
-                } else {
-                    partial.keep();
-                }
+                partial.keep();
                 Err(e)
             }
         }

@@ -4,14 +4,17 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{RECORD, Record, overlay};
-use crate::error::{Error, Result, Step};
-use crate::layer::{LowerStack, open_root};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result, Step};
+use crate::layer::{Limits, LowerStack, open_root};
 use crate::layout::{Image, Layer, Store};
 use crate::oci;
 use crate::platform::Platform;
-use crate::unpack::visible;
+use crate::progress::{Form, Progress};
+use crate::unpack::{Unpacking, visible};
 
 /// A bundle of ours.
 pub(crate) struct Bundle {
@@ -70,7 +73,30 @@ impl Bundle {
     fn layers(&self) -> Result<Vec<Layer>> {
         let used = self.store.uses()?.into_iter().find(|used| used.bundle == self.directory);
         let used = used.ok_or_else(|| Error::missing("the store has no record of it"))?;
-        self.store.layers_by_keys(&used.layers)
+        match self.store.layers_by_keys(&used.layers) {
+            Err(lost) if lost.kind() == Kind::Damaged => self.unpack_again(&used.layers).map_err(|e| e.at(lost)),
+            found => found,
+        }
+    }
+
+    /// Layers that had not reached the disk when the power went are made again from their blobs, which had.
+    fn unpack_again(&self, keys: &[Digest]) -> Result<Vec<Layer>> {
+        let _hold = self.store.hold()?;
+        let image = self.image()?;
+        let unpacking = Unpacking {
+            store: &self.store,
+            registry: None,
+            stop: Arc::default(),
+            progress: &Progress::new(Form::None),
+            limits: Limits::default(),
+            parallel: 2,
+        };
+        let layers = unpacking.layers(&image.manifest, &image.config)?;
+        if layers.iter().map(|layer| &layer.key).eq(keys) {
+            Ok(layers)
+        } else {
+            Err(Error::other("the image has other layers now"))
+        }
     }
 
     /// What the image has, for comparison.

@@ -32,6 +32,7 @@ mod volume;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -53,7 +54,7 @@ pub(crate) use volume::{Volume, parse_mount, parse_tmpfs};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
 use crate::layer::{copy_tree, merge, open_root, remove_all};
-use crate::layout::{Image, Layer, Store, Use, random_hex};
+use crate::layout::{Image, Layer, Store, Use, random_hex, sync_parent};
 use crate::oci;
 use crate::progress::Progress;
 use crate::unpack::visible;
@@ -135,8 +136,12 @@ fn claim(store: &Store, image: &Image, directory: Option<&Path>, id: &str) -> Re
     match DirBuilder::new().mode(0o700).create(&directory) {
         Ok(()) => Ok((directory, true)),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            if fs::read_dir(&directory).with(step)?.next().is_some() {
-                return Err(Error::other("the directory is not empty")).with(step);
+            // The first thing that is made here: who was killed over it left nothing else.
+            let first = format!(".{RECORD}");
+            for entry in fs::read_dir(&directory).with(step)? {
+                if entry.with(step)?.file_name() != first.as_str() {
+                    return Err(Error::other("the directory is not empty")).with(step);
+                }
             }
             Ok((directory, false))
         }
@@ -229,10 +234,14 @@ impl Maker<'_> {
         let spec = spec::spec(&self.image.config, self.options, &context)?;
         let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
         text.push(b'\n');
-        self.replace("config.json", &text, 0o644)
+        self.replace("config.json", &text, 0o644)?;
+        // After a power cut the bundle wants only to be mounted again.
+        sync_parent(&self.directory.join("etc/any"))?;
+        sync_parent(&self.directory.join("any"))?;
+        sync_parent(self.directory)
     }
 
-    /// Writes a file that is whole as soon as it has its name.
+    /// Writes a file that is whole as soon as it has its name, also after a power cut.
     fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
         let temporary = self.write(&format!(".{name}"), content, mode)?;
         fs::rename(&temporary, self.directory.join(name)).at(name)
@@ -241,8 +250,10 @@ impl Maker<'_> {
     fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {
         let path = self.directory.join(name);
         let write = || -> std::io::Result<()> {
-            fs::write(&path, content)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            let mut file = fs::File::create(&path)?;
+            file.write_all(content)?;
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.sync_data()
         };
         write().with(|| format!("write {}", path.display()))?;
         Ok(path)

@@ -226,7 +226,7 @@ impl<'a> Unpacker<'a> {
                     self.done.self_contained = false;
                     if let Found::Other(from) = lower.lookup(&target_at)? {
                         self.make_way_if_needed(dir, name, at)?;
-                        return copy_file(&from, target_name, dir, name).at("copy from the layer below");
+                        return copy_file(&from, target_name, dir, name).map(drop).at("copy from the layer below");
                     }
                 }
             },

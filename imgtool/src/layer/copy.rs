@@ -12,8 +12,8 @@ use super::descent::{Descent, names};
 use super::xattr;
 use crate::error::{Error, Result, Step};
 
-/// Copies the file `from_name`, which is no directory, to `to_name`, which must not exist.
-pub(super) fn copy_file(from: impl AsFd, from_name: &[u8], to: impl AsFd, to_name: &[u8]) -> Result<()> {
+/// Copies the file `from_name`, which is no directory, to `to_name`, which must not exist. Gives the copy of a regular file.
+pub(super) fn copy_file(from: impl AsFd, from_name: &[u8], to: impl AsFd, to_name: &[u8]) -> Result<Option<File>> {
     let stat = statat(&from, from_name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
@@ -29,7 +29,7 @@ pub(super) fn copy_file(from: impl AsFd, from_name: &[u8], to: impl AsFd, to_nam
             fchmod(&target, mode)?;
             xattr::set_all(&target, &xattr::read_all(&source)?)?;
             futimens(&target, &times_of(&stat))?;
-            return Ok(());
+            return Ok(Some(target));
         }
         FileType::Symlink => symlinkat(readlinkat(&from, from_name, Vec::new())?, &to, to_name)?,
         FileType::Directory => return Err(Error::malformed("is a directory")),
@@ -47,11 +47,11 @@ pub(super) fn copy_file(from: impl AsFd, from_name: &[u8], to: impl AsFd, to_nam
     }
     xattr::set_all_at(&to, to_name, &xattr::read_all_at(&from, from_name)?)?;
     utimensat(&to, to_name, &times_of(&stat), AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(())
+    Ok(None)
 }
 
 /// Copies what is in the directory `from`, and the directory's own metadata, to the empty directory `to`. Other file
-/// systems mounted below `from` are left out.
+/// systems mounted below `from` are left out. The files' contents reach the disk: volumes begin so.
 pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let device = rustix::fs::fstat(from)?.st_dev;
     let (mut from, mut to) = (Descent::at(from.try_clone()?), Descent::at(to.try_clone()?));
@@ -82,7 +82,9 @@ fn copy_files(from: &OwnedFd, to: &OwnedFd, device: u64) -> Result<Vec<Vec<u8>>>
         let step = || String::from_utf8_lossy(&name).into_owned();
         let stat = statat(from, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).with(step)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            copy_file(from, &name, to, &name).with(step)?;
+            if let Some(copy) = copy_file(from, &name, to, &name).with(step)? {
+                copy.sync_data().with(step)?;
+            }
         } else if stat.st_dev == device {
             directories.push(name);
         } else {

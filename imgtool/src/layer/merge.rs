@@ -82,7 +82,7 @@ impl Merge<'_> {
             push(&mut at, name);
             self.links.insert(key, at);
         }
-        copy_file(from, name, to, name)
+        copy_file(from, name, to, name).map(drop)
     }
 }
 

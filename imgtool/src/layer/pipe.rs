@@ -90,8 +90,10 @@ fn read_blob<R: Read>(
                 if len == 0 {
                     break;
                 }
-                if let Some(sink) = sink.as_deref_mut() {
-                    sink.take(&buffer)?;
+                if let Some(Err(e)) = sink.as_deref_mut().map(|sink| sink.take(&buffer)) {
+                    let e = Error::from(e);
+                    let _ = full.send(Err(e.clone()));
+                    return Err(e);
                 }
                 if full.send(Ok(buffer)).is_err() {
                     inflated.drain_input(AFTERMATH)?;

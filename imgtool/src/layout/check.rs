@@ -16,7 +16,7 @@ use crate::oci::{CONFIG_MAX, Descriptor, Document, ImageConfig};
 pub(crate) enum Fault {
     /// A blob's content is not what its name says.
     Blob { digest: Digest, why: String },
-    /// An unpacked layer without a record that can be read, or without its files.
+    /// An unpacked layer without its files.
     Layer { path: PathBuf, why: String },
     /// A record that cannot be read.
     Record { path: PathBuf, why: String },
@@ -91,13 +91,11 @@ impl Store {
         let directory = self.path("layers").join(algorithm.name());
         for entry in if_there(fs::read_dir(&directory).map_err(Error::from))?.into_iter().flatten() {
             let path = entry?.path();
-            let record = fs::read(path.join("layer.json")).map_err(Error::from);
-            let why = match record.and_then(|bytes| crate::oci::json::<super::layers::LayerRecord>(&bytes)) {
-                Err(e) => e.to_string(),
-                Ok(_) if !path.join("diff").is_dir() => "its files are gone".to_owned(),
-                Ok(_) => continue,
-            };
-            faults.push(Fault::Layer { path, why });
+            // What a power cut leaves of a layer, with a record that cannot be read or is of another boot, counts for
+            // nothing: whoever wants the layer unpacks it anew from its blob.
+            if self.layer_in(&path)?.is_some() && !path.join("diff").is_dir() {
+                faults.push(Fault::Layer { path, why: "its files are gone".to_owned() });
+            }
         }
         Ok(())
     }

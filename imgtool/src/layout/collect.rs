@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Store, if_there};
 use crate::digest::Digest;
-use crate::error::{Result, Step};
+use crate::error::{Kind, Result, Step};
 use crate::layer::remove_all;
 use crate::oci::{CONFIG_MAX, Descriptor, Document, ImageConfig};
 
@@ -39,8 +39,28 @@ struct Reachable {
 }
 
 impl Store {
+    /// Changes the store's names, also where the disk is full: what nothing uses, and downloads that broke off, make room.
+    pub(crate) fn with_room<T>(&self, change: impl Fn() -> Result<T>) -> Result<T> {
+        match change() {
+            Err(e) if e.kind() == Kind::Full => match self.collect_all()? {
+                Collected::Removed(_) => change(),
+                Collected::Busy => Err(e),
+            },
+            result => result,
+        }
+    }
+
     /// Removes blobs and layers that neither an image nor a bundle uses.
     pub(crate) fn collect(&self) -> Result<Collected> {
+        self.collect_partials_from(PARTIAL_KEPT)
+    }
+
+    /// The same, and downloads that broke off just now.
+    pub(crate) fn collect_all(&self) -> Result<Collected> {
+        self.collect_partials_from(Duration::ZERO)
+    }
+
+    fn collect_partials_from(&self, age: Duration) -> Result<Collected> {
         let lock = self.lock_file("collect")?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -76,8 +96,7 @@ impl Store {
                 remove_all(path)
             },
         )?;
-        removed.bytes = bytes;
-        self.sweep_leavings()?;
+        removed.bytes = bytes + self.sweep_leavings(age)?;
         Ok(Collected::Removed(removed))
     }
 
@@ -139,8 +158,8 @@ impl Store {
     }
 
     /// Nobody adds to the store now: whatever is in `tmp` and whatever layer has a lock file was left by a killed process
-    /// or is done with.
-    fn sweep_leavings(&self) -> Result<()> {
+    /// or is done with. Gives the bytes of downloads that are given up.
+    fn sweep_leavings(&self, partials_from: Duration) -> Result<u64> {
         let files = |below: &str| -> Result<Vec<std::path::PathBuf>> {
             let directory = self.path(below);
             let list = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))?;
@@ -160,12 +179,14 @@ impl Store {
                 fs::remove_file(&path)?;
             }
         }
+        let mut bytes = 0;
         for path in files("ingest")? {
-            let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
-            if age > PARTIAL_KEPT {
+            let meta = fs::metadata(&path)?;
+            if meta.modified()?.elapsed().unwrap_or_default() >= partials_from {
                 fs::remove_file(&path)?;
+                bytes += meta.len();
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Store, if_there};
 use crate::digest::Digest;
-use crate::error::{Error, Result, Step};
+use crate::error::{Error, Kind, Result, Step};
 use crate::layer::{Powers, Unpacked, open_root, remove_all};
 use crate::oci;
 
@@ -104,12 +104,18 @@ impl Store {
 
     /// Unpacked layers by the names that they are kept by.
     pub(crate) fn layers_by_keys(&self, keys: &[Digest]) -> Result<Vec<Layer>> {
-        let missing = |key: &Digest| Error::damaged(format!("layer {key} is not in the store: make the bundle anew"));
+        let missing = |key: &Digest| Error::damaged(format!("layer {key} is not in the store (any more)"));
         keys.iter().map(|key| self.layer_by_key(key)?.ok_or_else(|| missing(key))).collect()
     }
 
     fn layer_by_key(&self, key: &Digest) -> Result<Option<Layer>> {
         let directory = self.layer_path(key);
+        let record = self.layer_in(&directory)?;
+        Ok(record.map(|record| Layer { key: key.clone(), record, directory }))
+    }
+
+    /// The record of the layer in this directory, if it counts.
+    pub(super) fn layer_in(&self, directory: &Path) -> Result<Option<LayerRecord>> {
         let path = directory.join("layer.json");
         let Some(bytes) = if_there(fs::read(&path).with(|| format!("read {}", path.display())))? else {
             return Ok(None);
@@ -118,10 +124,8 @@ impl Store {
         let Ok(record) = oci::json::<LayerRecord>(&bytes) else {
             return Ok(None);
         };
-        if record.powers != self.rights().powers() || (!record.synced && record.boot != boot_id()?) {
-            return Ok(None);
-        }
-        Ok(Some(Layer { key: key.clone(), record, directory }))
+        let counts = record.powers == self.rights().powers() && (record.synced || record.boot == boot_id()?);
+        Ok(counts.then_some(record))
     }
 
     /// Waits until no other process unpacks the layer `key`.
@@ -218,7 +222,11 @@ impl Store {
             let record = LayerRecord { synced: true, ..layer.record.clone() };
             let path = layer.directory.join("layer.json");
             let below = path.strip_prefix(self.root()).map_err(|e| Error::other(e.to_string()))?;
-            self.write_file(below, &oci::to_json(&record)?)?;
+            match self.write_file(below, &oci::to_json(&record)?) {
+                // Another time will do.
+                Err(e) if e.kind() == Kind::Full => return Ok(()),
+                result => result?,
+            }
         }
         Ok(())
     }

@@ -94,6 +94,9 @@ impl Store {
             DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))?;
         }
         if !self.root.join("oci-layout").exists() {
+            // What is synced in them from now on must not lie in directories that a power cut takes.
+            sync_parent(&self.path("blobs/sha256"))?;
+            sync_parent(&self.root)?;
             self.write_file(Path::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         if !self.root.join("index.json").exists() {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Name, Source, Target};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layout::{NAME, Store, VerifiedReader, random_hex};
+use crate::layout::{NAME, Store, VerifiedReader, random_hex, sync_parent};
 use crate::oci::{self, Descriptor, Document, Index, MANIFEST_MAX};
 use crate::reference::Reference;
 use crate::registry::{Delivered, Sent, Told};
@@ -182,6 +182,13 @@ impl Target for LayoutDir {
 
     fn finish(&self) -> Result<()> {
         let mut index = self.index()?;
+        // The blobs' names reach the disk before the index does that says them.
+        for algorithm in crate::digest::Algorithm::ALL {
+            let directory = self.directory.join("blobs").join(algorithm.name());
+            if directory.exists() {
+                sync_parent(&directory.join("any"))?;
+            }
+        }
         for entry in self.new.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let name = entry.annotation(NAME).map(str::to_owned);
             index.manifests.retain(|have| match have.annotation(NAME) {
@@ -190,6 +197,7 @@ impl Target for LayoutDir {
             });
             index.manifests.push(entry);
         }
-        self.write("index.json", &oci::to_json(&index)?)
+        self.write("index.json", &oci::to_json(&index)?)?;
+        sync_parent(&self.directory.join("index.json"))
     }
 }

@@ -15,14 +15,14 @@ pub(crate) fn run(store: &Store, args: &PruneArgs) -> Result<()> {
     let store = &store.with_rights()?;
     store.create()?;
     store.settle()?;
-    {
+    let gone = store.with_room(|| {
         let _hold = store.hold()?;
         if args.build_cache {
             crate::build::clear_cache(store)?;
         }
         let used: Vec<_> = store.uses()?.into_iter().map(|used| used.digest).collect();
         let platform = Platform::host();
-        let gone = store.update_index(|index| {
+        store.update_index(|index| {
             let (gone, kept) = index.manifests.drain(..).partition(|entry| {
                 let in_use = used.contains(&entry.digest)
                     || store.load(entry, &platform).is_ok_and(|image| used.contains(&image.descriptor.digest));
@@ -30,12 +30,12 @@ pub(crate) fn run(store: &Store, args: &PruneArgs) -> Result<()> {
             });
             index.manifests = kept;
             Ok::<Vec<_>, Error>(gone)
-        })?;
-        for name in gone.iter().filter_map(|entry| entry.annotation(NAME)) {
-            print(format!("Untagged: {name}"))?;
-        }
+        })
+    })?;
+    for name in gone.iter().filter_map(|entry| entry.annotation(NAME)) {
+        print(format!("Untagged: {name}"))?;
     }
-    match store.collect()? {
+    match store.collect_all()? {
         Collected::Removed(removed) => {
             for digest in &removed.blobs {
                 print(format!("Deleted: {digest}"))?;

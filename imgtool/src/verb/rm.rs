@@ -18,7 +18,7 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
     store.settle()?;
     let mut failed = None;
     for name in &args.images {
-        if let Err(e) = remove(store, name, args.force) {
+        if let Err(e) = store.with_room(|| remove(store, name, args.force)) {
             // All but the last failure are told here, the last one by main.
             if let Some(earlier) = failed.replace(e) {
                 eprintln!("imgtool: rm: {earlier}");

@@ -7,6 +7,7 @@ mod badinput;
 mod bundle;
 mod exchange;
 mod interop;
+mod interrupted;
 mod push;
 mod registry;
 mod rootless;
