@@ -96,6 +96,8 @@ fn load_from(
 ) -> Result<Vec<String>> {
     let mut entries = read_images(store, input, platform, progress)?;
     if let Some(name) = name {
+        // One image may have several names.
+        entries.dedup_by(|one, other| one.digest == other.digest);
         let [entry] = entries.as_mut_slice() else {
             return Err(Error::other(format!("--name: the archive has {} images, not one", entries.len())));
         };

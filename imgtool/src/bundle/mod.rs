@@ -15,6 +15,7 @@ mod caps;
 mod health;
 mod link;
 mod made;
+mod maker;
 mod network;
 mod options;
 mod overlay;
@@ -30,13 +31,10 @@ mod tests;
 mod user;
 mod volume;
 
-use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use health::HealthArgs;
@@ -53,18 +51,10 @@ pub(crate) use volume::{Volume, parse_mount, parse_tmpfs};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layer::{copy_tree, merge, open_root, remove_all};
-use crate::layout::{Image, Layer, Store, Use, random_hex, sync_parent};
-use crate::oci;
+use crate::layout::{Image, Layer, Store, random_hex};
 use crate::progress::Progress;
-use crate::unpack::visible;
-use link::PLAN;
-use network::Plan;
-use options::clean_absolute;
-use rootfs::RootFs;
-use rootless::Rootless;
-use spec::Context;
-use volume::{Bind, Source};
+use maker::Maker;
+use volume::Source;
 
 const RECORD: &str = "bundle.json";
 
@@ -94,7 +84,11 @@ pub(crate) fn make(
     // All that can be refused without touching anything comes first.
     spec::arguments(&image.config.config, options)?;
     spec::working_directory(&image.config.config, options)?;
-    let capabilities = caps::capabilities(&options.cap_add, &options.cap_drop)?;
+    let mut capabilities = caps::capabilities(&options.cap_add, &options.cap_drop)?;
+    // All that there is to give: root may lack some itself, in a virtual machine or another container.
+    if options.cap_add.iter().any(|name| name.eq_ignore_ascii_case("all")) {
+        capabilities = caps::held(&capabilities)?;
+    }
     for volume in &options.volumes {
         if let Source::Path(source) = &volume.source {
             fs::metadata(source).with(|| format!("--volume {}", source.display()))?;
@@ -147,283 +141,6 @@ fn claim(store: &Store, image: &Image, directory: Option<&Path>, id: &str) -> Re
         }
         Err(e) => Err(e).with(step),
     }
-}
-
-struct Maker<'a> {
-    store: &'a Store,
-    image: &'a Image,
-    layers: &'a [Layer],
-    options: &'a Options,
-    directory: &'a Path,
-    progress: &'a Progress,
-}
-
-impl Maker<'_> {
-    fn fill(&self, id: &str, capabilities: Vec<String>) -> Result<()> {
-        let name = self.image.display();
-        let digest = self.image.descriptor.digest.clone();
-        // From here on the layers are kept for us, and `unbundle` knows what to undo, whatever happens to this process.
-        let record = Record {
-            store: self.store.root().to_owned(),
-            image: name.clone(),
-            digest: digest.clone(),
-            copied: self.options.copy,
-        };
-        self.replace(RECORD, &oci::to_json(&record)?, 0o600)?;
-        self.store.add_use(&Use {
-            bundle: self.directory.to_owned(),
-            image: name.clone(),
-            digest: digest.clone(),
-            layers: self.layers.iter().map(|layer| layer.key.clone()).collect(),
-        })?;
-        let (rootfs, mount) = if self.options.copy { (self.copy()?, None) } else { self.mount()? };
-        let root = RootFs::open(&rootfs)?;
-        let config = &self.image.config.config;
-        let mut identity = user::resolve(&root, self.options.user.as_deref().unwrap_or(&config.user))?;
-        user::add_groups(&root, &mut identity, &self.options.groups)?;
-        let rootless = match self.store.rights().own_namespace() {
-            Some(own) => {
-                if let Some(asked) = rootless::check_identity(own, &mut identity)? {
-                    self.progress.say(&format!(
-                        "the process runs as you, not as {}:{}: you have no ranges of ids",
-                        asked.uid, asked.gid
-                    ));
-                }
-                Some(Rootless { maps: own.clone(), root: mount, cgroup2: rootless::has_cgroup2() })
-            }
-            None => None,
-        };
-        root.make_directory(&spec::working_directory(config, self.options)?)?;
-        let hostname = self.hostname(id);
-        let mut binds = self.named_volumes(&root)?;
-        binds.extend(self.volumes(&root)?);
-        let hosts = network::hosts(self.options, &hostname);
-        binds.extend(self.files(&hostname, &hosts)?);
-        let plan = Plan::of(self.options, &hostname, &hosts)?;
-        if let Some(plan) = &plan {
-            self.replace(PLAN, &oci::to_json(plan)?, 0o600)?;
-        }
-        let ours = BTreeMap::from([
-            ("org.tare.image.ref".to_owned(), name),
-            ("org.tare.image.digest".to_owned(), digest.to_string()),
-        ]);
-        let (mut annotations, left_out) = spec::annotations(&self.image.config, &ours);
-        spec::add_annotations(&mut annotations, self.options, config.healthcheck.as_ref());
-        for label in left_out {
-            self.progress
-                .say(&format!("label {label:?} of the image left out: runtimes act on annotations of that name"));
-        }
-        let platform = self.image.config.platform();
-        let host = crate::platform::Platform::host();
-        let context = Context {
-            hostname,
-            identity,
-            inherited: std::env::vars_os()
-                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-                .collect(),
-            binds,
-            rootfs,
-            annotations,
-            capabilities,
-            architecture: if platform.architecture.is_empty() { host.architecture } else { platform.architecture },
-            kernel: seccomp::kernel_version(),
-            devices: security::Devices::of(&self.options.devices, self.options.privileged)?,
-            hooks: if plan.is_some() { Some(network_hooks(self.store, self.directory)?) } else { None },
-            rootless,
-        };
-        let spec = spec::spec(&self.image.config, self.options, &context)?;
-        let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
-        text.push(b'\n');
-        self.replace("config.json", &text, 0o644)?;
-        // After a power cut the bundle wants only to be mounted again.
-        sync_parent(&self.directory.join("etc/any"))?;
-        sync_parent(&self.directory.join("any"))?;
-        sync_parent(self.directory)
-    }
-
-    /// Writes a file that is whole as soon as it has its name, also after a power cut.
-    fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
-        let temporary = self.write(&format!(".{name}"), content, mode)?;
-        fs::rename(&temporary, self.directory.join(name)).at(name)
-    }
-
-    fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {
-        let path = self.directory.join(name);
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&path)?;
-            file.write_all(content)?;
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-            file.sync_data()
-        };
-        write().with(|| format!("write {}", path.display()))?;
-        Ok(path)
-    }
-
-    fn make_directory(&self, name: &str, mode: u32) -> Result<PathBuf> {
-        let path = self.directory.join(name);
-        let make = || -> std::io::Result<()> {
-            DirBuilder::new().mode(mode).create(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)) // whatever the umask
-        };
-        make().with(|| format!("mkdir {}", path.display()))?;
-        Ok(path)
-    }
-
-    /// Mounts the root file system, as it will be found by whoever runs the bundle; or only for us, with the mount that a runtime
-    /// is to make.
-    fn mount(&self) -> Result<(PathBuf, Option<serde_json::Value>)> {
-        let rootfs = self.make_directory("rootfs", 0o755)?;
-        self.make_directory("overlay", 0o700)?;
-        let upper = self.make_directory("overlay/upper", 0o755)?;
-        let work = self.make_directory("overlay/work", 0o700)?;
-        let shown = visible(self.layers);
-        dress(&upper, shown)?;
-        let mut lower: Vec<PathBuf> = shown.iter().rev().map(Layer::diff).collect();
-        if lower.is_empty() {
-            lower.push(self.make_directory("overlay/empty", 0o755)?); // an image without layers; overlayfs wants one
-        }
-        let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
-        let rights = self.store.rights();
-        overlay::mount_overlay(&lower, &upper, &work, &rootfs, rights.powers().overlay)?;
-        if rights.own_namespace().is_none() {
-            return Ok((rootfs, None));
-        }
-        let links = self.make_directory("overlay/lower", 0o755)?;
-        let mount = overlay::as_mount(&lower, &links, &upper, &work)?;
-        Ok((rootfs, Some(mount)))
-    }
-
-    fn copy(&self) -> Result<PathBuf> {
-        let rootfs = self.make_directory("rootfs", 0o755)?;
-        let layers = visible(self.layers).iter().map(|layer| open_root(&layer.diff())).collect::<Result<Vec<_>>>()?;
-        merge(&layers, &open_root(&rootfs)?).at("copy the image")?;
-        dress(&rootfs, visible(self.layers))?;
-        Ok(rootfs)
-    }
-
-    fn hostname(&self, id: &str) -> String {
-        match (&self.options.hostname, &self.options.network) {
-            (Some(name), _) => name.clone(),
-            (None, Network::Host) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            (None, _) => id.to_owned(),
-        }
-    }
-
-    /// The user's volumes: named ones are the store's and stay, others are the bundle's and go with it. A new one begins with
-    /// what the image has at its place.
-    fn named_volumes(&self, root: &RootFs) -> Result<Vec<Bind>> {
-        let mut binds = Vec::new();
-        for (number, volume) in self.options.volumes.iter().enumerate() {
-            let source = match &volume.source {
-                Source::Named(name) => {
-                    let directory = self.store.path("volumes");
-                    DirBuilder::new().recursive(true).mode(0o700).create(&directory).at("volumes of the store")?;
-                    new_volume(root, &directory.join(name), &volume.target)?
-                }
-                Source::New => {
-                    if !self.directory.join("volumes").exists() {
-                        self.make_directory("volumes", 0o700)?;
-                    }
-                    new_volume(root, &self.directory.join(format!("volumes/u{number}")), &volume.target)?
-                }
-                Source::Path(_) | Source::Tmpfs => continue,
-            };
-            binds.push(Bind { source, target: volume.target.clone(), options: volume.options.clone() });
-        }
-        Ok(binds)
-    }
-
-    /// A directory for each volume of the image, with what the image has at its place: what the container writes there
-    /// stays out of its root file system. The place is looked up inside the image (CVE-2022-23648).
-    fn volumes(&self, root: &RootFs) -> Result<Vec<Bind>> {
-        let mut binds = Vec::new();
-        let targets = self.image.config.config.volumes.iter().flatten().map(|(path, _)| path);
-        for path in targets {
-            let step = || format!("volume {path:?} of the image");
-            let target = clean_absolute(path).ok_or_else(|| Error::malformed("want an absolute path")).with(step)?;
-            if target == "/" {
-                return Err(Error::malformed("the root directory")).with(step);
-            }
-            if self.options.volumes.iter().any(|bind| bind.target == target) {
-                continue;
-            }
-            if binds.is_empty() {
-                self.make_directory("volumes", 0o700)?;
-            }
-            let source = self.make_directory(&format!("volumes/{}", binds.len()), 0o755)?;
-            if let Some(from) = root.directory(&target)? {
-                copy_tree(&from, &open_root(&source)?).with(step)?;
-            }
-            binds.push(Bind { source, target, options: vec!["rbind".into(), "rw".into(), "rprivate".into()] });
-        }
-        Ok(binds)
-    }
-
-    /// The files that name the container and its neighbours.
-    fn files(&self, hostname: &str, hosts: &str) -> Result<Vec<Bind>> {
-        self.make_directory("etc", 0o755)?;
-        let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts.to_owned())];
-        files.extend(network::resolv_conf(self.options).map(|text| ("resolv.conf", text)));
-        let mut binds = Vec::new();
-        for (name, content) in files {
-            let source = self.write(&format!("etc/{name}"), content.as_bytes(), 0o644)?;
-            let options = vec!["rbind".into(), "rw".into(), "rprivate".into()];
-            binds.push(Bind { source, target: format!("/etc/{name}"), options });
-        }
-        Ok(binds)
-    }
-}
-
-/// The hooks that connect the container of `directory`. They call this program by the path that it has now.
-fn network_hooks(store: &Store, directory: &Path) -> Result<serde_json::Value> {
-    let program = std::env::current_exe().at("the path of imgtool")?;
-    let hook = |verb: &str| {
-        serde_json::json!([{
-            // A hook has no HOME to find the store by.
-            "path": program, "args": ["imgtool", "--root", store.root(), "network", verb, directory],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 60,
-        }])
-    };
-    Ok(serde_json::json!({"createRuntime": hook("up"), "poststop": hook("down")}))
-}
-
-/// Fills a volume where it is not there yet. It appears when it is filled.
-fn new_volume(root: &RootFs, path: &Path, target: &str) -> Result<PathBuf> {
-    let step = || format!("volume {}", path.display());
-    if path.exists() {
-        return Ok(path.to_owned());
-    }
-    let temporary = path.with_file_name(format!(".{}", random_hex(12)?));
-    let fill = || -> Result<()> {
-        DirBuilder::new().mode(0o755).create(&temporary)?;
-        if let Some(from) = root.directory(target)? {
-            copy_tree(&from, &open_root(&temporary)?)?;
-        }
-        match fs::rename(&temporary, path) {
-            // Another bundle was faster with the same name.
-            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => remove_all(&temporary),
-            result => Ok(result?),
-        }
-    };
-    fill().inspect_err(|_| drop(remove_all(&temporary))).with(step)?;
-    Ok(path.to_owned())
-}
-
-/// The root directory of the whole is the upper layer's: it must look as the topmost layer that speaks of it says.
-fn dress(upper: &Path, shown: &[Layer]) -> Result<()> {
-    let to = open_root(upper)?;
-    let times = |mtime| Timestamps { last_access: mtime, last_modification: mtime };
-    let Some(layer) = shown.iter().rev().find(|layer| layer.record.has_root) else {
-        let epoch = Timespec { tv_sec: 0, tv_nsec: 0 };
-        return futimens(&to, &times(epoch)).at("root directory");
-    };
-    let from = open_root(&layer.diff())?;
-    let stat = rustix::fs::fstat(&from)?;
-    fchown(&to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).at("root directory")?;
-    fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777)).at("root directory")?;
-    crate::layer::copy_xattrs(&from, &to).at("root directory")?;
-    let mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
-    futimens(&to, &times(mtime)).at("root directory")
 }
 
 fn check_hostname(name: &str) -> Result<()> {

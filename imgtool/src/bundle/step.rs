@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::link::{self, PLAN};
+use super::maker::{dress, network_hooks};
 use super::network::Plan;
 use super::options::Options;
 use super::rootfs::RootFs;
 use super::security::{Devices, SecurityOpt};
 use super::spec::{self, Context};
-use super::{Network, caps, dress, network, network_hooks, overlay, seccomp, user};
+use super::{Network, caps, network, overlay, seccomp, user};
 use crate::error::{Result, Step};
 use crate::layer::{OverlayForm, open_root};
 use crate::layout::{Layer, Store};

@@ -8,15 +8,21 @@
 
 mod build;
 mod bundle;
+mod made;
 mod remote;
+mod store;
 
 pub(crate) use build::BuildArgs;
 pub(crate) use bundle::{BundleArgs, PullPolicy};
+pub(crate) use made::{CommitArgs, DiffArgs, ExportArgs, MountArgs, NetworkArgs, NetworkVerb, UnbundleArgs};
 pub(crate) use remote::{CopyArgs, DeleteArgs, LoginArgs, LogoutArgs, PushArgs, ReferrersArgs, TagsArgs};
+pub(crate) use store::{
+    DuArgs, FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, PruneArgs, RmArgs, TagArgs,
+};
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::archive::Format;
 use crate::bundle::parse_size;
@@ -272,174 +278,9 @@ pub(crate) struct SaveArgs {
     pub(crate) progress: ProgressArgs,
 }
 
-/// How a list is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ListFormat {
-    #[default]
-    Table,
-    Json,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ImagesArgs {
-    /// Only this repository or image
-    #[arg(value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Only IDs
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// IDs and digests in full
-    #[arg(long)]
-    pub(crate) no_trunc: bool,
-    /// Show digests
-    #[arg(long)]
-    pub(crate) digests: bool,
-    /// How the list is shown
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: ListFormat,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InspectArgs {
-    /// The images, by name or ID
-    #[arg(value_name = "IMAGE", required = true)]
-    pub(crate) images: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RmArgs {
-    /// The images, by name or ID
-    #[arg(value_name = "IMAGE", required = true)]
-    pub(crate) images: Vec<String>,
-    /// Remove the name of an image that a bundle uses too (the bundle keeps its layers), and all names of an ID
-    #[arg(short, long)]
-    pub(crate) force: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TagArgs {
-    /// The image, by name or ID
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: String,
-    /// The other name
-    #[arg(value_name = "NAME")]
-    pub(crate) name: Reference,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct HistoryArgs {
-    /// The image, by name or ID
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: String,
-    /// Commands in full
-    #[arg(long)]
-    pub(crate) no_trunc: bool,
-    /// How the list is shown
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: ListFormat,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PruneArgs {
-    /// All images that no bundle stands on, not only those without a name
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    /// What builds kept too: layers of their steps, and directories of RUN --mount=type=cache
-    #[arg(long)]
-    pub(crate) build_cache: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DuArgs {
-    /// How the list is shown
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: ListFormat,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FsckArgs {
-    /// Take away what is damaged, so that the next pull, load or bundle makes it anew
-    #[arg(long)]
-    pub(crate) repair: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CommitArgs {
-    /// The bundle's directory
-    #[arg(value_name = "BUNDLE")]
-    pub(crate) bundle: PathBuf,
-    /// Name of the image
-    #[arg(value_name = "NAME")]
-    pub(crate) reference: Reference,
-    /// Dockerfile instruction for the image's config, as 'CMD ["sh"]' or 'ENV A=b'; may be repeated
-    #[arg(short, long = "change", value_name = "INSTRUCTION")]
-    pub(crate) changes: Vec<String>,
-    /// Comment in the image's history
-    #[arg(short, long)]
-    pub(crate) message: Option<String>,
-    /// Author of the image
-    #[arg(short, long)]
-    pub(crate) author: Option<String>,
-    /// How the layer is compressed
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) compression: LayerCompression,
-    /// Level of the compression: gzip 1 to 9, zstd 1 to 22 [default: 3]
-    #[arg(long, value_name = "LEVEL")]
-    pub(crate) compression_level: Option<i32>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DiffArgs {
-    /// The bundle's directory
-    #[arg(value_name = "BUNDLE")]
-    pub(crate) bundle: PathBuf,
-    /// How the list is shown
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: ListFormat,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExportArgs {
-    /// The bundle's directory
-    #[arg(value_name = "BUNDLE")]
-    pub(crate) bundle: PathBuf,
-    /// The tar to write
-    #[arg(short, long, value_name = "FILE", default_value = "-")]
-    pub(crate) output: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MountArgs {
-    /// The bundles' directories
-    #[arg(value_name = "BUNDLE", required = true)]
-    pub(crate) bundles: Vec<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum NetworkVerb {
-    Up,
-    Down,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NetworkArgs {
-    #[arg(value_enum)]
-    pub(crate) verb: NetworkVerb,
-    /// The bundle's directory
-    #[arg(value_name = "DIR")]
-    pub(crate) directory: PathBuf,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct IdsArgs {
     pub(crate) pid: u32,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UnbundleArgs {
-    /// The bundles' directories
-    #[arg(value_name = "DIR", required = true)]
-    pub(crate) directories: Vec<PathBuf>,
 }
 
 #[cfg(test)]

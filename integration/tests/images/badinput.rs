@@ -233,4 +233,16 @@ fn a_user_that_the_image_does_not_know() {
         let out = place.ours("imgtool", &["bundle", "--quiet", &user, "small:1"]);
         assert!(out.code != 0, "{out}");
     }
+    // The same said by an image, in its config and in its /etc/passwd.
+    let root = place.dir.join("overflow");
+    fs::create_dir_all(root.join("etc")).unwrap();
+    fs::write(root.join("etc/passwd"), "app:x:4294967296:0::/:/bin/sh\nneg:x:-1:0::/:/bin/sh\n").unwrap();
+    let archive = place.dir.join("overflow.tar");
+    tar(&root, &archive);
+    for user in ["4294967296", "2147483648:0", "app", "neg"] {
+        let change = format!("USER {user}");
+        place.ours("imgtool", &["import", "-q", "-c", &change, archive.to_str().unwrap(), "hostile:1"]).ok();
+        place.ours("imgtool", &["bundle", "-q", "hostile:1", "--", "x"]).refused(&[user]);
+        place.ours("imgtool", &["fsck"]).ok();
+    }
 }

@@ -283,6 +283,39 @@ fn options_of_docker_run_reach_the_process() {
 }
 
 #[test]
+fn limits_devices_and_sysctls_reach_the_container() {
+    let place = Place::new();
+    place.small_image();
+    let look = "cat /proc/sys/net/core/somaxconn; ls -l /dev/zilch; echo x >/dev/zilch && echo written; \
+                cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max; \
+                cat pids/pids.max 2>/dev/null || cat pids.max; cat cpu/cpu.cfs_quota_us 2>/dev/null || cat cpu.max";
+    let options = ["--sysctl", "net.core.somaxconn=77", "--device", "/dev/null:/dev/zilch:rw", "-m", "64m"];
+    let more = ["--pids-limit", "50", "--cpus", "0.5", "--userns", "host", "small:1", "--", "sh", "-c", look];
+    let path = bundle(&place, &[&options[..], &more].concat());
+    let said = run(&place, &path).ok().stdout;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((lines[0], lines[2], lines[3], lines[4]), ("77", "written", "67108864", "50"), "{said}");
+    assert!(lines[1].starts_with('c') && lines[1].contains("1,   3"), "{said}");
+    assert!(lines[5].starts_with("50000"), "{said}");
+    place.ours("imgtool", &["unbundle", &path]).ok();
+}
+
+#[test]
+fn a_privileged_container_has_what_the_host_has() {
+    let place = Place::new();
+    place.small_image();
+    let path = bundle(&place, &["--privileged", "small:1", "--", "/probe", "report"]);
+    let report = run(&place, &path).ok().report();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ours = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim();
+    assert_eq!(format!("{:016x}", report.caps.bounding), ours);
+    assert_eq!(report.seccomp, 0);
+    assert!(report.mount("/proc/kcore").is_none() && report.mount("/proc/sys").is_none(), "nothing is masked");
+    assert!(!report.mount("/sys").unwrap().options.iter().any(|option| option == "ro"));
+    place.ours("imgtool", &["unbundle", &path]).ok();
+}
+
+#[test]
 fn what_a_container_changed_is_listed_committed_and_exported() {
     let place = Place::new();
     place.small_image();
@@ -307,6 +340,19 @@ fn what_a_container_changed_is_listed_committed_and_exported() {
     let (one, two) = (inspect("changed:1"), inspect("again:1"));
     assert_eq!(one["layers"][1]["diffId"], two["layers"][1]["diffId"]);
     assert_eq!(one["config"]["history"][1]["comment"], "why");
+    // And at a given time the same image to the bit.
+    let at_a_time = |name: &str| {
+        let mut command = std::process::Command::new(integration::programs::ours("imgtool"));
+        command.env("TARE_TEST", &place.id).env("SOURCE_DATE_EPOCH", "1000000000").stdin(std::process::Stdio::null());
+        command.arg("--root").arg(place.dir.join("store")).args(["commit", &path, name]);
+        integration::command::run(&mut command, &integration::command::Files::new(&place.dir, name)).ok();
+        let image = inspect(name);
+        assert_eq!(image["config"]["created"], "2001-09-09T01:46:40Z");
+        image["digest"].clone()
+    };
+    let first = at_a_time("epoch");
+    fs::File::open(rootfs.join("new/file")).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    assert_eq!(at_a_time("later"), first);
     // umount and mount, as a restart would.
     place.ours("imgtool", &["umount", &path]).ok();
     assert!(!rootfs.join("probe").exists());
