@@ -1,10 +1,6 @@
 //! From a registry into the store.
 
 #[cfg(test)]
-mod attacks;
-#[cfg(test)]
-mod fake;
-#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

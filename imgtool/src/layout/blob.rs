@@ -163,7 +163,7 @@ pub(crate) fn check_size(descriptor: &Descriptor, most: u64) -> Result<()> {
     Ok(())
 }
 
-/// Reads a blob and fails, at its end at the latest, if it is not what its descriptor says.
+/// Reads a blob and fails, with its last bytes at the latest, if it is not what its descriptor says.
 pub(crate) struct VerifiedReader<R> {
     inner: R,
     hasher: Option<Hasher>,
@@ -231,10 +231,12 @@ impl<R: Read> Read for VerifiedReader<R> {
             return Ok(0);
         }
         let len = self.inner.read(buffer)?;
-        if len == 0 {
-            self.end()?;
-        } else {
+        if len > 0 {
             self.take(&buffer[..len])?;
+        }
+        // With the last bytes and not after them: who knows the size may not read on to the end.
+        if len == 0 || self.seen == self.size {
+            self.end()?;
         }
         Ok(len)
     }

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Response};
@@ -207,16 +207,19 @@ impl Registry {
                 request = request.header(*name, value);
             }
             // Only the registry itself sees the credentials, not where it sends us (CVE-2020-15157).
-            if at == home
-                && let Some(authorization) = &*self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
-            {
+            let shown = if at == home { self.authorization().clone() } else { None };
+            if let Some(authorization) = &shown {
                 request = request.header("Authorization", authorization);
             }
             let response =
                 self.exchange(&url, request, ask).map_err(|e| e.at(format!("registry {}", at.host_and_port())))?;
             match response.status().as_u16() {
                 401 if at == home && !logged_in => {
-                    self.log_in(&start, response.headers())?;
+                    // Who comes second waits, and finds that it was done.
+                    let mut authorization = self.authorization();
+                    if *authorization == shown {
+                        *authorization = Some(self.log_in(&start, response.headers())?);
+                    }
                     logged_in = true;
                     url.clone_from(&start);
                 }
@@ -256,7 +259,12 @@ impl Registry {
         }
     }
 
-    fn log_in(&self, url: &str, headers: &HeaderMap) -> Result<()> {
+    fn authorization(&self) -> MutexGuard<'_, Option<String>> {
+        self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the header that the registry asks for.
+    fn log_in(&self, url: &str, headers: &HeaderMap) -> Result<String> {
         let challenges: Vec<Challenge> = headers
             .get_all("www-authenticate")
             .iter()
@@ -271,10 +279,7 @@ impl Registry {
         // The token server may speak HTTPS where the registry speaks HTTP.
         let realm_is_secure = challenges.iter().any(Challenge::is_secure);
         let agent = self.agent(if realm_is_secure { "https://" } else { url })?;
-        let header = auth::answer(agent, url, &self.scopes, &challenges, credential.as_ref())
-            .with(|| format!("log in to {domain}"))?;
-        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
-        Ok(())
+        auth::answer(agent, url, &self.scopes, &challenges, credential.as_ref()).with(|| format!("log in to {domain}"))
     }
 }
 

@@ -96,10 +96,10 @@ impl Transfer<'_> {
         let size = delivered.bytes.len() as u64;
         let descriptor = Descriptor::new(document.media_type(), delivered.digest.clone(), size);
         let subject = match document {
-            Document::Manifest(manifest) => manifest.subject.as_ref(),
-            Document::Index(_) => None,
+            Document::Manifest(manifest) => manifest.subject.clone(),
+            Document::Index(index) => index.rest.get("subject").cloned().and_then(|s| serde_json::from_value(s).ok()),
         };
-        self.target.put_manifest(&descriptor, &delivered.bytes, name, subject)?;
+        self.target.put_manifest(&descriptor, &delivered.bytes, name, subject.as_ref())?;
         done.push(delivered.digest.clone());
         Ok(())
     }

@@ -29,6 +29,16 @@ impl Registry {
         Self::start_as(id, dir, &format!("auth:\n  htpasswd:\n    realm: tests\n    path: {}\n", file.display()))
     }
 
+    /// Starts one that speaks HTTPS with `server.crt` and `server.key` of the directory `certs`, to clients that show a certificate
+    /// of the authority `ca.crt` there.
+    pub fn start_with_tls(id: &str, dir: &Path, certs: &Path) -> Self {
+        let at = |name: &str| certs.join(name).display().to_string();
+        let (certificate, key, authority) = (at("server.crt"), at("server.key"), at("ca.crt"));
+        let more =
+            format!("  tls:\n    certificate: {certificate}\n    key: {key}\n    clientcas:\n      - {authority}\n");
+        Self::start_as(id, dir, &more)
+    }
+
     fn start_as(id: &str, dir: &Path, more: &str) -> Self {
         let home = dir.join("registry");
         std::fs::create_dir_all(home.join("data")).expect("a directory");

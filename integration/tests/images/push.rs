@@ -30,6 +30,11 @@ fn a_pushed_image_is_what_others_pull() {
     skopeo_takes(&place, &reference, "theirs");
     let second = place.ours("imgtool", &["push", "small:1", &reference]).ok();
     assert!(second.stderr.contains("up to date"), "{second}");
+    // Lines where there is no terminal, and nothing where that is asked for.
+    let other = Place::new();
+    let told = other.ours("imgtool", &["pull", &reference]).ok().stderr;
+    assert!(told.starts_with("layer ") && told.contains(": pulled (") && !told.contains('\u{1b}'), "{told:?}");
+    assert_eq!(other.ours("imgtool", &["pull", "--quiet", &reference]).ok().stderr, "");
     // In chunks, and into a repository that has nothing yet; told to a machine.
     let chunked = format!("{}/other/app:1", registry.host);
     let out = place.ours("imgtool", &["push", "--progress", "json", "--chunk-size", "300k", "small:1", &chunked]).ok();
@@ -42,6 +47,16 @@ fn a_pushed_image_is_what_others_pull() {
     assert_eq!(events.iter().filter(ended).count(), 2, "{out}");
     skopeo_takes(&place, &chunked, "chunked");
     assert_eq!(digest_of(&chunked), want);
+    // What the registry has is not read here: nobody notices that it is not what it was.
+    let layer = place.ours("imgtool", &["inspect", "small:1"]).ok().json()[0]["layers"][0]["digest"].clone();
+    let blob = place.dir.join("store/blobs/sha256").join(&layer.as_str().unwrap()[7..]);
+    let size = fs::metadata(&blob).unwrap().len();
+    fs::write(&blob, vec![0; usize::try_from(size).unwrap()]).unwrap();
+    for tag in ["1", "2"] {
+        let reference = format!("{}/team/app:{tag}", registry.host);
+        place.ours("imgtool", &["push", "--quiet", "small:1", &reference]).ok();
+        skopeo_takes(&place, &reference, &format!("again{tag}"));
+    }
 }
 
 fn digest_of(reference: &str) -> String {

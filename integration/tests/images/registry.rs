@@ -121,6 +121,18 @@ fn the_platform_of_a_list_is_chosen() {
         assert_eq!(std::fs::read_to_string(format!("{path}/rootfs/platform")).unwrap(), expected);
         place.ours("imgtool", &["unbundle", &path]).ok();
     }
+    // The list whole, or one of it: to another repository and to a layout.
+    let digest = |reference: &str| {
+        let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{reference}")]).ok();
+        raw.json()["manifests"].as_array().map_or(1, Vec::len)
+    };
+    let (all, one) = (format!("{}/all:1", registry.host), format!("{}/one:1", registry.host));
+    place.ours("imgtool", &["copy", "-q", "--all", &reference, &all]).ok();
+    place.ours("imgtool", &["copy", "-q", "--platform", "linux/arm64", &reference, &one]).ok();
+    assert_eq!((digest(&reference), digest(&all), digest(&one)), (2, 2, 1));
+    let layout = place.dir.join("all");
+    let whole = place.ours("imgtool", &["copy", "-q", "--all", &all, &format!("oci:{}:x", layout.display())]).ok();
+    assert_eq!(std::fs::read_dir(layout.join("blobs/sha256")).unwrap().count(), 7, "{whole}");
     let other = Place::new();
     let out = other.ours("imgtool", &["pull", "--quiet", "--platform", "linux/s390x", &reference]);
     assert!(out.code == 1 && out.stderr.contains("s390x") && out.stderr.lines().count() == 1, "{out}");

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -16,6 +17,7 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) headers: HashMap<String, String>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Request {
@@ -60,6 +62,36 @@ struct State {
     /// Asked before anything else; with how often the same method and path came before.
     fault: Option<Fault>,
     no_ranges: bool,
+    /// Keeps lists of referrers by itself.
+    referrers: bool,
+    /// What came of an upload so far.
+    upload: Vec<u8>,
+}
+
+/// Holds large answers back until so many of them are asked for at a time.
+#[derive(Default)]
+struct Gate {
+    /// Wanted, waiting now, and the most that ever waited.
+    counts: Mutex<(usize, usize, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut counts = self.counts.lock().unwrap();
+        if counts.0 == 0 {
+            return;
+        }
+        counts.1 += 1;
+        counts.2 = counts.2.max(counts.1);
+        self.changed.notify_all();
+        // The last ones never are so many: they wait in vain.
+        let enough = |counts: &mut (usize, usize, usize)| counts.1 < counts.0;
+        counts = self.changed.wait_timeout_while(counts, Duration::from_millis(500), enough).unwrap().0;
+        // One more than wanted has time to come.
+        counts = self.changed.wait_timeout(counts, Duration::from_millis(50)).unwrap().0;
+        counts.1 -= 1;
+    }
 }
 
 /// The server. Its thread ends with the test process.
@@ -67,13 +99,14 @@ struct State {
 pub(super) struct Fake {
     pub(super) host: String,
     state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
 }
 
 impl Fake {
     pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        let fake = Self { host, state: Arc::default() };
+        let fake = Self { host, state: Arc::default(), gate: Arc::default() };
         let server = fake.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -88,6 +121,9 @@ impl Fake {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader) {
             let reply = self.answer(&request);
+            if reply.body.len() > 10_000 {
+                self.gate.pass();
+            }
             let mut head = format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
             for (name, value) in &reply.headers {
                 head.extend([name, ": ", value, "\r\n"]);
@@ -113,13 +149,16 @@ impl Fake {
         if let Some(reply) = state.fault.as_ref().and_then(|fault| fault(request, before)) {
             return reply;
         }
-        Self::honest(&state, request)
+        Self::honest(&mut state, request)
     }
 
-    fn honest(state: &State, request: &Request) -> Reply {
+    fn honest(state: &mut State, request: &Request) -> Reply {
         let Some(name) = request.path.strip_prefix("/v2/app/") else {
             return Reply::status(404);
         };
+        if !matches!(request.method.as_str(), "GET" | "HEAD") || name == "blobs/uploads/1" {
+            return Self::written(state, request, name);
+        }
         let Some((media_type, body)) = state.content.get(name) else {
             return Reply::status(404);
         };
@@ -139,6 +178,43 @@ impl Fake {
         }
     }
 
+    /// Uploads, of which there may be one at a time, and manifests.
+    fn written(state: &mut State, request: &Request, name: &str) -> Reply {
+        let kept = |state: &State| format!("0-{}", state.upload.len().saturating_sub(1));
+        let on = |status, state: &State| {
+            Reply::status(status).with("Location", "/v2/app/blobs/uploads/1").with("Range", &kept(state))
+        };
+        match (request.method.as_str(), name.split_once("digest=")) {
+            ("POST", _) => {
+                state.upload.clear();
+                on(202, state)
+            }
+            ("GET", _) => on(204, state),
+            ("PATCH", _) => {
+                state.upload.extend(&request.body);
+                on(202, state)
+            }
+            ("PUT", Some((_, digest))) => {
+                let mut blob = std::mem::take(&mut state.upload);
+                blob.extend(&request.body);
+                if Digest::of(&blob).to_string() != digest {
+                    return Reply::status(400);
+                }
+                state.content.insert(format!("blobs/{digest}"), (String::new(), blob));
+                Reply::status(201)
+            }
+            ("PUT", None) => {
+                let media_type = request.header("content-type").unwrap_or_default().to_owned();
+                state.content.insert(name.to_owned(), (media_type.clone(), request.body.clone()));
+                let digest = Digest::of(&request.body);
+                state.content.insert(format!("manifests/{digest}"), (media_type, request.body.clone()));
+                let reply = Reply::status(201).with("Docker-Content-Digest", &digest.to_string());
+                if state.referrers { reply.with("OCI-Subject", "yes") } else { reply }
+            }
+            _ => Reply::status(405),
+        }
+    }
+
     /// The honest answer, for faults that only break it.
     pub(super) fn blob(&self, digest: &Digest) -> Vec<u8> {
         self.state.lock().unwrap().content[&format!("blobs/{digest}")].1.clone()
@@ -150,6 +226,20 @@ impl Fake {
 
     pub(super) fn honest_again(&self) {
         self.state.lock().unwrap().fault = None;
+    }
+
+    pub(super) fn with_referrers(&self) {
+        self.state.lock().unwrap().referrers = true;
+    }
+
+    /// Answers with large bodies wait for each other until there are so many at a time.
+    pub(super) fn gather(&self, count: usize) {
+        self.gate.counts.lock().unwrap().0 = count;
+    }
+
+    /// How many large answers were asked for at a time, at the most.
+    pub(super) fn gathered(&self) -> usize {
+        self.gate.counts.lock().unwrap().2
     }
 
     pub(super) fn without_ranges(&self) {
@@ -211,6 +301,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     let length = headers.get("content-length").and_then(|l| l.parse::<u64>().ok()).unwrap_or(0);
-    std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
-    Some(Request { method, path, headers })
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body).ok()?;
+    Some(Request { method, path, headers, body })
 }

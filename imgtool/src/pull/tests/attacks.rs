@@ -7,7 +7,6 @@ use std::io::Write as _;
 use serde_json::{Value, json};
 
 use super::fake::{Fake, Reply};
-use super::tests::{Place, gzip, noise, simple};
 use super::*;
 use crate::layer::tests::{Spec, Tar};
 use crate::oci;

@@ -1,24 +1,30 @@
-//! Pulls from a registry that lies, breaks off, redirects and asks for logins.
+//! Pulls from a registry that does as it is told: what is pulled, how, and that a store is sound afterwards.
+
+mod attacks;
+mod broken;
+mod fake;
+mod logins;
+mod sent;
 
 use std::fs;
 use std::io::Write as _;
 
 use serde_json::json;
 
-use super::fake::{Fake, Reply};
+use self::fake::Fake;
 use super::*;
 use crate::oci;
 
 /// A store of its own.
-pub(super) struct Place {
-    pub(super) dir: tempfile::TempDir,
-    pub(super) store: Store,
-    pub(super) access: Access,
+struct Place {
+    dir: tempfile::TempDir,
+    store: Store,
+    access: Access,
     progress: Progress,
 }
 
 impl Place {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(&dir.path().join("store")).unwrap();
         store.create().unwrap();
@@ -29,11 +35,11 @@ impl Place {
         Self { dir, store, access, progress: Progress::Quiet }
     }
 
-    pub(super) fn login(&mut self, credential: &str) {
+    fn login(&mut self, credential: &str) {
         self.access.credential = Some(credential.parse().unwrap());
     }
 
-    pub(super) fn pull(&self, reference: &str) -> Result<(Image, Vec<Layer>)> {
+    fn pull(&self, reference: &str) -> Result<(Image, Vec<Layer>)> {
         let pull = Pull {
             store: &self.store,
             access: &self.access,
@@ -47,11 +53,11 @@ impl Place {
         pull.run(&reference.parse().unwrap())
     }
 
-    pub(super) fn error(&self, reference: &str) -> String {
+    fn error(&self, reference: &str) -> String {
         self.pull(reference).map(|(image, _)| image.display()).expect_err("must fail").to_string()
     }
 
-    pub(super) fn list(&self, below: &str) -> Vec<String> {
+    fn list(&self, below: &str) -> Vec<String> {
         let Ok(list) = fs::read_dir(self.store.path(below)) else {
             return Vec::new();
         };
@@ -59,7 +65,7 @@ impl Place {
     }
 
     /// After a failure there is no name, no layer, nothing half-made, and no fault that `fsck` finds.
-    pub(super) fn check_clean(&self) {
+    fn check_clean(&self) {
         self.check_store();
         assert!(self.store.index().unwrap().manifests.is_empty());
         assert!(self.list("layers/sha256").is_empty(), "{:?}", self.list("layers/sha256"));
@@ -69,7 +75,7 @@ impl Place {
 
 impl Place {
     /// What `fsck` does.
-    pub(super) fn check_store(&self) {
+    fn check_store(&self) {
         let _hold = self.store.hold().unwrap();
         let faults = self.store.check().unwrap();
         assert!(faults.is_empty(), "{faults:?}");
@@ -90,7 +96,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// Bytes that do not compress, so that blobs have a size.
-pub(super) fn noise(len: usize) -> Vec<u8> {
+fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -100,18 +106,18 @@ pub(super) fn noise(len: usize) -> Vec<u8> {
     .collect()
 }
 
-pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(bytes).unwrap();
     gz.finish().unwrap()
 }
 
-pub(super) fn gzip_layer(tar: &[u8]) -> (&'static str, Vec<u8>, Digest) {
+fn gzip_layer(tar: &[u8]) -> (&'static str, Vec<u8>, Digest) {
     (oci::OCI_LAYER_GZIP, gzip(tar), Digest::of(tar))
 }
 
 /// An image `app:1` of one gzip layer with noise in it; gives the registry and the layer's digest.
-pub(super) fn simple() -> (Fake, String, Digest) {
+fn simple() -> (Fake, String, Digest) {
     let fake = Fake::start();
     let layer = gzip_layer(&tar(&[("file", &noise(300_000))]));
     let digest = Digest::of(&layer.1);
@@ -149,117 +155,6 @@ fn layers_of_every_compression_are_unpacked_and_a_second_pull_asks_only_for_the_
     place.pull(&reference).unwrap();
     let asked = fake.requests("").split_off(before);
     assert_eq!(asked.iter().map(|r| r.method.as_str()).collect::<Vec<_>>(), ["HEAD"]);
-}
-
-#[test]
-fn a_broken_connection_is_taken_up_where_it_broke() {
-    let (fake, reference, digest) = simple();
-    let (broken, blob) = (digest.clone(), fake.blob(&digest));
-    fake.fault(move |request, before| {
-        let whole = Reply { body: blob.clone(), ..Reply::status(200) };
-        (before == 0 && is_blob(&request.path, &broken)).then(|| whole.cut_after(100_000))
-    });
-    let place = Place::new();
-    place.pull(&reference).unwrap();
-    let asked = fake.requests(digest.hex());
-    assert_eq!(asked.len(), 2);
-    assert_eq!(asked[1].header("range"), Some("bytes=100000-"));
-}
-
-#[test]
-fn a_server_without_ranges_is_read_again_from_the_start() {
-    let (fake, reference, digest) = simple();
-    fake.without_ranges();
-    let (broken, blob) = (digest.clone(), fake.blob(&digest));
-    fake.fault(move |request, before| {
-        let whole = Reply { body: blob.clone(), ..Reply::status(200) };
-        (before == 0 && is_blob(&request.path, &broken)).then(|| whole.cut_after(100_000))
-    });
-    Place::new().pull(&reference).unwrap();
-}
-
-#[test]
-fn a_pull_that_failed_is_taken_up_by_the_next() {
-    let (fake, reference, digest) = simple();
-    let (broken, blob) = (digest.clone(), fake.blob(&digest));
-    // Breaks off at 100,000 bytes, and then gives nothing more.
-    fake.fault(move |request, before| {
-        let range = request.header("range").is_some();
-        let whole = Reply { body: blob.clone(), ..Reply::status(200) };
-        is_blob(&request.path, &broken).then(|| {
-            if before == 0 && !range { whole.cut_after(100_000) } else { Reply::status(503).with("Retry-After", "0") }
-        })
-    });
-    let place = Place::new();
-    let error = place.error(&reference);
-    assert!(error.starts_with(&format!("layer {digest}: download: ")), "{error}");
-    place.check_clean();
-    assert_eq!(place.list("ingest"), [format!("sha256-{}.partial", digest.hex())]);
-    fake.honest_again();
-    let before = fake.requests(digest.hex()).len();
-    place.pull(&reference).unwrap();
-    let asked = fake.requests(digest.hex()).split_off(before);
-    assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].header("range"), Some("bytes=100000-"));
-    assert!(place.list("ingest").is_empty());
-}
-
-#[test]
-fn a_truncated_blob_is_named_as_such() {
-    let (fake, reference, digest) = simple();
-    let (broken, blob) = (digest.clone(), fake.blob(&digest));
-    fake.fault(move |request, _| {
-        // A server that believes the blob is shorter than the manifest says.
-        let short = Reply {
-            body: if request.header("range").is_some() { Vec::new() } else { blob[..1000].to_vec() },
-            ..Reply::status(200)
-        };
-        is_blob(&request.path, &broken).then_some(short)
-    });
-    let place = Place::new();
-    let error = place.error(&reference);
-    assert!(error.contains(&digest.to_string()) && error.contains("the registry has 1000 bytes"), "{error}");
-    place.check_clean();
-}
-
-#[test]
-fn an_altered_blob_is_refused_and_not_kept() {
-    let (fake, reference, digest) = simple();
-    for at in [20, 50_000, 299_000] {
-        let (broken, mut blob) = (digest.clone(), fake.blob(&digest));
-        blob[at] ^= 0x40;
-        fake.fault(move |request, _| {
-            is_blob(&request.path, &broken).then(|| Reply { body: blob.clone(), ..Reply::status(200) })
-        });
-        let place = Place::new();
-        let error = place.error(&reference);
-        assert!(error.starts_with(&format!("layer {digest}: digest mismatch: got sha256:")), "{at}: {error}");
-        place.check_clean();
-        assert!(place.list("ingest").is_empty());
-    }
-}
-
-#[test]
-fn a_damaged_beginning_from_an_earlier_pull_is_fetched_again() {
-    let (fake, reference, digest) = simple();
-    let place = Place::new();
-    fs::write(place.store.path(format!("ingest/sha256-{}.partial", digest.hex())), noise(5000)).unwrap();
-    place.pull(&reference).unwrap();
-    assert_eq!(fake.requests(digest.hex()).len(), 2, "once from 5000 on, once from the start");
-}
-
-#[test]
-fn a_blob_that_does_not_end_is_refused() {
-    let (fake, reference, digest) = simple();
-    let (broken, mut blob) = (digest.clone(), fake.blob(&digest));
-    blob.extend(noise(100_000));
-    fake.fault(move |request, _| {
-        is_blob(&request.path, &broken).then(|| Reply { body: blob.clone(), ..Reply::status(200) })
-    });
-    let place = Place::new();
-    let error = place.error(&reference);
-    assert!(error.contains("size mismatch: the registry has"), "{error}");
-    place.check_clean();
 }
 
 #[test]
@@ -304,105 +199,6 @@ fn documents_that_can_be_read_in_two_ways_are_refused() {
         assert!(error.contains(want), "{tag}: {error}");
         place.check_clean();
     }
-}
-
-#[test]
-fn credentials_do_not_follow_a_redirect() {
-    let (fake, reference, digest) = simple();
-    let elsewhere = Fake::start();
-    let (broken, blob, target) = (digest.clone(), fake.blob(&digest), format!("http://{}/away?sig=1", elsewhere.host));
-    elsewhere.fault(move |_, _| Some(Reply { body: blob.clone(), ..Reply::status(200) }));
-    fake.fault(move |request, _| {
-        if request.header("authorization") != Some("Basic dXNlcjpwYXNz") {
-            return Some(Reply::status(401).with("WWW-Authenticate", "Basic realm=\"r\""));
-        }
-        is_blob(&request.path, &broken).then(|| Reply::status(307).with("Location", &target))
-    });
-    let mut place = Place::new();
-    place.login("user:pass");
-    place.pull(&reference).unwrap();
-    let seen = elsewhere.requests("/away");
-    assert_eq!(seen.len(), 1);
-    assert_eq!(seen[0].header("authorization"), None, "CVE-2020-15157");
-    assert!(fake.requests("/blobs/").iter().all(|r| r.header("authorization").is_some()));
-}
-
-#[test]
-fn redirects_in_a_circle_end() {
-    let (fake, reference, digest) = simple();
-    fake.fault(move |request, _| {
-        is_blob(&request.path, &digest).then(|| Reply::status(302).with("Location", &request.path))
-    });
-    assert!(Place::new().error(&reference).contains("more than 5 redirects"));
-}
-
-#[test]
-fn a_login_that_is_missing_or_wrong_is_named() {
-    let (fake, reference, _) = simple();
-    fake.fault(|_, _| Some(Reply::status(401).with("WWW-Authenticate", "Basic realm=\"r\"")));
-    let mut place = Place::new();
-    assert!(place.error(&reference).contains("--creds"));
-    place.login("user:wrong");
-    assert!(place.error(&reference).contains("not authorized"));
-    place.check_clean();
-}
-
-#[test]
-fn a_token_is_fetched_where_the_registry_says_and_used_there_only() {
-    let (fake, reference, _) = simple();
-    let issuer = Fake::start();
-    issuer.fault(|request, _| {
-        let good = request.path == "/token?scope=repository:app:pull&service=the%20registry"
-            && request.header("authorization") == Some("Basic dXNlcjpwYXNz");
-        Some(if good {
-            Reply { body: br#"{"token":"t0ken"}"#.to_vec(), ..Reply::status(200) }
-        } else {
-            Reply::status(403)
-        })
-    });
-    let realm =
-        format!("Bearer realm=\"http://{}/token\",service=\"the registry\",scope=\"repository:app:pull\"", issuer.host);
-    fake.fault(move |request, _| {
-        (request.header("authorization") != Some("Bearer t0ken"))
-            .then(|| Reply::status(401).with("WWW-Authenticate", &realm))
-    });
-    let mut place = Place::new();
-    place.login("user:pass");
-    place.pull(&reference).unwrap();
-    assert_eq!(issuer.requests("").len(), 1, "one token serves the whole pull");
-    let mut other = Place::new();
-    other.login("user:wrong");
-    let error = other.error(&reference);
-    assert!(error.contains("login refused"), "{error}");
-}
-
-#[test]
-fn a_busy_registry_is_asked_again() {
-    let (fake, reference, digest) = simple();
-    fake.fault(move |request, before| match before {
-        0 if request.path.contains("manifests") => Some(Reply::status(503)),
-        0 if is_blob(&request.path, &digest) => Some(Reply::status(429).with("Retry-After", "0")),
-        _ => None,
-    });
-    Place::new().pull(&reference).unwrap();
-}
-
-#[test]
-fn a_registry_that_asks_for_a_long_wait_is_not_waited_for() {
-    let (fake, reference, _) = simple();
-    fake.fault(|_, _| Some(Reply::status(429).with("Retry-After", "3600")));
-    let error = Place::new().error(&reference);
-    assert!(error.contains("come back in 3600 seconds"), "{error}");
-    assert_eq!(fake.requests("manifests").len(), 1);
-}
-
-#[test]
-fn the_registrys_own_words_are_in_the_error() {
-    let (fake, reference, _) = simple();
-    let body = br#"{"errors":[{"code":"DENIED","message":"not for\u001b[31m you\nat all"}]}"#;
-    fake.fault(|_, _| Some(Reply { body: body.to_vec(), ..Reply::status(403) }));
-    let error = Place::new().error(&reference);
-    assert!(error.ends_with("access denied (not for [31m you at all)"), "{error:?}");
 }
 
 #[test]
@@ -486,11 +282,40 @@ fn layers_that_lean_on_lower_ones_are_unpacked_over_them() {
 }
 
 #[test]
-fn a_registry_that_is_not_there_is_named_at_once() {
-    let place = Place::new();
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let error = place.error(&format!("127.0.0.1:{port}/app:1"));
-    assert_eq!(error, format!("registry 127.0.0.1:{port}: Connection refused"));
-    place.check_clean();
+fn as_many_layers_as_allowed_are_fetched_at_a_time() {
+    let fake = Fake::start();
+    let layers: Vec<_> = (0..7).map(|n| gzip_layer(&tar(&[(&format!("f{n}"), &noise(20_000 + n))]))).collect();
+    fake.put_image("1", &layers);
+    fake.gather(3);
+    Place::new().pull(&format!("{}/app:1", fake.host)).unwrap();
+    assert_eq!(fake.gathered(), 3);
+}
+
+/// The same tar in the forms of lazy pullers: whoever does not know them reads a plain layer.
+#[test]
+fn layers_of_estargz_and_zstd_chunked_are_the_layers_that_they_are() {
+    let (one, two) = (tar(&[("a", &noise(30_000))]), tar(&[("b", b"2"), ("stargz.index.json", b"{}")]));
+    // The end of an archive comes once.
+    let parts = [&one[..one.len() - 1024], &two[..]];
+    let whole = parts.concat();
+    let mut footer = flate2::GzBuilder::new()
+        .extra(b"SG\x16\x000000000000000000STARGZ".to_vec())
+        .write(Vec::new(), flate2::Compression::none());
+    footer.flush().unwrap();
+    let estargz = [gzip(parts[0]), gzip(parts[1]), footer.finish().unwrap()].concat();
+    let skippable = |content: &[u8]| {
+        [&0x184d_2a50_u32.to_le_bytes()[..], &u32::try_from(content.len()).unwrap().to_le_bytes(), content].concat()
+    };
+    let mut chunked: Vec<u8> = parts.iter().flat_map(|part| zstd::encode_all(*part, 3).unwrap()).collect();
+    chunked.extend(skippable(&zstd::encode_all(&b"{\"version\":1,\"entries\":[]}"[..], 3).unwrap()));
+    chunked.extend(skippable(b"GNUlInUx0000000000000000000000000000000000000000"));
+    for (kind, blob) in [(oci::OCI_LAYER_GZIP, estargz), (oci::OCI_LAYER_ZSTD, chunked)] {
+        let fake = Fake::start();
+        fake.put_image("1", &[(kind, blob, Digest::of(&whole))]);
+        let place = Place::new();
+        let layers = place.pull(&format!("{}/app:1", fake.host)).unwrap().1;
+        assert_eq!(fs::read(layers[0].diff().join("a")).unwrap(), noise(30_000));
+        assert_eq!(fs::read_to_string(layers[0].diff().join("b")).unwrap(), "2");
+        place.check_store();
+    }
 }
