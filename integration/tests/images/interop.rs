@@ -190,6 +190,75 @@ fn we_read_what_others_write() {
     we_read_theirs(&place, &layout, "hard");
 }
 
+/// Each tool gets the image from the registry and gives it on in each of its own ways.
+#[test]
+fn what_a_tool_passes_on_is_the_image_still() {
+    let place = Place::new();
+    let layout = hard(&place);
+    let registry = Registry::start(&place.id, &place.dir);
+    let first = format!("{}/first:1", registry.host);
+    skopeo(&format!("oci:{}:hard", layout.display()), &format!("docker://{first}"));
+    place.ours("imgtool", &["pull", "--quiet", &first]).ok();
+    let (tree, id) = (ours(&place, &first), id_of(&place, &first));
+    let at = |name: &str| place.dir.join(name).to_str().unwrap().to_owned();
+    let check = |image: &str, what: &str| {
+        tree::same(&tree, &ours(&place, image), &ROOT, what);
+        assert_eq!(id_of(&place, image), id, "{what}");
+        place.ours("imgtool", &["rm", image]).ok();
+    };
+    let loaded = |archive: &str, what: &str| {
+        place.ours("imgtool", &["load", "--quiet", "-i", archive, "--name", "loaded:1"]).ok();
+        check("loaded:1", what);
+    };
+    let pulled = |reference: &str, what: &str| {
+        place.ours("imgtool", &["pull", "--quiet", reference]).ok();
+        check(reference, what);
+    };
+
+    let storage = format!("--root {0}/root --runroot {0}/run --storage-driver overlay", at("containers"));
+    theirs(&format!("podman {storage} pull -q --tls-verify=false {first}"));
+    for kind in ["oci-archive", "docker-archive"] {
+        let archive = at(&format!("podman-{kind}"));
+        theirs(&format!("podman {storage} save -q --format {kind} -o {archive} {first}"));
+        loaded(&archive, &format!("podman save, {kind}"));
+        let archive = at(&format!("buildah-{kind}"));
+        theirs(&format!("buildah {storage} push -q {first} {kind}:{archive}:some/name:1"));
+        loaded(&archive, &format!("buildah push, {kind}"));
+    }
+    for tool in ["podman", "buildah"] {
+        let reference = format!("{}/{tool}:1", registry.host);
+        theirs(&format!("{tool} {storage} push -q --tls-verify=false {first} docker://{reference}"));
+        pulled(&reference, tool);
+    }
+    // A layout is a store that has nothing unpacked yet.
+    theirs(&format!("buildah {storage} push -q {first} oci:{}:it", at("layout")));
+    theirs(&format!("umoci tag --image {}:it its", at("layout")));
+    for name in ["it", "its"] {
+        let store = at("layout");
+        let (image, bundle) = (name, at("of-layout"));
+        let mut make = Command::new(programs::ours("imgtool"));
+        make.args(["--root", &store, "bundle", "--quiet", "--pull", "never", image, &bundle, "--", "x"]);
+        command::run(make.env("TARE_TEST", &place.id).stdin(Stdio::null()), &Files::new(&place.dir, "layout")).ok();
+        tree::same(&tree, &tree::describe(&Path::new(&bundle).join("rootfs")), &ROOT, "a layout as a store");
+        place.ours("imgtool", &["unbundle", &bundle]).ok();
+    }
+    theirs(&format!("umoci stat --image {}:its", at("layout")));
+    theirs(&format!("buildah {storage} rmi -f {first}"));
+
+    let daemon = Containerd::start(&place.id, &place.dir);
+    daemon.ctr(&["image", "pull", "--plain-http", &first]).ok();
+    daemon.ctr(&["image", "export", &at("ctr.tar"), &first]).ok();
+    loaded(&at("ctr.tar"), "ctr image export");
+    let reference = format!("{}/ctr:1", registry.host);
+    daemon.ctr(&["image", "tag", &first, &reference]).ok();
+    daemon.ctr(&["image", "push", "--plain-http", &reference]).ok();
+    pulled(&reference, "ctr image push");
+    drop(daemon);
+    for mount in leak::mounts(&place.id) {
+        theirs(&format!("umount -l {}", mount.display()));
+    }
+}
+
 #[test]
 fn the_image_of_the_benchmark_comes_out_as_others_unpack_it() {
     let layout = programs::cache().join("big/gzip");
