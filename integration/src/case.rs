@@ -493,9 +493,14 @@ fn become_subreaper() {
 /// An id that no other test has, and that is no part of another one.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}{:03}", mark(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The beginning of all ids that this process gives.
+pub fn mark() -> String {
     // The run of hack/test that we belong to, so that it finds what is left when we are killed.
     let run = std::env::var("TARE_TEST_RUN").unwrap_or_else(|_| "0".to_owned());
-    format!("tare-test-{run}-{}-{:03}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("tare-test-{run}-{}-", std::process::id())
 }
 
 /// A minimal root file system with the probe in it.

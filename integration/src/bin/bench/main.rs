@@ -61,6 +61,12 @@ fn main() -> ExitCode {
 fn bench<Options>(options: Result<Options, String>, measure: impl Fn(&Options)) -> ExitCode {
     match options {
         Ok(options) => {
+            // What fails aborts, and drops nothing: what was started and mounted is taken away here.
+            let told = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                told(info);
+                integration::leak::remove(&integration::case::mark());
+            }));
             measure(&options);
             ExitCode::SUCCESS
         }

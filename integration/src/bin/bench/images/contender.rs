@@ -139,7 +139,7 @@ pub(super) fn copies(layout: &Path, work: &Path, sizes: &[&str], host: &str) {
             tool("tar", &["-C", &usr, &rename, how, &text(&tar), "usr"]).ok();
         }
         let reference = format!("{host}/copies:{size}");
-        tool(&imgtool, &["--root", &store, "import", "-q", &text(&tar), &reference]).ok();
+        tool(&imgtool, &["--root", &store, "import", "-q", "--compression-level", "1", &text(&tar), &reference]).ok();
         tool(&imgtool, &["--root", &store, "push", "-q", &reference]).ok();
     }
 }
