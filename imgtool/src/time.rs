@@ -1,4 +1,4 @@
-//! Times as RFC 3339 writes them.
+//! Times as RFC 3339 and HTTP write them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,6 +47,15 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     Some((days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second - offset)
 }
 
+/// `Sun, 06 Nov 1994 08:49:37 GMT` as seconds.
+pub(crate) fn http_date(text: &str) -> Option<i64> {
+    let mut words = text.split(' ').skip(1);
+    let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|name| *name == month)? + 1;
+    parse(&format!("{year}-{month:02}-{day:0>2}T{time}Z"))
+}
+
 /// How long ago a time was, as `docker images` words it.
 pub(crate) fn ago(text: &str) -> Option<String> {
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
@@ -85,5 +94,11 @@ mod tests {
             assert_eq!(parse(bad), None, "{bad}");
         }
         assert_eq!(ago("1970-01-01T00:00:00Z").map(|t| t.ends_with("years ago")), Some(true));
+    }
+
+    #[test]
+    fn dates_of_servers() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("yesterday"), None);
     }
 }

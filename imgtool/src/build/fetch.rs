@@ -17,7 +17,7 @@ pub(crate) fn url(url: &str, workspace: &Workspace, checksum: Option<&Digest>) -
     let step = || url.to_owned();
     let response = ureq::get(url).call().map_err(|e| Error::other(e.to_string())).with(step)?;
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let modified = header("last-modified").and_then(|text| http_date(&text));
+    let modified = header("last-modified").and_then(|text| crate::time::http_date(&text));
     let path = workspace.directory()?.join("file");
     let mut file = File::create_new(&path)?;
     let mut hasher = Hasher::new(checksum.map_or(crate::digest::Algorithm::Sha256, Digest::algorithm));
@@ -36,15 +36,6 @@ pub(crate) fn url(url: &str, workspace: &Workspace, checksum: Option<&Digest>) -
         return Err(Error::damaged(format!("{url}: --checksum is not {got}, which the file has")));
     }
     Ok((path, modified))
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT` as seconds.
-fn http_date(text: &str) -> Option<i64> {
-    let mut words = text.split(' ').skip(1);
-    let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = months.iter().position(|name| *name == month)? + 1;
-    crate::time::parse(&format!("{year}-{month:02}-{day:0>2}T{time}Z"))
 }
 
 /// A git reference in its parts: `REPOSITORY[?QUERY][#REF[:DIRECTORY]]`.
@@ -155,11 +146,5 @@ mod tests {
                 (remote, reference, directory)
             );
         }
-    }
-
-    #[test]
-    fn dates_of_servers() {
-        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
-        assert_eq!(http_date("yesterday"), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body, SendBody};
@@ -352,10 +352,20 @@ fn judge(ask: &Ask<'_>, mut response: Response<Body>) -> Result<Judgement> {
     };
     if matches!(status, 408 | 429 | 500 | 502 | 503 | 504) {
         let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok());
-        let asked = after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let asked = after.and_then(wait_of);
         return Ok(Judgement::Busy(Error::transient(text), asked));
     }
     Err(Error::other(text))
+}
+
+/// `Retry-After`: seconds, or the time itself.
+fn wait_of(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = u64::try_from(crate::time::http_date(text.trim())?).unwrap_or(0);
+    let then = UNIX_EPOCH.checked_add(Duration::from_secs(then))?;
+    Some(then.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 /// What the registry says about its refusal, in the form of the distribution specification.

@@ -131,6 +131,10 @@ fn a_busy_registry_is_asked_again() {
     fake.fault(move |request, before| match before {
         0 if request.path.contains("manifests") => Some(Reply::status(503)),
         0 if is_blob(&request.path, &digest) => Some(Reply::status(429).with("Retry-After", "0")),
+        // A time that is over.
+        1 if is_blob(&request.path, &digest) => {
+            Some(Reply::status(429).with("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT"))
+        }
         _ => None,
     });
     Place::new().pull(&reference).unwrap();
@@ -138,11 +142,13 @@ fn a_busy_registry_is_asked_again() {
 
 #[test]
 fn a_registry_that_asks_for_a_long_wait_is_not_waited_for() {
-    let (fake, reference, _) = simple();
-    fake.fault(|_, _| Some(Reply::status(429).with("Retry-After", "3600")));
-    let error = Place::new().error(&reference);
-    assert!(error.contains("come back in 3600 seconds"), "{error}");
-    assert_eq!(fake.requests("manifests").len(), 1);
+    for (wait, told) in [("3600", "come back in 3600 seconds"), ("Wed, 01 Jan 2098 00:00:00 GMT", "come back in")] {
+        let (fake, reference, _) = simple();
+        fake.fault(move |_, _| Some(Reply::status(429).with("Retry-After", wait)));
+        let error = Place::new().error(&reference);
+        assert!(error.contains(told), "{error}");
+        assert_eq!(fake.requests("manifests").len(), 1);
+    }
 }
 
 #[test]

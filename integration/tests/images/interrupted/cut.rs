@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use integration::cgroups::leave_shared_mounts;
 use integration::command::{Out, tool};
+use integration::skip;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{ENDLESS, KEPT, Yard};
@@ -16,6 +17,14 @@ use super::{ENDLESS, KEPT, Yard};
 /// rename without syncing.
 const LAZY: &str = "loop,commit=3600,noauto_da_alloc";
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+macro_rules! wants_loop_devices {
+    () => {
+        if !Path::new("/dev/loop-control").exists() {
+            skip!("there are no loop devices to mount a disk of a test's own");
+        }
+    };
+}
 
 /// A file system in a file, mounted. All of them are mounted at the same place, one over the other, as it is one disk.
 struct Disk {
@@ -118,6 +127,7 @@ impl Drop for OtherBoot {
 
 #[test]
 fn pull() {
+    wants_loop_devices!();
     let cut = Cut::new(|_, _| {});
     let pulled = cut.yard.pulled.as_str();
     cut.each(&["pull", "-q", pulled], [2, 7], |done| {
@@ -132,6 +142,7 @@ fn pull() {
 
 #[test]
 fn import_and_load() {
+    wants_loop_devices!();
     let cut = Cut::new(|_, _| {});
     let tar = cut.yard.tar.to_str().unwrap();
     cut.each(&["import", "-q", tar, "new:1"], [4, 4], |done| {
@@ -154,6 +165,7 @@ fn import_and_load() {
 
 #[test]
 fn bundles_and_what_their_containers_changed() {
+    wants_loop_devices!();
     let cut = Cut::new(|_, _| {});
     let bundle = cut.store.with_file_name("bundle");
     let path = bundle.to_str().unwrap();
@@ -181,6 +193,7 @@ fn bundles_and_what_their_containers_changed() {
 #[test]
 fn commit() {
     let bundle = |store: &Path| store.with_file_name("bundle").to_str().unwrap().to_owned();
+    wants_loop_devices!();
     let cut = Cut::new(|yard, store| {
         yard.imgtool(store, &["bundle", "-q", KEPT, &bundle(store)]).ok();
         fs::write(store.with_file_name("bundle").join("rootfs/etc/changed"), super::noise(50_000)).unwrap();
@@ -198,6 +211,7 @@ fn commit() {
 
 #[test]
 fn rm_and_tag() {
+    wants_loop_devices!();
     let cut = Cut::new(|yard, store| drop(yard.imgtool(store, &["pull", "-q", &yard.pulled]).ok()));
     let pulled = cut.yard.pulled.as_str();
     let names = || cut.ours(&["images"]).ok().stdout;

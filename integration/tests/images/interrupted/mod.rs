@@ -50,18 +50,9 @@ impl Yard {
         std::os::unix::fs::symlink("tool", root.join("bin/link")).unwrap();
         let pulled = format!("{}/pulled:1", registry.host);
         let mut yard = Self { registry, tar: place.dir.join("root.tar"), place, pulled, calls: Cell::new(0) };
-        yard.tar(&root, &yard.tar, &["."]);
+        tar(&root, &yard.tar, &["."]);
         yard.publish(&root);
         yard
-    }
-
-    fn tar(&self, root: &Path, tar: &Path, names: &[&str]) {
-        let mut args = vec!["-C", root.to_str().unwrap(), "--no-recursion", "-cf", tar.to_str().unwrap()];
-        if names == ["."] {
-            args.retain(|arg| *arg != "--no-recursion");
-        }
-        args.extend(names);
-        tool("tar", &args).ok();
     }
 
     fn publish(&mut self, root: &Path) {
@@ -73,10 +64,10 @@ impl Yard {
         let (second, third) = (self.place.dir.join("second.tar"), self.place.dir.join("third.tar"));
         fs::write(root.join("etc/.wh.gone"), "").unwrap();
         fs::write(root.join("etc/new"), "three").unwrap();
-        self.tar(root, &second, &["etc", "etc/.wh.gone", "etc/new"]);
+        tar(root, &second, &["etc", "etc/.wh.gone", "etc/new"]);
         // No entries for its directories, and a hardlink to a file of a lower layer.
         fs::hard_link(root.join("etc/new"), root.join("bin/newer")).unwrap();
-        self.tar(root, &third, &["etc/new", "bin/newer"]);
+        tar(root, &third, &["etc/new", "bin/newer"]);
         tool("tar", &["--delete", "-f", third.to_str().unwrap(), "etc/new"]).ok();
         for tar in [&self.tar, &second, &third] {
             tool("umoci", &["raw", "add-layer", "--image", &image, tar.to_str().unwrap()]).ok();
@@ -162,6 +153,16 @@ impl Yard {
         }
         self.imgtool(store, &["prune"]).ok();
     }
+}
+
+/// A tar of just these entries, or of all with ".".
+fn tar(root: &Path, tar: &Path, names: &[&str]) {
+    let mut args = vec!["-C", root.to_str().unwrap(), "--no-recursion", "-cf", tar.to_str().unwrap()];
+    if names == ["."] {
+        args.retain(|arg| *arg != "--no-recursion");
+    }
+    args.extend(names);
+    tool("tar", &args).ok();
 }
 
 /// Bytes that do not compress, the same each time.
