@@ -80,6 +80,32 @@ fn nothing_is_lost_of_a_flood() {
 }
 
 #[test]
+fn output_goes_to_a_program_that_logs() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let (logger, log) = (place.dir.join("logger"), place.dir.join("logged"));
+    // It says that it is ready by closing descriptor 5, and ends with its input.
+    let script = format!(
+        "#!/bin/sh\necho \"$1 $2 $CONTAINER_ID $CONTAINER_NAMESPACE\" >{0}\nexec 5>&-\ncat <&3 >>{0}\ncat <&4 >>{0}\necho end >>{0}\n",
+        log.display()
+    );
+    std::fs::write(&logger, script).unwrap();
+    std::fs::set_permissions(&logger, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let uri = format!("binary://{}?key=value", logger.display());
+    let run = ["run", "-d", "--runtime", &Containerd::runtime(), "--log-uri", &uri, IMAGE, "web"];
+    let flood = ["/probe", "flood", "1000", "both"];
+    containerd.ctr(&[&run[..], &flood].concat()).ok();
+    let whole = |text: &str| text.ends_with("end\n");
+    assert!(wait::file(&log, LIMIT, whole), "{:?}\n{}", std::fs::read_to_string(&log), containerd.said());
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(text.lines().next(), Some(format!("key value web {}", containerd.id).as_str()));
+    let count = |prefix| text.lines().filter(|line| line.starts_with(prefix)).count();
+    assert_eq!((count("line "), count("error ")), (1000, 1000));
+    containerd.ctr(&["tasks", "delete", "--force", "web"]).ok();
+    containerd.ctr(&["containers", "delete", "web"]).ok();
+}
+
+#[test]
 fn the_whole_life_of_a_detached_container() {
     let place = Place::new();
     let containerd = containerd(&place);
