@@ -110,7 +110,8 @@ fn listening_sockets_are_passed_to_whom_they_are_meant_for() {
     let run = |prefix: &str| {
         let mut command = std::process::Command::new("/bin/sh");
         let script = format!("exec 3</dev/null 4</dev/null; {prefix}; exec \"$@\"");
-        command.args(["-c", &script, "sh"]).arg(&case.runtime.binary).arg("--root").arg(case.state_dir());
+        let runtime = case.command();
+        command.args(["-c", &script, "sh"]).arg(runtime.get_program()).args(runtime.get_args());
         command.args(["run", "--bundle"]).arg(case.bundle()).arg(&case.id);
         command::run(command.stdin(case.stdin()), &case.files()).ok().report()
     };
