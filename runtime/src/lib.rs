@@ -34,7 +34,7 @@ pub fn main() -> u8 {
         return cli::help::answer(&std::env::args_os().collect::<Vec<_>>());
     };
     // Before the log, or anything else, is opened.
-    let claimed = descriptors::claim(cli.verb.preserved_fds()).at("--preserve-fds");
+    let claimed = descriptors::claim(cli.verb.preserved_fds()).at("--preserve-fds, or LISTEN_FDS");
     if let Err(error) = log::set_up(&cli.global) {
         eprintln!("runtime: {error}");
         return FAILURE;

@@ -85,7 +85,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// For a container that was created, and is not started yet. None where nobody wants to hear, or the container was created
+    /// For a container that was created, and that nobody else starts meanwhile. None where nobody wants to hear, or the container was created
     /// without a place to say it.
     pub(crate) fn of(slot: &Slot) -> Result<Option<Self>> {
         let Some(name) = notify_socket() else { return Ok(None) };
@@ -97,6 +97,11 @@ impl Relay {
                 SocketAddr::from_abstract_name(name).and_then(|address| host.connect_addr(&address)).at_with(step)?;
             }
             None => host.connect(&name).at_with(step)?,
+        }
+        // One that a `start` has left which did not come to its end.
+        match rustix::fs::unlinkat(&directory, SOCKET, rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(Error::from(error)).at_with(|| format!("unlink {SOCKET}")),
         }
         // By the descriptor: the path may be too long for a socket's address. Any user of the container may speak.
         let mask = rustix::process::umask(rustix::fs::Mode::empty());
@@ -127,7 +132,8 @@ impl Relay {
     /// to be heard.
     pub(crate) fn hear(&self, pid: i32) -> Result<bool> {
         let mut message = [0; MAX];
-        loop {
+        // A container may speak without end.
+        for _ in 0..64 {
             let length = match self.container.recv(&mut message) {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -141,6 +147,7 @@ impl Relay {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Waits until the manager has read what was sent: it asks who the sender was, who must live until then

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -124,4 +125,31 @@ fn the_end_is_recorded_and_told_after_the_delay() {
     let moment = |path| fs::metadata(path).unwrap().modified().unwrap();
     let pause = moment(&told).duration_since(moment(&exit)).unwrap();
     assert!(pause >= Duration::from_millis(990), "{pause:?}");
+}
+
+#[test]
+fn what_takes_too_long_is_killed() {
+    let conmon = Conmon::of(&["/probe", "wait"]);
+    conmon.run(&["--timeout", "1"]);
+    // As conmon records it, for who asks how it ended.
+    assert_eq!(conmon.exit(), "-1");
+}
+
+#[test]
+fn notifications_go_on_to_the_caller() {
+    let mut conmon = Conmon::of(&["/probe", "notify", "READY=1", "STATUS=up"]);
+    // As Podman has it: the socket is in the bundle, and the container sees its directory.
+    let directory = conmon.case.bundle().join("notify");
+    fs::create_dir(&directory).unwrap();
+    conmon.case.mount("/run/notify", "bind", directory.to_str().unwrap(), &["bind", "ro"]);
+    conmon.case.spec["process"]["env"].as_array_mut().unwrap().push("NOTIFY_SOCKET=/run/notify/notify.sock".into());
+    conmon.case.write();
+    let host = conmon.file("host");
+    let socket = UnixDatagram::bind(&host).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    conmon.run(&["--sdnotify-socket", host.to_str().unwrap()]);
+    let mut message = [0; 4096];
+    let length = socket.recv(&mut message).unwrap();
+    assert_eq!(String::from_utf8_lossy(&message[..length]), "READY=1");
+    assert_eq!(conmon.exit(), "0");
 }

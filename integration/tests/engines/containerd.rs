@@ -1,5 +1,6 @@
 //! containerd 1.6 with `io.containerd.tare.v2`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use integration::command::{self, Files, LIMIT};
@@ -79,18 +80,54 @@ fn nothing_is_lost_of_a_flood() {
     assert_eq!(out.stdout.lines().last(), Some("line 99999"));
 }
 
-#[test]
-fn output_goes_to_a_program_that_logs() {
-    let place = Place::new();
-    let containerd = containerd(&place);
+/// A program that logs to a file; `ready` is how it says that it is ready. It ends with its input.
+fn logger(place: &Place, ready: &str) -> (PathBuf, PathBuf) {
     let (logger, log) = (place.dir.join("logger"), place.dir.join("logged"));
-    // It says that it is ready by closing descriptor 5, and ends with its input.
     let script = format!(
-        "#!/bin/sh\necho \"$1 $2 $CONTAINER_ID $CONTAINER_NAMESPACE\" >{0}\nexec 5>&-\ncat <&3 >>{0}\ncat <&4 >>{0}\necho end >>{0}\n",
+        "#!/bin/sh\necho \"$1 $2 $CONTAINER_ID $CONTAINER_NAMESPACE\" >{0}\n{ready}\ncat <&3 >>{0}\ncat <&4 >>{0}\necho end >>{0}\n",
         log.display()
     );
     std::fs::write(&logger, script).unwrap();
     std::fs::set_permissions(&logger, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    (logger, log)
+}
+
+#[test]
+fn a_program_that_logs_has_to_say_that_it_is_ready_where_that_was_agreed() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let (program, _) = logger(&place, "exec 5>&-");
+    let uri = format!("binary-v2://{}", program.display());
+    let run = |id| {
+        containerd.ctr(&[
+            "run",
+            "-d",
+            "--runtime",
+            &Containerd::runtime(),
+            "--log-uri",
+            &uri,
+            IMAGE,
+            id,
+            "/probe",
+            "say",
+            "heard",
+        ])
+    };
+    run("mute").refused(&["logging binary did not call ready"]);
+    containerd.ctr(&["containers", "delete", "mute"]).ok();
+    let (_, log) = logger(&place, "printf r >&5; exec 5>&-");
+    run("web").ok();
+    assert!(wait::file(&log, LIMIT, |text| text.ends_with("heard\nend\n")), "{}", containerd.said());
+    containerd.ctr(&["tasks", "delete", "--force", "web"]).ok();
+    containerd.ctr(&["containers", "delete", "web"]).ok();
+}
+
+#[test]
+fn output_goes_to_a_program_that_logs() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    // Closing the descriptor is enough here.
+    let (logger, log) = logger(&place, "exec 5>&-");
     let uri = format!("binary://{}?key=value", logger.display());
     let run = ["run", "-d", "--runtime", &Containerd::runtime(), "--log-uri", &uri, IMAGE, "web"];
     let flood = ["/probe", "flood", "1000", "both"];

@@ -286,3 +286,21 @@ fn zombies_of_a_container_without_pid_namespace_do_not_keep_it_alive() {
     assert_eq!(case.status(), "stopped");
     case.delete().ok();
 }
+
+#[test]
+fn what_is_bound_from_procfs_is_of_the_containers_network() {
+    const TTL: &str = "/proc/sys/net/ipv4/ip_default_ttl";
+    let mut case = Case::new();
+    let host = std::fs::read_to_string(TTL).unwrap();
+    std::os::unix::fs::symlink(TTL, case.dir.join("link")).unwrap();
+    case.mount("/mnt/ttl", "bind", case.dir.join("link").to_str().unwrap(), &["bind", "rw"]);
+    case.mount("/mnt/net", "bind", "/proc/self/ns/net", &["bind"]);
+    case.attempts(&[("write /mnt/ttl 77", Ok("")), ("read /mnt/ttl", Ok("77"))]);
+    let now = std::fs::read_to_string(TTL).unwrap();
+    std::fs::write(TTL, &host).unwrap();
+    assert_eq!(now, host, "the host's setting has changed");
+    case.args(&["/probe", "hold"]).hold();
+    let inode = |path: String| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    let pid = case.pid();
+    assert_eq!(inode(format!("/proc/{pid}/root/mnt/net")), inode(format!("/proc/{pid}/ns/net")));
+}

@@ -117,10 +117,56 @@ fn listening_sockets_are_passed_to_whom_they_are_meant_for() {
     };
     let report = run("export LISTEN_FDS=2 LISTEN_PID=$$");
     assert_eq!(report.fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4], "{:?}", report.fds);
+    not_on!(case, "crun", "passes them without a word, and to anybody");
     assert_eq!(report.env.get("LISTEN_FDS").map(String::as_str), Some("2"));
     assert_eq!(report.env.get("LISTEN_PID").map(String::as_str), Some("1"));
-    not_on!(case, "crun", "does not look whom they are meant for");
     let report = run("export LISTEN_FDS=2 LISTEN_PID=1");
     assert_eq!(report.fds.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{:?}", report.fds);
     assert_eq!(report.env.get("LISTEN_FDS"), None);
+}
+
+#[test]
+fn while_start_waits_others_may_change_the_container() {
+    let mut case = Case::new();
+    not_on!(case, "crun", "start does not wait");
+    case.args(&["/probe", "hold"]);
+    let manager = Manager::new(&mut case);
+    case.create().ok();
+    let mut start = case.command();
+    let mut start = start.args(["start", &case.id]).spawn().unwrap();
+    case.says("ready");
+    for verb in ["pause", "resume"] {
+        case.call(&[verb, &case.id]).ok();
+    }
+    assert!(start.try_wait().unwrap().is_none(), "it waits for READY=1");
+    case.call(&["delete", "--force", &case.id]).ok();
+    case.wait();
+    start.wait().unwrap();
+    assert_eq!(manager.rest(), [""; 0]);
+}
+
+#[test]
+fn what_a_start_left_that_was_killed_is_in_nobodys_way() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "the address is in use");
+    not_on!(case, "crun", "start does not wait");
+    case.args(&["/probe", "notify", "READY=1", "hold"]);
+    let manager = Manager::new(&mut case);
+    case.create().ok();
+    let directory = case.state_dir().join(&case.id).join("notify");
+    drop(UnixDatagram::bind(directory.join("notify.sock")).unwrap());
+    case.start().ok();
+    assert_eq!(manager.next(), "READY=1\n");
+    assert!(case.start().stderr.contains("cannot start an already running container"));
+    // What a container with every privilege may come to write there.
+    let mut deep = directory.clone();
+    for _ in 0..100 {
+        deep.push("d");
+        std::fs::create_dir(&deep).unwrap();
+    }
+    std::os::unix::fs::symlink("/tmp", directory.join("link")).unwrap();
+    case.kill("KILL").ok();
+    case.wait();
+    case.delete().ok();
+    case.nothing_left();
 }

@@ -281,3 +281,20 @@ fn an_attached_script_can_leave() {
     assert_eq!(inspect(&solo)["status"], "running");
     assert!(!solo.shim(&["logs", solo.name()]).ok().stdout.contains("SIGTERM"));
 }
+
+#[test]
+fn exec_gives_all_privileges_when_asked() {
+    let solo = Solo::new();
+    solo.hold();
+    let exec = |flags: &[&str]| {
+        let words = [&["exec"][..], flags, &[solo.name(), "/probe", "report"]].concat();
+        solo.shim(&words).ok().report()
+    };
+    let (plain, privileged) = (exec(&[]), exec(&["--privileged"]));
+    const SYS_ADMIN: u64 = 1 << 21;
+    assert!(plain.no_new_privs && plain.caps.effective & SYS_ADMIN == 0, "{plain:?}");
+    assert!(!privileged.no_new_privs, "{privileged:?}");
+    for set in [privileged.caps.effective, privileged.caps.bounding, privileged.caps.ambient] {
+        assert_ne!(set & SYS_ADMIN, 0, "{privileged:?}");
+    }
+}

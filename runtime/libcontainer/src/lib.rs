@@ -14,6 +14,7 @@ pub mod outside;
 pub mod process;
 #[cfg(test)]
 mod random;
+mod rubbish;
 pub mod spec;
 pub mod store;
 mod sys;

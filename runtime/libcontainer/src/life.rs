@@ -62,8 +62,9 @@ pub fn load(slot: &Slot) -> Result<State> {
     slot.load()?.ok_or_else(|| Error::new(Kind::NotFound, "container does not exist"))
 }
 
-/// Runs the program of a created container, then the poststart hooks.
-pub fn start(slot: &Slot) -> Result<()> {
+/// Runs the program of a created container, then the poststart hooks. `prepare` comes before: nobody else changes the container
+/// meanwhile. Returns what it returned.
+pub fn start<T>(slot: &Slot, prepare: impl FnOnce(&State) -> Result<T>) -> Result<T> {
     slot.lock()?;
     let state = load(slot)?;
     match Status::of(slot, &state) {
@@ -71,17 +72,25 @@ pub fn start(slot: &Slot) -> Result<()> {
         Status::Stopped => return Err(Error::new(Kind::NotRunning, "cannot start a container that has stopped")),
         Status::Running | Status::Paused => return Err(Error::other("cannot start an already running container")),
     }
-    open_door(slot, &state)
+    let prepared = prepare(&state)?;
+    open_door(slot, &state).map(|()| prepared)
 }
 
 /// The same for a container that the caller has just made, of which there is nothing to find out.
-pub fn start_new(slot: &Slot, state: &State) -> Result<()> {
+pub fn start_new<T>(slot: &Slot, state: &State, prepare: impl FnOnce(&State) -> Result<T>) -> Result<T> {
     slot.lock()?;
-    open_door(slot, state)
+    let prepared = prepare(state)?;
+    open_door(slot, state).map(|()| prepared)
 }
 
+/// The container runs, and others may change it again: whoever started it may wait for its end now.
 fn open_door(slot: &Slot, state: &State) -> Result<()> {
-    birth::start(slot)?;
+    let opened = birth::start(slot).and_then(|()| run_poststart(slot, state));
+    slot.unlock()?;
+    opened
+}
+
+fn run_poststart(slot: &Slot, state: &State) -> Result<()> {
     let Some(hooks) = late_hooks(slot, state)? else { return Ok(()) };
     let oci = birth::oci_state(state, "running");
     // A container whose poststart hook fails does not go on (runtime-spec `runtime.md`, "Lifecycle").

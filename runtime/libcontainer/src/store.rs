@@ -15,6 +15,7 @@
 use crate::{
     error::{At, Error, Kind, Result},
     outside::{cgroup::Placement, rdt},
+    rubbish,
     spec::{NamespaceKind, Resources},
 };
 use rustix::{
@@ -295,6 +296,10 @@ impl Slot {
 
     /// Removes the directory with what it holds.
     pub fn remove(&self) -> Result<()> {
+        // The container may have come to write there. If that cannot be removed the record of it stays as well.
+        if rustix::fs::statat(&self.lock, NOTIFY, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            rubbish::remove(self.dir(), NOTIFY)?;
+        }
         // What is written here first: that takes no descriptor, of which there may be none left.
         for name in [START_FIFO, STARTED_FIFO, CONFIG, STATE] {
             let _ = rustix::fs::unlinkat(&self.lock, name, AtFlags::empty());
@@ -311,12 +316,8 @@ impl Slot {
             names.push(entry.at("read the container's directory")?.file_name().to_owned());
         }
         for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
-            match rustix::fs::unlinkat(&self.lock, name.as_c_str(), AtFlags::empty()) {
-                // criu's, of a checkpoint or a restore that was killed.
-                Err(Errno::ISDIR) => std::fs::remove_dir_all(self.path()?.join(name.to_string_lossy().as_ref()))
-                    .at_with(|| format!("remove {name:?}"))?,
-                removed => removed.at_with(|| format!("unlink {name:?}"))?,
-            }
+            // criu's, of a checkpoint or a restore that was killed.
+            rubbish::remove(self.dir(), name.as_c_str())?;
         }
         rustix::fs::unlinkat(&self.store, self.id.as_str(), AtFlags::REMOVEDIR).at("remove the container's directory")
     }

@@ -29,8 +29,12 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
     }
     let created = create(global, &mut bundle, &args.birth, &args.id, engine)?;
     let waited = own.map(|socket| Picture::receive(&socket)).transpose().and_then(|picture| {
-        let relay = Relay::of(&created.slot)?;
-        match life::start_new(&created.slot, &created.state).at_with(|| format!("start {}", args.id)) {
+        let mut relay = None;
+        let started = life::start_new(&created.slot, &created.state, |_| {
+            relay = Relay::of(&created.slot)?;
+            Ok(())
+        });
+        match started.at_with(|| format!("start {}", args.id)) {
             // The container has said why, and ends like any other; only who reads a log has not heard it.
             Err(error) if error.kind() == Kind::NotExecuted && !log::to_file() => {}
             Err(error) if error.kind() == Kind::NotExecuted => tracing::error!("{error}"),
@@ -41,7 +45,11 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
     });
     if !args.keep || waited.is_err() {
         // The container's own failure comes first.
-        let deleted = life::delete(&created.slot, true).at_with(|| format!("delete {}", args.id));
+        let deleted = match life::delete(&created.slot, true) {
+            // Somebody else was faster.
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            deleted => deleted.at_with(|| format!("delete {}", args.id)),
+        };
         return waited.and_then(|code| deleted.map(|()| code));
     }
     waited
@@ -50,10 +58,8 @@ pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
 /// A container that does not start is not left behind.
 fn start(created: &Created, id: &str) -> Result<()> {
     let Created { slot, state, .. } = created;
-    let started = Relay::of(slot).and_then(|relay| {
-        life::start_new(slot, state)?;
-        relay.map_or(Ok(()), |relay| relay.run(state))
-    });
+    let started = life::start_new(slot, state, |_| Relay::of(slot))
+        .and_then(|relay| relay.map_or(Ok(()), |relay| relay.run(state)));
     started.at_with(|| format!("start {id}")).inspect_err(|_| {
         if let Err(error) = life::delete(slot, true) {
             tracing::warn!("delete {id}: {error}");

@@ -14,7 +14,6 @@ pub(crate) fn run(global: &Global, args: &Id) -> Result<u8> {
 
 /// Where systemd waits for the container to be ready, so does this.
 fn start(slot: &Slot) -> Result<()> {
-    let relay = Relay::of(slot)?;
-    life::start(slot)?;
+    let relay = life::start(slot, |_| Relay::of(slot))?;
     relay.map_or(Ok(()), |relay| relay.run(&life::load(slot)?))
 }

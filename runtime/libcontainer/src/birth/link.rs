@@ -78,8 +78,17 @@ pub(crate) struct ToOutside(OwnedFd);
 
 /// Both halves; each side drops the other's right after the clone.
 pub(crate) fn pair() -> Result<(ToInside, ToOutside)> {
-    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).at("socketpair")?;
-    Ok((ToInside(a), ToOutside(b)))
+    sockets().map(|(a, b)| (ToInside(a), ToOutside(b)))
+}
+
+/// Two that are connected.
+pub(super) fn sockets() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).at("socketpair")
+}
+
+/// The descriptor of the next message, if it has one.
+pub(super) fn receive_descriptor(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
+    receive(socket, &mut [0; 64]).map(|(_, descriptor)| descriptor)
 }
 
 impl ToInside {

@@ -1,5 +1,5 @@
 //! The container's network namespace, where the outside makes it: the kernel takes as long for one as for all of an ordinary
-//! container's mounts, so the two are made side by side.
+//! container's mounts, so the two are made side by side. And sockets that are of the container's network from the start.
 
 use super::{link::ToOutside, plan::Cradle};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     sys,
 };
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags},
 };
 use std::cell::Cell;
@@ -42,6 +42,19 @@ fn open_own() -> Result<OwnedFd> {
     rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open /proc/self/ns/net")
 }
 
+/// Runs `make` in the network namespace of the process `pidfd`, for sockets that it leaves with a process of the container:
+/// whoever gets hold of a socket can look into the network that it was made in, and change it if he may (netdevice(7)).
+/// Where the caller cannot enter it, or not come back, neither could who gets the socket do more than the caller.
+pub(super) fn inside_that_of<T>(pidfd: BorrowedFd<'_>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let home = open_own()?;
+    if sys::setns(home.as_fd(), NETWORK).and_then(|()| sys::setns(pidfd, NETWORK)).is_err() {
+        return make();
+    }
+    let made = make();
+    sys::setns(home.as_fd(), NETWORK).at("go back to the own network namespace")?;
+    made
+}
+
 /// On init's side: the namespace that the outside sends, or none.
 pub(super) struct Arrival<'a> {
     link: &'a ToOutside,
@@ -51,6 +64,11 @@ pub(super) struct Arrival<'a> {
 impl<'a> Arrival<'a> {
     pub(super) fn new(link: &'a ToOutside, awaited: bool) -> Self {
         Self { link, awaited: Cell::new(awaited) }
+    }
+
+    /// Whether init is still in the caller's network.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.get()
     }
 
     /// Waits for it and enters it; later calls have nothing to do.

@@ -27,7 +27,15 @@ pub(super) fn build(
     let trees = match trees {
         Some(trees) => trees,
         // Before anything becomes private: a clone keeps the propagation of what it was cloned from.
-        None => HostTrees::open(plan, &prepared.user_namespaces)?,
+        None => {
+            let mut trees = HostTrees::open(plan, &prepared.user_namespaces)?;
+            // Much of procfs shows, and sets, the network of who opens it.
+            if network.is_awaited() && trees.depend_on_network()? {
+                network.enter()?;
+                trees = HostTrees::open(plan, &prepared.user_namespaces)?;
+            }
+            trees
+        }
     };
     entry::attach(&trees.root, &plan.rootfs, plan.own_mounts())?;
     let undo = if plan.own_mounts() { None } else { Some(entry::HostMount::of(&trees.root)?) };

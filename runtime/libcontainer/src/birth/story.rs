@@ -147,7 +147,7 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
             drop(undo.disarm());
             // And the way to the caller's network.
             drop(home);
-            inside(prepared, &to_outside)
+            inside(prepared, to_outside)
         }
         Born::Parent { pid, pidfd } => {
             drop(to_outside);
@@ -332,9 +332,13 @@ pub(crate) fn oci_state<'a>(state: &'a State, status: &'a str) -> OciState<'a> {
 // Inside
 
 /// Init's life up to its program. Ends in the program, or in a last word to the other side.
-fn inside(prepared: Prepared, link: &ToOutside) -> ! {
-    match become_ready(prepared, link) {
-        Ok((waiting, hooks, state)) => run_when_told(&waiting, &hooks, &state),
+fn inside(prepared: Prepared, link: ToOutside) -> ! {
+    match become_ready(prepared, &link) {
+        Ok((waiting, hooks, state)) => {
+            // A socket of the caller's network: a process that enters the container may be able to take it from init.
+            drop(link);
+            run_when_told(&waiting, &hooks, &state);
+        }
         Err(error) => link.fail(&error),
     }
     sys::exit(1)

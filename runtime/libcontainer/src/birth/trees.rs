@@ -6,11 +6,15 @@ use crate::{
     inside::{
         devices,
         mounts::{self, Source, Step, What},
+        procfs::PROC,
     },
     sys::{MountAttr, mount_setattr},
 };
 use rustix::fd::{AsFd, OwnedFd};
 use std::path::Path;
+
+/// `NSFS_MAGIC` of the kernel.
+const NSFS: i64 = 0x6e73_6673;
 
 /// What a container takes from the host's tree, cloned and attached nowhere.
 pub(super) struct HostTrees {
@@ -48,5 +52,16 @@ impl HostTrees {
             binds: plan.mounts.iter().map(|step| bind(step).at_with(|| step.field.clone())).collect::<Result<_>>()?,
             devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
         })
+    }
+    /// Whether a bind source is what another network namespace would have shown otherwise: a part of procfs, or a namespace
+    /// itself (`/proc/self/ns/net`).
+    pub(super) fn depend_on_network(&self) -> Result<bool> {
+        for bind in self.binds.iter().flatten() {
+            let kind = rustix::fs::fstatfs(bind).at("statfs")?.f_type;
+            if kind == PROC || kind == NSFS {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

@@ -18,6 +18,7 @@
 
 use super::{
     link::{self, Inside, Outside, ToOutside},
+    network,
     story::{hide_from_others, join_keyring, oci_state, send_listener, set_oom_score},
     undo::Undo,
 };
@@ -86,6 +87,16 @@ struct Prepared {
     keyring: Option<String>,
 }
 
+impl Prepared {
+    /// Makes sockets that the process has while the container can see it: a way into the container's own network only.
+    fn sockets<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.privileged && self.namespaces & libc::CLONE_NEWNET as u64 != 0 {
+            return network::inside_that_of(self.init.as_fd(), make);
+        }
+        make()
+    }
+}
+
 /// Runs `visit.process` in the container of `state`; `spec` is the configuration that it was made from.
 pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     let plan = ProcessPlan::of(visit.process, &spec.linux)?;
@@ -101,7 +112,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
         return Err(Error::other("cannot exec in a container that has the host's mount namespace"));
     }
     let cgroup = Cgroup::open_below(&state.cgroup, visit.cgroups).at("error adding pid (new) to cgroups")?;
-    let prepared = Prepared {
+    let mut prepared = Prepared {
         plan,
         namespaces: state
             .namespaces
@@ -112,7 +123,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
         user_namespace: has(NamespaceKind::User),
         may_set_groups: !has(NamespaceKind::User) || may_set_groups(state.pid)?,
         privileged: rustix::process::geteuid().is_root(),
-        console: visit.console,
+        console: None,
         preserve_fds: visit.preserve_fds,
         keyring: (!visit.no_new_keyring).then(|| format!("_ses.{}", state.id)),
         init,
@@ -120,7 +131,14 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
 
     // As in a birth, runc's words for the steps.
     tracing::debug!("nsexec container setup: cgroup and namespaces of {}", state.id);
-    let (to_inside, to_outside) = link::pair()?;
+    let (to_inside, to_outside) = prepared.sockets(link::pair)?;
+    // Nor has it the caller's own.
+    let mut console = None;
+    if let Some(caller) = visit.console {
+        let (ours, inner) = prepared.sockets(link::sockets)?;
+        prepared.console = Some(inner);
+        console = Some((ours, caller));
+    }
     let (pid, pidfd) = match prepared.plan.affinity.around(|| clone_into(&cgroup, state, visit.cgroups))? {
         Born::Child => {
             drop((to_inside, cgroup));
@@ -146,6 +164,10 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     let oci = oci_state(state, "running");
     if let Some((_, pidfd)) = undo.processes.last() {
         to_inside.expect_ready(pidfd.as_fd(), |listener| send_listener(spec, &listener, pid, &oci))?;
+        if let Some((ours, caller)) = &console {
+            let master = link::receive_descriptor(ours)?.ok_or_else(|| Error::other("init sent no terminal"))?;
+            console::send(caller.as_fd(), master.as_fd()).at("console")?;
+        }
         (visit.announce)(pid, pidfd.as_fd())?;
     }
     undo.reap_waypoint()?;

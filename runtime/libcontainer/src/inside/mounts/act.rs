@@ -80,8 +80,12 @@ fn mount_one(
         What::Bind { source, recursive, id_map } => {
             let mount = match (opened, source) {
                 (Some(mount), _) => mount,
-                (None, Source::Host(path)) => bind::open_source(path, *recursive)?,
+                (None, Source::Host(path)) => {
+                    (around.enter_network)()?;
+                    bind::open_source(path, *recursive)?
+                }
                 (None, Source::Root(path)) => {
+                    (around.enter_network)()?;
                     let mount = bind::open_inner(root, path, *recursive)?;
                     if id_map.is_some() {
                         (around.map_ids)(index, mount.as_fd())?;
