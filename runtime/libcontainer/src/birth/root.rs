@@ -24,16 +24,16 @@ pub(super) fn build(
     if plan.own_mounts() {
         entry::set_propagation(plan.propagation)?;
     }
-    let trees = match trees {
-        Some(trees) => trees,
+    let trees = if let Some(trees) = trees {
+        trees
+    } else {
         // Before anything becomes private: a clone keeps the propagation of what it was cloned from.
-        None => {
-            let mut trees = HostTrees::open(plan, &prepared.user_namespaces)?;
-            // Much of procfs shows, and sets, the network of who opens it.
-            if network.is_awaited() && trees.depend_on_network()? {
-                network.enter()?;
-                trees = HostTrees::open(plan, &prepared.user_namespaces)?;
-            }
+        let trees = HostTrees::open(plan, &prepared.user_namespaces)?;
+        // Much of procfs shows, and sets, the network of who opens it.
+        if network.is_awaited() && trees.depend_on_network()? {
+            network.enter()?;
+            HostTrees::open(plan, &prepared.user_namespaces)?
+        } else {
             trees
         }
     };
