@@ -166,6 +166,30 @@ fn burst_and_idle_take_zero_for_a_value() {
 }
 
 #[test]
+fn a_weight_beside_idleness_is_ignored_with_a_word() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "says so and fails then, with half of it done");
+    not_on!(case, "crun", "does not know idleness");
+    needs!("cpu");
+    case.spec["linux"]["resources"]["cpu"] = json!({ "idle": 1, "shares": 500 });
+    case.hold();
+    let idle = || value(&case, "cpu", ("cpu.idle", "cpu.idle"));
+    assert_eq!(idle(), "1");
+    update(&case, &["--cpu-idle", "0"]).ok();
+    assert_eq!(idle(), "0");
+    let said = update(&case, &["--cpu-share", "200", "--cpu-idle", "1"]).ok();
+    assert!(said.stderr.contains("unable to apply both"), "{said}");
+    assert_eq!(idle(), "1");
+    // Whoever is not idle any more can have a weight again.
+    update(&case, &["--cpu-share", "200", "--cpu-idle", "0"]).ok();
+    assert_eq!(idle(), "0");
+    assert_eq!(
+        value(&case, "cpu", ("cpu.shares", "cpu.weight")),
+        if cgroups::mode() == Mode::V2 { "29" } else { "200" }
+    );
+}
+
+#[test]
 fn processors_and_numbers_of_processes_are_changed() {
     let mut case = Case::new();
     needs!("cpuset", "pids");

@@ -32,6 +32,7 @@ pub fn settings_v1(resources: &Resources) -> Result<Vec<Setting>> {
     values::hugepages(resources, "limit_in_bytes", add)?;
     network(resources, add)?;
     values::rdma(resources, add)?;
+    values::idle_has_no_weight(add);
     Ok(settings)
 }
 
@@ -70,6 +71,8 @@ fn memory(memory: &Memory, add: &mut Vec<Setting>) -> Result<()> {
 }
 
 fn cpu(cpu: &Cpu, add: &mut Vec<Setting>) -> Result<()> {
+    // Before the shares: they are refused until the cgroup is not idle any more.
+    values::idle(cpu, add);
     if let Some(shares) = cpu.shares.filter(|&it| it != 0) {
         const FIELD: &str = "linux.resources.cpu.shares";
         // The kernel would take the nearest that it allows, and say nothing.
@@ -89,7 +92,6 @@ fn cpu(cpu: &Cpu, add: &mut Vec<Setting>) -> Result<()> {
     if let Some(quota) = cpu.quota.filter(|&it| it != 0) {
         add.push(Setting::new("cpu", "cpu.cfs_quota_us", quota.max(-1), "linux.resources.cpu.quota"));
     }
-    values::idle(cpu, add);
     if let Some(period) = cpu.realtime_period.filter(|&it| it != 0) {
         let field = "linux.resources.cpu.realtimePeriod";
         add.push(Setting::new("cpu", "cpu.rt_period_us", period, field).or(Otherwise::Later));

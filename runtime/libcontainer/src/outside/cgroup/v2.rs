@@ -33,6 +33,7 @@ pub fn settings_v2(resources: &Resources) -> Result<Vec<Setting>> {
         return Err(only_v1("linux.resources.network.priorities"));
     }
     unified(resources, add)?;
+    values::idle_has_no_weight(add);
     Ok(settings)
 }
 
@@ -74,6 +75,7 @@ fn memory(memory: &Memory, add: &mut Vec<Setting>) -> Result<()> {
 }
 
 fn cpu(cpu: &Cpu, add: &mut Vec<Setting>) -> Result<()> {
+    // Before the weight: it is refused until the cgroup is not idle any more.
     values::idle(cpu, add);
     if let Some(shares) = cpu.shares.filter(|&it| it != 0) {
         add.push(Setting::new("cpu", "cpu.weight", weight_of_shares(shares), "linux.resources.cpu.shares"));

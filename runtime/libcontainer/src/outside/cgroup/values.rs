@@ -88,6 +88,20 @@ pub(super) fn idle(cpu: &Cpu, add: &mut Vec<Setting>) {
     }
 }
 
+/// The kernel refuses a weight for a cgroup that is idle: it gets only what others leave, whatever its weight.
+pub(super) fn idle_has_no_weight(settings: &mut Vec<Setting>) {
+    if settings.iter().rfind(|it| it.file == "cpu.idle").is_none_or(|it| it.value.trim() != "1") {
+        return;
+    }
+    settings.retain(|it| {
+        let weight = ["cpu.shares", "cpu.weight", "cpu.weight.nice"].contains(&&*it.file);
+        if weight {
+            tracing::warn!("{}: unable to apply both {} and cpu.idle, ignoring the former", it.field, it.file);
+        }
+        !weight
+    });
+}
+
 pub(super) fn hugepages(resources: &Resources, file: &str, add: &mut Vec<Setting>) -> Result<()> {
     for (index, it) in resources.hugepage_limits.iter().enumerate() {
         let size = &it.page_size;

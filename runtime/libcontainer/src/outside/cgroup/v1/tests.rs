@@ -17,10 +17,10 @@ fn what_is_written() {
             (r#"{"memory":{"limit":-1}}"#, "memory.limit_in_bytes=-1 (later) memory.memsw.limit_in_bytes=-1 (absent)"),
             (r#"{"memory":{"limit":30,"swap":-1}}"#, "memory.limit_in_bytes=30 (later) memory.memsw.limit_in_bytes=-1"),
             (
-                r#"{"cpu":{"shares":2,"period":100,"quota":-5,"burst":0,"idle":1,"realtimePeriod":7,"realtimeRuntime":6,
+                r#"{"cpu":{"shares":2,"period":100,"quota":-5,"burst":0,"idle":0,"realtimePeriod":7,"realtimeRuntime":6,
                     "cpus":"0-1","mems":"0"}}"#,
-                "cpuset.cpus=0-1 cpuset.mems=0 cpu.shares=2 cpu.cfs_period_us=100 (later) cpu.cfs_burst_us=0 (later) \
-                 cpu.cfs_quota_us=-1 cpu.idle=1 cpu.rt_period_us=7 (later) cpu.rt_runtime_us=6",
+                "cpuset.cpus=0-1 cpuset.mems=0 cpu.idle=0 cpu.shares=2 cpu.cfs_period_us=100 (later) cpu.cfs_burst_us=0 (later) \
+                 cpu.cfs_quota_us=-1 cpu.rt_period_us=7 (later) cpu.rt_runtime_us=6",
             ),
             (r#"{"pids":{"limit":0}}"#, "pids.max=1"),
             (r#"{"pids":{"limit":-1}}"#, "pids.max=max (absent)"),

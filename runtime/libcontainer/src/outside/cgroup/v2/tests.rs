@@ -23,6 +23,12 @@ fn what_is_written() {
                 r#"{"cpu":{"shares":1024,"period":50000,"quota":40000,"burst":9,"idle":0,"cpus":"0","mems":"0"}}"#,
                 "cpu.idle=0 cpu.weight=100 cpu.max.burst=9 (later) cpu.max=40000 50000 cpuset.cpus=0 cpuset.mems=0",
             ),
+            (r#"{"cpu":{"shares":1024,"idle":1,"quota":-1}}"#, "cpu.idle=1 cpu.max=max 100000"),
+            (r#"{"cpu":{"shares":1024},"unified":{"cpu.idle":"1","cpu.weight":"8"}}"#, "cpu.idle=1 (lines)"),
+            (
+                r#"{"cpu":{"idle":1},"unified":{"cpu.idle":"0","cpu.weight":"8"}}"#,
+                "cpu.idle=1 cpu.idle=0 (lines) cpu.weight=8 (lines)",
+            ),
             (r#"{"cpu":{"period":50000}}"#, "cpu.max=max 50000"),
             (r#"{"cpu":{"quota":5000}}"#, "cpu.max=5000 100000"),
             (r#"{"cpu":{"quota":-1}}"#, "cpu.max=max 100000"),
