@@ -7,7 +7,7 @@ use std::process::Command;
 
 use integration::case::Case;
 use integration::cgroups::{self, Mode};
-use integration::{leak, skip};
+use integration::{leak, not_on, skip};
 use serde_json::json;
 
 macro_rules! needs_systemd {
@@ -120,6 +120,25 @@ fn limits_are_the_units_properties_and_the_files() {
     // systemd writes all that it knows anew: nothing is lost.
     assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
     files(&dir_of(case.pid()));
+}
+
+#[test]
+fn systemd_need_not_be_reloaded_for_a_new_scope() {
+    needs_systemd!();
+    let mut case = case();
+    not_on!(case, "runc", "sets limits in an order that systemd stumbles over");
+    not_on!(case, "crun", "sets limits in an order that systemd stumbles over");
+    if cgroups::mode() != Mode::V2 {
+        skip!("written for cgroup v2");
+    }
+    case.spec["linux"]["resources"] = json!({
+        "devices": [{ "allow": false, "access": "rwm" }, { "allow": true, "type": "c", "major": 1, "minor": 11, "access": "rw" }],
+        "pids": { "limit": 50 },
+        "memory": { "limit": 67_108_864, "reservation": 33_554_432 },
+        "cpu": { "shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0" },
+    });
+    case.hold();
+    assert_eq!(property(&unit(&case), "NeedDaemonReload"), "no");
 }
 
 #[test]

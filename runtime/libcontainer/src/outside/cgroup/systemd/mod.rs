@@ -172,6 +172,9 @@ impl Unit {
         if properties.is_empty() {
             return Ok(());
         }
+        // Each becomes a file in a directory of the unit. systemd compares their names in the order in which they were made with
+        // the sorted directory, and believes that it must be reloaded when that differs.
+        properties.sort_by(|(one, _), (other, _)| one.cmp(other));
         let bus = connected(&mut connection, &mut bus, self.user)?;
         let body = [Value::str(&self.name), Value::Bool(true), Value::properties(&properties)];
         let answer = bus.manager("SetUnitProperties", &body)?;
