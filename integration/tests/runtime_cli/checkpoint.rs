@@ -69,6 +69,16 @@ fn checkpoint(case: &Case, flags: &[&str]) -> Out {
     case.finish(&mut command, &case.files())
 }
 
+/// Without streams of ours, which it would keep.
+fn restore(case: &Case, flags: &[&str]) {
+    let said = case.dir.join("restore.err");
+    let mut command = command(case);
+    command.args(["restore", "--detach", "--image-path", &images(case), "--bundle", case.bundle().to_str().unwrap()]);
+    command.args(flags).arg(&case.id);
+    let status = command.stdout(Stdio::null()).stderr(std::fs::File::create(&said).unwrap()).status().unwrap();
+    assert!(status.success(), "{}", std::fs::read_to_string(&said).unwrap());
+}
+
 macro_rules! needs_criu {
     ($case:expr) => {
         not_on!($case, "crun", "is linked with criu's library");
@@ -97,12 +107,7 @@ fn a_container_goes_to_files_and_comes_back() {
     assert_ne!(state.code, 0, "the container is gone: {state}");
 
     let pid_file = case.dir.join("restored.pid");
-    let mut command = command(&case);
-    command.args(["restore", "--detach", "--image-path", &images(&case), "--bundle", case.bundle().to_str().unwrap()]);
-    command.arg("--pid-file").arg(&pid_file).arg(&case.id);
-    command.stdout(Stdio::null()).stderr(std::fs::File::create(case.dir.join("restore.err")).unwrap());
-    let status = command.status().unwrap();
-    assert!(status.success(), "{}", std::fs::read_to_string(case.dir.join("restore.err")).unwrap());
+    restore(&case, &["--pid-file", pid_file.to_str().unwrap()]);
 
     let state = case.state();
     assert_eq!(state["status"], "running");
@@ -110,6 +115,35 @@ fn a_container_goes_to_files_and_comes_back() {
     // What was in its memory is there again, and it can be entered.
     case.exec_attempts(&[("read /dev/shm/mark", Ok("remembered"))]);
     case.exec_attempts(&[("read /proc/1/comm", Ok("probe"))]);
+    end(&case);
+    case.nothing_left();
+}
+
+#[test]
+fn mounts_in_mounts_come_back_where_their_places_are_gone() {
+    let mut case = Case::new();
+    needs_criu!(case);
+    let given = case.bundle().join("given");
+    for dir in [&given, &case.dir.join("other")] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    std::fs::write(case.dir.join("other/word"), "inner").unwrap();
+    let bind =
+        |source: &str, at: &str| json!({ "type": "bind", "source": source, "destination": at, "options": ["bind"] });
+    // Sources as people write them: criu has its troubles with the last name of such a path.
+    let mounts =
+        [bind("given/.", "/given"), bind("../other", "/given/deep/inside"), bind("../other/word", "/given/word")];
+    case.spec["mounts"].as_array_mut().unwrap().extend(mounts);
+    hold(&mut case);
+    let before = pid(&case);
+    checkpoint(&case, &[]).ok();
+    assert!(wait::exited(before, integration::command::LIMIT));
+    integration::leak::reap(before);
+    // As on another host, where nobody has made a container yet.
+    std::fs::remove_dir_all(&given).unwrap();
+    std::fs::create_dir(&given).unwrap();
+    restore(&case, &[]);
+    case.exec_attempts(&[("read /given/deep/inside/word", Ok("inner")), ("read /given/word", Ok("inner"))]);
     end(&case);
     case.nothing_left();
 }

@@ -41,8 +41,7 @@ pub(super) fn mounts(spec: &Spec, cgroup: &Placement, rootfs: &Path, bundle: &Pa
     };
     for mount in &spec.mounts {
         if is_bind(mount) {
-            let source = mount.source.as_deref().unwrap_or(Path::new(""));
-            add(&place(&mount.destination), &bundle.join(source))?;
+            add(&place(&mount.destination), &source(mount, bundle))?;
         } else if matches!(&*mount.kind, "cgroup" | "cgroup2") {
             for view in cgroup::container_view(cgroup) {
                 add(&place(&mount.destination).join(view.name), &view.source)?;
@@ -53,6 +52,12 @@ pub(super) fn mounts(spec: &Spec, cgroup: &Placement, rootfs: &Path, bundle: &Pa
         add(&device.path, &device.path)?;
     }
     Ok(all)
+}
+
+/// The source of a bind mount, without the `.` and `..` and links that confuse criu. One that is not there is named as it is.
+pub(super) fn source(mount: &Mount, bundle: &Path) -> PathBuf {
+    let path = bundle.join(mount.source.as_deref().unwrap_or(Path::new("")));
+    path.canonicalize().unwrap_or(path)
 }
 
 fn link_of(fd: &impl AsRawFd) -> Result<PathBuf> {

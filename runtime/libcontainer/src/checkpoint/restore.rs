@@ -67,7 +67,7 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
         state.rdt = Some(undo.rdt.insert(rdt.make()?).clone());
     }
     slot.save(&state)?;
-    make_mount_points(spec, &plan.rootfs)?;
+    make_mount_points(spec, &plan.rootfs, request.bundle)?;
 
     let config = spec.annotations.get("org.criu.config").map(String::as_str);
     let mut opts = common(options, LOG, config);
@@ -196,27 +196,41 @@ fn start<'a>(
 fn mount_root(rootfs: &Path) -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let all = rustix::fs::open("/", flags, Mode::empty()).at("open /")?;
-    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    mount_setattr(all.as_fd(), true, private).at("make / private")?;
+    // Not private: what the container gets from here is to follow the host as before, and criu takes that from these mounts.
+    let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+    mount_setattr(all.as_fd(), true, slave).at("make / a slave")?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, rootfs, flags).at_with(|| format!("root.path {}", rootfs.display()))?;
     move_mount(&tree, "", CWD, rootfs, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .at_with(|| format!("mount {}", rootfs.display()))
 }
 
-/// On another host the root may lack what `create` made there. What lies on a file system of the container's own comes with its
-/// content.
-fn make_mount_points(spec: &Spec, rootfs: &Path) -> Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = Root::new(rustix::fs::open(rootfs, flags, Mode::empty()).at("root.path")?);
-    let own = |path: &Path| {
-        let mounted = spec.mounts.iter().filter(|it| !external::is_bind(it));
-        mounted.clone().any(|it| it.destination != path && path.starts_with(&it.destination))
+/// On another host the root, or what is bound into it, may lack what `create` made there. What lies on a file system of the
+/// container's own comes with its content.
+fn make_mount_points(spec: &Spec, rootfs: &Path, bundle: &Path) -> Result<()> {
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok::<_, Error>(Root::new(rustix::fs::open(path, flags, Mode::empty()).at_with(|| path.display().to_string())?))
     };
-    for (index, mount) in spec.mounts.iter().enumerate().filter(|(_, it)| !own(&it.destination)) {
+    let root = open(rootfs).at("root.path")?;
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let path = &mount.destination;
         let is_file = external::is_bind(mount)
-            && mount.source.as_ref().is_some_and(|it| fs::metadata(it).is_ok_and(|found| !found.is_dir()));
-        let made = if is_file { root.make_file(&mount.destination) } else { root.make_dir(&mount.destination) };
+            && mount.source.as_ref().is_some_and(|it| fs::metadata(bundle.join(it)).is_ok_and(|found| !found.is_dir()));
+        let make = |root: &Root, path: &Path| match is_file {
+            true => root.make_file(path).map(drop),
+            false => root.make_dir(path).map(drop),
+        };
+        let before = spec.mounts.iter().take(index);
+        let above = before.rev().find(|it| it.destination != *path && path.starts_with(&it.destination));
+        let made = match above {
+            None => make(&root, path),
+            Some(above) if external::is_bind(above) => {
+                let inside = path.strip_prefix(&above.destination).unwrap_or(path);
+                open(&external::source(above, bundle)).and_then(|root| make(&root, inside))
+            }
+            Some(_) => Ok(()),
+        };
         made.at_with(|| format!("mounts[{index}].destination"))?;
     }
     Ok(())
