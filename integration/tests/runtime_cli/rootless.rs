@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use integration::case::{Case, give};
+use integration::cgroups::{self, Mode};
 use integration::command::Out;
 use integration::{not_on, skip};
 use serde_json::{Value, json};
@@ -62,6 +63,35 @@ fn bundle(case: &Case) -> String {
 fn run(case: &Case) {
     let pid_file = case.dir.join("pid");
     call(case, &["run", "-d", "--pid-file", pid_file.to_str().unwrap(), "-b", &bundle(case), &case.id]).ok();
+}
+
+#[test]
+fn a_cgroup_mount_shows_the_callers_cgroup_to_who_has_none() {
+    let mut case = Case::new();
+    if cgroups::mode() != Mode::V2 {
+        skip!("written for cgroup v2");
+    }
+    if !needs_namespaces(&case) {
+        skip!("this host makes no user namespaces");
+    }
+    for namespace in [true, false] {
+        case = Case::new();
+        of_user(&mut case, own_ids());
+        if namespace {
+            case.namespace("cgroup", None);
+        } else {
+            case.without_namespace("cgroup");
+        }
+        let mount = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"] });
+        case.spec["mounts"].as_array_mut().unwrap().push(mount);
+        case.write();
+        run(&case);
+        let pid = fs::read_to_string(case.dir.join("pid")).unwrap();
+        let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+        let line = table.lines().find(|line| line.contains(" /sys/fs/cgroup ")).expect("it is mounted");
+        assert!(line.contains(" ro,") && line.contains(" - cgroup2 "), "{line}");
+        call(&case, &["delete", "--force", &case.id]).ok();
+    }
 }
 
 fn needs_namespaces(case: &Case) -> bool {

@@ -169,10 +169,18 @@ fn mount_cgroup(step: &Step, place: BorrowedFd<'_>, around: &Surroundings<'_>) -
     let attr = MountAttr { propagation: libc::MS_PRIVATE, ..step.flags.listed() };
     if around.cgroup.mode == CgroupMode::V2 {
         let own = around.namespaces.contains(&NamespaceKind::Cgroup);
-        let [hierarchy] = around.cgroup.hierarchies.as_slice() else {
-            return Err(Error::other("cgroup v2 has one hierarchy"));
+        let mount = match around.cgroup.hierarchies.first() {
+            Some(hierarchy) => bind::open_source(&if own { hierarchy.dir() } else { hierarchy.mount.clone() }, false)?,
+            // An ordinary user's container may have no cgroup of its own: its namespace shows the caller's.
+            None if own => {
+                let mut flags = step.flags;
+                // Of this mount, not of the one file system.
+                flags.add(MS_RDONLY, false);
+                let (kind, source) = ("cgroup2", "cgroup");
+                new::mount(&new::Wanted { kind, source, parameters: &[], flags, mode: None, label: None })?
+            }
+            None => bind::open_source(Path::new("/sys/fs/cgroup"), false)?,
         };
-        let mount = bind::open_source(&if own { hierarchy.dir() } else { hierarchy.mount.clone() }, false)?;
         set(mount.as_fd(), false, attr)?;
         put(step, mount.as_fd(), place)?;
         return Ok(mount);
