@@ -85,6 +85,7 @@ fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>, env: &[String]) -> Res
     if let Some(cwd) = cwd {
         command.current_dir(cwd);
     }
+    sys::start_unblocked(&mut command);
     let mut child = command.spawn()?;
     let status = wait(&mut child, hook.timeout)?;
     if status.success() {

@@ -24,7 +24,7 @@ pub(crate) use sched::{
     set_personality, set_scheduler,
 };
 pub use signal::{Signals, ignore_broken_pipes, send_signal};
-pub(crate) use signal::{exit_on, signal_text};
+pub(crate) use signal::{exit_on, signal_text, start_unblocked};
 
 use rustix::io::{Errno, Result};
 

@@ -53,6 +53,15 @@ pub(crate) fn exit_on(signals: &[i32]) -> Result<()> {
     SignalSet::empty().block_exactly()
 }
 
+/// Has a program begin with no signal blocked. It would inherit what its caller blocks to read it from a descriptor, and
+/// could not be asked to end.
+pub(crate) fn start_unblocked(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let unblock = || SignalSet::empty().block_exactly().map_err(std::io::Error::from);
+    // SAFETY: between fork and exec there is one system call, and nothing is allocated.
+    unsafe { command.pre_exec(unblock) };
+}
+
 /// A set of signals.
 struct SignalSet(libc::sigset_t);
 
