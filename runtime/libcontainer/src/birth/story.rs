@@ -20,7 +20,7 @@ use crate::{
         affinity,
         cgroup::{self, Cgroup},
         hooks::{self, OciState},
-        limits, rdt, seccomp_agent,
+        ids, limits, rdt, seccomp_agent,
     },
     process::start_time,
     spec::{Hooks, Spec},
@@ -102,6 +102,7 @@ impl Prepared {
 /// Makes a container, up to the point where its init waits for `start`. On failure nothing is left of it.
 pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Created> {
     let privileged = rustix::process::geteuid().is_root();
+    let owns_host = privileged && !ids::is_within_user_namespace();
     let plan = Plan::of(spec, request.bundle, privileged)
         .at_with(|| request.bundle.join("config.json").display().to_string())?;
     plan.process.check_console(request.console.as_ref())?;
@@ -122,7 +123,7 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     }
     slot.save(&state)?;
     let door = door::make(slot)?;
-    let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, privileged, driver)?);
+    let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, owns_host, driver)?);
     // Without privilege there may be fewer hierarchies than were asked for.
     state.cgroup = cgroup.placement().clone();
     state.owns_cgroup = cgroup.is_own();
