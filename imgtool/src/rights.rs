@@ -107,6 +107,11 @@ impl Rights {
     }
 }
 
+/// The ids of the user namespace that this process is in, whoever made it; none for the machine's root.
+pub(crate) fn user_namespace() -> Result<Option<Maps>> {
+    Ok(Some(Maps::of_this_process()?).filter(|maps| !maps.is_whole()))
+}
+
 /// The user outside of the namespace that this process may have made.
 pub(crate) fn outer_uid() -> u32 {
     let root = |map: Vec<Range>| map.into_iter().find(|range| range.inside == 0).map(|range| range.outside);

@@ -35,6 +35,7 @@ pub mod programs;
 pub mod report;
 pub mod spec;
 pub mod tree;
+pub mod user;
 pub mod wait;
 
 /// Ends the test as skipped, with the reason, which is printed and counted by `hack/test`.

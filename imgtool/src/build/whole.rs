@@ -71,6 +71,9 @@ fn whole(
         return Ok(String::new());
     }
     unused(&file, &given, display);
+    if let Some(note) = store.rights().note() {
+        display.note(note);
+    }
     let cache = Cache::of(store)?;
     let access = args.registry.access();
     let secrets = Secrets::of(&args.secret, &args.ssh)?;

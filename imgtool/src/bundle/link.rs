@@ -39,11 +39,12 @@ struct State {
     result: Option<Value>,
 }
 
-/// What can connect a container on this machine without being configured first: as root the bridge, which works without an
-/// uplink too, else pasta.
+/// What can connect a container on this machine without being configured first: as the machine's root the bridge, which
+/// works without an uplink too, else pasta.
 pub(super) fn usable() -> Option<super::Network> {
     let has_bridge = plugin_directories().iter().any(|dir| dir.join("bridge").is_file());
-    if has_bridge && rustix::process::geteuid().is_root() {
+    let is_root = rustix::process::geteuid().is_root() && matches!(crate::rights::user_namespace(), Ok(None));
+    if has_bridge && is_root {
         return Some(super::Network::Bridge);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -36,6 +36,14 @@ pub(super) fn check_identity(own: &Maps, identity: &mut Identity) -> Result<Opti
 }
 
 impl Rootless {
+    /// For a runtime that is called in the user namespace in which this process is root: the container's has the same ids.
+    /// Nothing has to be mounted on its root, as what is mounted here is there for the runtime too.
+    pub(super) fn within(outer: &Maps) -> Self {
+        let same = |ranges: &[Range]| ranges.iter().map(|range| Range { outside: range.inside, ..*range }).collect();
+        let maps = Maps { uids: same(&outer.uids), gids: same(&outer.gids) };
+        Self { maps, root: None, cgroup2: has_cgroup2() }
+    }
+
     /// Turns root's config.json into one that an ordinary user can run.
     pub(super) fn adapt(&self, spec: &mut Value, host_network: bool) {
         let map = |ranges: &[Range]| -> Value {

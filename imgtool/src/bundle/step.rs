@@ -12,6 +12,7 @@ use super::maker::{dress, network_hooks};
 use super::network::Plan;
 use super::options::Options;
 use super::rootfs::RootFs;
+use super::rootless::{Rootless, check_identity};
 use super::security::{Devices, SecurityOpt};
 use super::spec::{self, Context};
 use super::{Network, caps, network, overlay, seccomp, user};
@@ -20,6 +21,7 @@ use crate::layer::{OverlayForm, open_root};
 use crate::layout::{Layer, Store};
 use crate::oci::{self, Execution, ImageConfig};
 use crate::platform::Platform;
+use crate::rights::user_namespace;
 use crate::unpack::visible;
 
 /// A process of a build.
@@ -45,7 +47,15 @@ pub(crate) struct StepSpec<'a> {
 /// config.json of a step. What is asked of the user and group databases is read in the step's own root.
 pub(crate) fn step_spec(step: &StepSpec<'_>) -> Result<Value> {
     let root = RootFs::open(step.rootfs)?;
-    let identity = user::resolve(&root, step.user)?;
+    let mut identity = user::resolve(&root, step.user)?;
+    let rootless = match user_namespace()? {
+        Some(own) => {
+            // Whose ids are not there is the one that is: who builds was told so.
+            check_identity(&own, &mut identity)?;
+            Some(Rootless::within(&own))
+        }
+        None => None,
+    };
     let mut options = step.options.clone();
     options.network = step.network.clone();
     options.privileged = step.insecure;
@@ -78,7 +88,7 @@ pub(crate) fn step_spec(step: &StepSpec<'_>) -> Result<Value> {
         kernel: seccomp::kernel_version(),
         devices: Devices::of(&[], step.insecure)?,
         hooks: step.hooks.clone(),
-        rootless: None,
+        rootless,
     };
     let mut spec = spec::spec(&config, &options, &context)?;
     // An image's own environment and nothing else: what is set here would be found in what the step makes.

@@ -11,6 +11,7 @@ mod instructions;
 mod mistakes;
 mod mounts;
 mod outputs;
+mod rootless;
 
 use std::fs;
 use std::path::PathBuf;
