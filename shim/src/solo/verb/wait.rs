@@ -11,7 +11,8 @@ use crate::solo::{relay, say};
 
 /// Waits and prints.
 pub(crate) fn wait(layout: &Layout, name: &str) -> Result<()> {
-    let ended = until_ended(&layout.find(name)?)?;
+    // One that removes itself may be gone before its end was seen: then there is none of that name.
+    let ended = until_ended(&layout.find(name)?).or_else(|error| layout.find(name).and(Err(error)))?;
     say(&ended.code.to_string());
     Ok(())
 }
