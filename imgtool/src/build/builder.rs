@@ -11,7 +11,7 @@ use super::contexts::{Context, Contexts};
 use super::display::{Display, StepId};
 use super::images::Images;
 use super::parse::{self, Instruction, Kind};
-use super::plan::{Base, Origin, Plan};
+use super::plan::{Base, Origin, Plan, origins};
 use super::source::{Fault, Locate as _, Result, Span};
 use super::state::State;
 use super::workspace::Workspace;
@@ -250,6 +250,17 @@ pub(crate) struct Keyed {
 }
 
 impl Work<'_> {
+    /// Waits for the stages that a step takes files from: its time begins when they are there. What is wrong with one is told
+    /// where it is used.
+    pub(crate) fn await_stages(&self, command: &Instruction) {
+        let find = |name: &str| self.builder.plan.origin_before(name, self.number, &[]);
+        for (origin, _) in origins(command, find).into_iter().flatten() {
+            if let Origin::Stage(number) = origin {
+                let _ = self.builder.stage(number);
+            }
+        }
+    }
+
     /// Tells that a step begins.
     pub(crate) fn begin(&mut self, text: &str, trigger: bool) -> StepId {
         self.done += 1;

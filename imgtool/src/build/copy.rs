@@ -64,6 +64,7 @@ impl Work<'_> {
             Some(from) => text.replacen(keyword, &format!("{keyword} --from={}", from.text), 1),
             None => text.clone(),
         };
+        self.await_stages(command);
         let step = self.begin(&shown, command.trigger);
         let result = self.copy_step(command, copy, &told, &target_word, &shown, step);
         let made = match result {

@@ -167,7 +167,7 @@ impl Display {
         if let Some(bar) = bar {
             bar.finish_and_clear();
             let how = if cached { "CACHED".to_owned() } else { format!("{seconds:.1}s") };
-            self.write(&format!(" => {how:>7}  {name}"));
+            self.write(&cut(&format!(" => {how:>7}  {name}")));
             return;
         }
         let number = id.0 + 1;
@@ -186,7 +186,7 @@ impl Display {
         };
         if let Some(bar) = bar {
             bar.finish_and_clear();
-            self.write(&format!(" =>   ERROR  {name}"));
+            self.write(&cut(&format!(" =>   ERROR  {name}")));
             // Its output went by above the view, or not at all: the end of it says what was wrong.
             for line in last {
                 self.write(&format!("     | {line}"));
@@ -214,6 +214,12 @@ impl Display {
             _ => text.lines().for_each(|line| self.write(line)),
         }
     }
+}
+
+/// As much of a line as the terminal is wide.
+fn cut(line: &str) -> String {
+    let width = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    if width == 0 { line.to_owned() } else { line.chars().take(width).collect() }
 }
 
 /// Output of a step is anybody's: nothing in it may move the cursor. Of a line that was written over, the last state counts.

@@ -1,6 +1,7 @@
 //! Images that stages begin with, and that files are taken from: of the store, of a layout, or pulled.
 
-use std::sync::PoisonError;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::builder::Builder;
 use super::contexts::Named;
@@ -11,16 +12,29 @@ use crate::error::{Error, Step};
 use crate::layout::{Layer, Store};
 use crate::platform::Platform;
 
+/// An image that was asked for, once it is there.
+type Known = Arc<Mutex<Option<State>>>;
+
 /// Where images that are not in the store come from.
 pub(crate) struct Images {
     pub(crate) access: crate::registry::Access,
     pub(crate) always: bool,
     pub(crate) never: bool,
+    /// Those that were asked for: stages that begin with the same one wait for the first, and it is told of once.
+    pub(crate) known: Mutex<HashMap<(String, String), Known>>,
 }
 
 impl Builder {
     /// An image by name: a named context, of the store, or pulled.
     pub(crate) fn image(&self, name: &str, platform: &Platform, span: Span) -> Result<State> {
+        let slot = {
+            let mut known = self.images.known.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry((name.to_owned(), platform.to_string())).or_default())
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = &*slot {
+            return Ok(state.clone());
+        }
         let title = format!("FROM {name}");
         let step = self.display.begin(&self.step_name(&title, None));
         let result = match self.contexts.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)) {
@@ -32,7 +46,10 @@ impl Builder {
             None => self.named_image(name, platform),
         };
         match &result {
-            Ok(_) => self.display.done(step),
+            Ok(state) => {
+                *slot = Some(state.clone());
+                self.display.done(step);
+            }
             Err(e) => self.display.failed(step, &e.to_string()),
         }
         result.with(|| name.to_owned()).locate(span)

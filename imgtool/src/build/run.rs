@@ -25,6 +25,7 @@ impl Work<'_> {
     pub(crate) fn run(&mut self, command: &Instruction, run: &Run) -> Result<()> {
         let (words, script) = self.command_line(run);
         let shown = shown(run);
+        self.await_stages(command);
         let step = self.begin(&format!("RUN {shown}"), command.trigger);
         let result = self.run_step(command, run, &words, script.as_ref(), &shown, step);
         let made = match result {

@@ -105,6 +105,7 @@ fn whole(
                 access: access.clone(),
                 always: args.pull == PullPolicy::Always,
                 never: args.pull == PullPolicy::Never,
+                known: std::sync::Mutex::default(),
             },
             runtime: runtime(args.runtime.as_deref())?,
             secrets: secrets.clone(),
