@@ -217,9 +217,8 @@ fn make_mount_points(spec: &Spec, rootfs: &Path, bundle: &Path) -> Result<()> {
         let path = &mount.destination;
         let is_file = external::is_bind(mount)
             && mount.source.as_ref().is_some_and(|it| fs::metadata(bundle.join(it)).is_ok_and(|found| !found.is_dir()));
-        let make = |root: &Root, path: &Path| match is_file {
-            true => root.make_file(path).map(drop),
-            false => root.make_dir(path).map(drop),
+        let make = |root: &Root, path: &Path| {
+            if is_file { root.make_file(path).map(drop) } else { root.make_dir(path).map(drop) }
         };
         let before = spec.mounts.iter().take(index);
         let above = before.rev().find(|it| it.destination != *path && path.starts_with(&it.destination));
