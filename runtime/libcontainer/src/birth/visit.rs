@@ -186,8 +186,9 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
 fn clone_into(cgroup: &Cgroup, state: &State, below: &Below) -> Result<Born> {
     const STEP: &str = "error adding pid (new) to cgroups";
     let pure_v2 = state.cgroup.mode == CgroupMode::V2 && !state.cgroup.hierarchies.is_empty();
+    let later = cgroup.is_joined_later() && below.is_empty();
     let refused = match cgroup.clone_into() {
-        None if pure_v2 => Errno::NODEV,
+        None if pure_v2 && !later => Errno::NODEV,
         dir => match clone3(0, dir) {
             Err(errno @ (Errno::BUSY | Errno::OPNOTSUPP | Errno::NODEV)) if pure_v2 => errno,
             born => return born.at("clone3"),

@@ -119,6 +119,11 @@ impl Cgroup {
         self.find(Hierarchy::is_v2)
     }
 
+    /// Whether [`Cgroup::join`] has systemd move the process, which is cloned wherever its parent is.
+    pub fn is_joined_later(&self) -> bool {
+        self.user_unit().is_some()
+    }
+
     fn user_unit(&self) -> Option<&systemd::Unit> {
         self.placement.unit.as_ref().filter(|unit| unit.user)
     }
