@@ -94,6 +94,39 @@ fn a_cgroup_mount_shows_the_callers_cgroup_to_who_has_none() {
     }
 }
 
+/// A user with a lingering manager, as the virtual machine has one.
+const MANAGED: u32 = 1000;
+
+#[test]
+fn a_container_of_the_users_manager_can_be_entered() {
+    let mut case = Case::new();
+    let runtime_dir = format!("/run/user/{MANAGED}");
+    if cgroups::mode() != Mode::V2 || !Path::new(&runtime_dir).join("systemd/private").exists() {
+        skip!("user {MANAGED} has no systemd of its own with cgroup v2 here");
+    }
+    let map = json!([{ "containerID": 0, "hostID": MANAGED, "size": 1 }]);
+    of_user(&mut case, (map.clone(), map));
+    give(&case.dir, MANAGED);
+    chown(&case.runtime.binary, Some(0), Some(0)).unwrap();
+    let call = |args: &[&str]| {
+        let id = MANAGED.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(&case.runtime.binary);
+        command.arg("--systemd-cgroup").arg("--root").arg(case.state_dir()).args(args).stdin(case.stdin());
+        command.env("XDG_RUNTIME_DIR", &runtime_dir).env("TARE_TEST", &case.id);
+        case.finish(&mut command, &case.files())
+    };
+    let pid_file = case.dir.join("pid");
+    call(&["run", "-d", "--pid-file", pid_file.to_str().unwrap(), "-b", &bundle(&case), &case.id]).ok();
+    let other_file = case.dir.join("other");
+    call(&["exec", "-d", "--pid-file", other_file.to_str().unwrap(), &case.id, "/probe", "hold"]).ok();
+    let cgroup =
+        |file: &Path| fs::read_to_string(format!("/proc/{}/cgroup", fs::read_to_string(file).unwrap())).unwrap();
+    assert!(cgroup(&pid_file).contains(&format!("user@{MANAGED}.service")));
+    assert_eq!(cgroup(&other_file), cgroup(&pid_file));
+    call(&["delete", "--force", &case.id]).ok();
+}
+
 fn needs_namespaces(case: &Case) -> bool {
     let limit = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     limit.trim() != "0" && case.dir.exists()
