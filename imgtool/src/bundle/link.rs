@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, CWD, Mode, OFlags, access, openat};
+use rustix::fs::{Access, CWD, Mode, OFlags, access, openat, statfs};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -23,11 +25,16 @@ use crate::oci;
 
 pub(super) const PLAN: &str = "network.json";
 pub(super) const STATE: &str = "network-state.json";
+/// The network namespace, kept until the container is disconnected: plugins take their address translation off by the addresses
+/// that they find in it.
+pub(super) const NAMESPACE: &str = "network-namespace";
 const PASTA_PID: &str = "pasta.pid";
 /// Pasta has this time to end.
 const PASTA_END: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// A runtime's state on standard input is read up to this size.
 const STATE_MAX: u64 = 1 << 20;
+/// `NSFS_MAGIC` of the kernel.
+const NSFS: i64 = 0x6e73_6673;
 /// Where distributions keep CNI's plugins.
 const PLUGIN_DIRECTORIES: [&str; 3] = ["/opt/cni/bin", "/usr/libexec/cni", "/usr/lib/cni"];
 
@@ -86,8 +93,8 @@ pub(crate) fn up(directory: &Path) -> Result<()> {
         let Some(list) = &plan.cni else {
             return pasta(directory, &plan, container.pid);
         };
-        let netns = format!("/proc/{}/ns/net", container.pid);
-        state.result = Some(add(list, &plan, &state.id, &netns)?);
+        let netns = keep_namespace(directory, container.pid).at("keep the network namespace")?;
+        state.result = Some(add(list, &plan, &state.id, &netns.display().to_string())?);
         write(directory, &state)?;
         let mut hosts = plan.hosts.clone();
         let addresses = state.result.iter().filter_map(|result| result["ips"].as_array()).flatten();
@@ -127,10 +134,38 @@ fn undo(directory: &Path, plan: &Plan) -> Result<()> {
     let state: State =
         oci::json(&fs::read(&path).with(|| format!("read {}", path.display()))?).with(|| path.display().to_string())?;
     match &plan.cni {
-        Some(list) => delete(list, plan, &state)?,
+        Some(list) => {
+            let kept = directory.join(NAMESPACE);
+            let is_kept = statfs(&kept).is_ok_and(|it| it.f_type == NSFS);
+            delete(list, plan, &state, is_kept.then_some(&kept))?;
+            forget_namespace(&kept).with(|| format!("unmount {}", kept.display()))?;
+        }
         None => end_pasta(directory)?,
     }
     fs::remove_file(&path).with(|| format!("remove {}", path.display()))
+}
+
+fn keep_namespace(directory: &Path, pid: u32) -> std::io::Result<PathBuf> {
+    let path = directory.join(NAMESPACE);
+    // What a power cut has left of one.
+    forget_namespace(&path)?;
+    fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let namespace = open_tree(CWD, format!("/proc/{pid}/ns/net"), flags)?;
+    move_mount(namespace, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(path)
+}
+
+fn forget_namespace(path: &Path) -> std::io::Result<()> {
+    match unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+        // None is mounted there.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+        Err(e) => return Err(e.into()),
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// The plugins of a list, each with what all of them share.
@@ -166,14 +201,15 @@ fn add(list: &Value, plan: &Plan, id: &str, netns: &str) -> Result<Value> {
     result.ok_or_else(|| Error::malformed("the CNI network has no plugins, or they gave no result"))
 }
 
-fn delete(list: &Value, plan: &Plan, state: &State) -> Result<()> {
+fn delete(list: &Value, plan: &Plan, state: &State, namespace: Option<&PathBuf>) -> Result<()> {
+    // Where it was not kept, plugins must do without (CNI specification, "DEL").
+    let namespace = namespace.map(|path| path.display().to_string()).unwrap_or_default();
     let mut failed = None;
     for mut plugin in plugins(list, plan).into_iter().rev() {
         if let Some(result) = &state.result {
             plugin["prevResult"] = result.clone();
         }
-        // The namespace is gone, with all that was in it: plugins must do without (CNI specification, "DEL").
-        if let Err(e) = run_plugin(&plugin, "DEL", &state.id, "", "eth0") {
+        if let Err(e) = run_plugin(&plugin, "DEL", &state.id, &namespace, "eth0") {
             failed.get_or_insert(e);
         }
     }

@@ -11,7 +11,7 @@ use crate::layout::Store;
 use crate::oci;
 
 /// All that `bundle` makes in a bundle's directory.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     "config.json",
     ".config.json",
     ".bundle.json",
@@ -23,6 +23,7 @@ const OURS: [&str; 14] = [
     ".network.json",
     "network-state.json",
     ".network-state.json",
+    link::NAMESPACE,
     "pasta.log",
     "pasta.pid",
     RECORD,

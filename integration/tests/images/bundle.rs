@@ -205,7 +205,8 @@ tries=0 # the server may not listen yet
 until busybox wget -q -O /dev/null http://10.87.0.1:8080/busybox; do tries=$((tries + 1)); [ $tries -lt 100 ]; sleep 0.1; done
 echo reached
 "$RUNTIME" --root "$PLACE/state" delete -f "$ID"
-iptables -t nat -S | grep -q 8080 || echo undone
+iptables -t nat -S | grep -qE '8080|CNI-[0-9a-f]|10\.87' || echo undone
+! grep "$bundle/network" /proc/self/mountinfo
 ls /var/lib/cni/networks/tare | grep -q ^10.87 || echo freed
 "$IMGTOOL" --root "$PLACE/store" unbundle "$bundle"
 "#;
