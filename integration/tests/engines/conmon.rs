@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use integration::case::Case;
 use integration::command::LIMIT;
-use integration::{programs, wait};
+use integration::{leak, programs, wait};
 
 /// A container under conmon.
 struct Conmon {
@@ -130,7 +130,12 @@ fn the_end_is_recorded_and_told_after_the_delay() {
 #[test]
 fn what_takes_too_long_is_killed() {
     let conmon = Conmon::of(&["/probe", "wait"]);
+    conmon.case.subreaper();
     conmon.run(&["--timeout", "1"]);
+    // As conmon it does not wait for what it has killed.
+    let init = conmon.read("pid").trim().parse().unwrap();
+    assert!(wait::exited(init, LIMIT), "it lives on");
+    leak::reap(init);
     // As conmon records it, for who asks how it ended.
     assert_eq!(conmon.exit(), "-1");
 }

@@ -183,6 +183,16 @@ fn what_cannot_be_is_refused_before_anything_happens() {
     hold(&mut case);
     checkpoint(&case, &["--empty-ns", "pid"]).refused(&["--empty-ns", "pid"]);
     checkpoint(&case, &["--page-server", "nowhere"]).refused(&["--page-server ADDRESS:PORT"]);
+    assert_eq!(case.status(), "running");
+    end(&case);
+}
+
+#[test]
+fn descriptors_and_directories_are_looked_at_before_criu_does() {
+    let mut case = Case::new();
+    not_on!(case, "crun", "is linked with criu's library");
+    not_on!(case, "runc", "leaves it to criu, which may not look");
+    hold(&mut case);
     checkpoint(&case, &["--status-fd", "77"]).refused(&["--status-fd", "77"]);
     checkpoint(&case, &["--parent-path", "/elsewhere"]).refused(&["--parent-path", "relative"]);
     checkpoint(&case, &["--parent-path", "../absent"]).refused(&["--parent-path", "absent"]);

@@ -215,9 +215,10 @@ fn run_runs_them_all() {
     let mut all = POINTS;
     all.sort_unstable();
     assert_eq!(seen, all);
+    case.nothing_left();
+    not_on!(case, "crun", "blocks signals in hooks");
     // What run itself waits for must not be deaf to signals in what a hook leaves in the background.
     assert!(calls.iter().all(|call| call.report.signals.blocked == 0), "signals are blocked: {calls:?}");
-    case.nothing_left();
 }
 
 #[test]
