@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::Service;
 use crate::command::{self, Files, Out};
@@ -88,10 +89,17 @@ impl Drop for Containerd {
         }
         // The shims outlive the daemon by design.
         drop(self.service.take());
+        // Shims give the runtime a state directory per namespace here, wherever containerd itself has its state. It is empty
+        // once they have cleaned up, which one may still be at: it is not to be ended in the middle.
+        let gone = || {
+            let removed = |shim| std::fs::remove_dir(Path::new("/run/containerd").join(shim).join(&self.id));
+            let full = |result: std::io::Result<()>| {
+                result.is_err_and(|error| error.kind() == std::io::ErrorKind::DirectoryNotEmpty)
+            };
+            (!["tare", "runc"].into_iter().any(|shim| full(removed(shim)))).then_some(())
+        };
+        let _ = crate::wait::until(Duration::from_millis(10), Duration::from_secs(5), gone);
         super::end_all(&self.id);
-        // Shims give the runtime a state directory per namespace here, wherever containerd itself has its state.
-        for shim in ["tare", "runc"] {
-            let _ = std::fs::remove_dir(Path::new("/run/containerd").join(shim).join(&self.id));
-        }
+        let _ = gone();
     }
 }

@@ -149,14 +149,12 @@ fn settings_by_file_name_are_properties_where_there_is_one() {
         skip!("the unified settings are version 2's");
     }
     case.spec["linux"]["resources"]["unified"] =
-        json!({ "memory.high": "50331648", "memory.oom.group": "1", "pids.max": "max", "cgroup.max.depth": "5" });
+        json!({ "memory.high": "50331648", "pids.max": "max", "cgroup.max.depth": "5" });
     case.hold();
     let (unit, dir) = (unit(&case), dir_of(case.pid()));
     assert_eq!(property(&unit, "MemoryHigh"), "50331648");
     assert_eq!(property(&unit, "TasksMax"), "infinity");
-    for (name, value) in
-        [("memory.high", "50331648"), ("memory.oom.group", "1"), ("pids.max", "max"), ("cgroup.max.depth", "5")]
-    {
+    for (name, value) in [("memory.high", "50331648"), ("pids.max", "max"), ("cgroup.max.depth", "5")] {
         assert_eq!(fs::read_to_string(dir.join(name)).unwrap().trim(), value, "{name}");
     }
 }
