@@ -21,8 +21,8 @@
 //!
 //! One order for all cases. `MapIds` may be missing or repeated; `NeedsIds`, `Network`, `Listener` and its answer are missing
 //! where both sides know from the plan that there is nothing to say; a visit (`exec`), which has neither mounts nor hooks, has no
-//! `MountsDone` and no `HooksDone`. Instead of any of its messages the inside may say `Failed(text)`. The end of the stream means that the peer died: the inside then exits, the outside undoes
-//! what it made.
+//! `MountsDone` and no `HooksDone`. Instead of any of its messages the inside may say `Failed(text)`. The end of the stream means
+//! that the peer died: the inside then exits, the outside undoes what it made.
 //!
 //! From `Listener` on the inside is under the container's filter. So it says and hears by write(2) and read(2), which no program
 //! can do without, and a profile that notifies of write(2) is refused, here as with runc: the listener goes out by it. All else

@@ -53,6 +53,7 @@ impl HostTrees {
             devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
         })
     }
+
     /// Whether a bind source is what another network namespace would have shown otherwise: a part of procfs, or a namespace
     /// itself (`/proc/self/ns/net`).
     pub(super) fn depend_on_network(&self) -> Result<bool> {
