@@ -308,7 +308,14 @@ impl Case {
     pub fn exec_detached(&self, args: &[&str]) -> i32 {
         let pid_file = self.files().stdout.with_extension("pid");
         self.exec_with(&["--detach", "--pid-file", pid_file.to_str().expect("a path")], args).ok();
-        let text = fs::read_to_string(&pid_file).unwrap_or_else(|e| panic!("the pid file: {e}"));
+        self.adopt(&pid_file)
+    }
+
+    /// Reaps the detached process of this pid file when it ends; its process id. A test that starts one by itself needs it
+    /// as well: another test beside it may have made all of us their reaper.
+    #[track_caller]
+    pub fn adopt(&self, pid_file: &Path) -> i32 {
+        let text = fs::read_to_string(pid_file).unwrap_or_else(|e| panic!("the pid file: {e}"));
         let pid: i32 = text.parse().unwrap_or_else(|e| panic!("the pid file has '{text}': {e}"));
         self.reapers.borrow_mut().push(std::thread::spawn(move || {
             let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);

@@ -143,6 +143,9 @@ fn a_container_whose_own_program_is_killed_does_not_end_before_that_is_told() {
     let mut case = Case::new();
     not_on!(case, "crun", "has no `events` verb");
     not_on!(case, "runc", "ends when the cgroup is gone");
+    if cgroups::by_systemd() {
+        skip!("systemd removes the cgroup with its last process, perhaps before the count in it was read");
+    }
     if !cgroups::has("memory") {
         skip!("no memory controller in this cgroup hierarchy");
     }

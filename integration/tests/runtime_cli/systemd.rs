@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock};
 
 use integration::case::Case;
 use integration::cgroups::{self, Mode};
@@ -16,6 +17,15 @@ macro_rules! needs_systemd {
             skip!("systemd has not booted this machine");
         }
     };
+}
+
+/// A reload has systemd write all the files that it knows of all units anew, also those that are set to what it has no
+/// property for. Who looks at such a file holds this.
+static RELOADS: RwLock<()> = RwLock::new(());
+
+fn reload() {
+    let _alone = RELOADS.write().unwrap_or_else(PoisonError::into_inner);
+    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
 }
 
 fn case() -> Case {
@@ -118,7 +128,7 @@ fn limits_are_the_units_properties_and_the_files() {
     };
     files(&dir_of(case.pid()));
     // systemd writes all that it knows anew: nothing is lost.
-    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+    reload();
     files(&dir_of(case.pid()));
 }
 
@@ -149,12 +159,15 @@ fn settings_by_file_name_are_properties_where_there_is_one() {
         skip!("the unified settings are version 2's");
     }
     case.spec["linux"]["resources"]["unified"] =
-        json!({ "memory.high": "50331648", "pids.max": "max", "cgroup.max.depth": "5" });
+        json!({ "memory.high": "50331648", "memory.oom.group": "1", "pids.max": "max", "cgroup.max.depth": "5" });
+    let _none = RELOADS.read().unwrap_or_else(PoisonError::into_inner);
     case.hold();
     let (unit, dir) = (unit(&case), dir_of(case.pid()));
     assert_eq!(property(&unit, "MemoryHigh"), "50331648");
     assert_eq!(property(&unit, "TasksMax"), "infinity");
-    for (name, value) in [("memory.high", "50331648"), ("pids.max", "max"), ("cgroup.max.depth", "5")] {
+    for (name, value) in
+        [("memory.high", "50331648"), ("memory.oom.group", "1"), ("pids.max", "max"), ("cgroup.max.depth", "5")]
+    {
         assert_eq!(fs::read_to_string(dir.join(name)).unwrap().trim(), value, "{name}");
     }
 }
@@ -275,6 +288,6 @@ fn devices_are_filtered_also_after_a_reload() {
         case.exec_attempts(&[("unlink /tmp/mem", Ok(""))]);
     };
     check();
-    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+    reload();
     check();
 }

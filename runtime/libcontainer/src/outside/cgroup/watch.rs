@@ -69,7 +69,8 @@ impl OomWatch {
             // Here the kernel tells before it kills and counts.
             Some(_) if self.mode == Mode::V1 => woken,
             Some(count) => std::mem::replace(&mut self.seen, count) < count,
-            // The cgroup is gone, which wakes as well.
+            // The cgroup is gone, which wakes as well. systemd removes a scope with its last process: what the kernel counted
+            // just before cannot be known then, and what woke may have been any of the file's lines.
             None => false,
         }
     }
