@@ -63,6 +63,7 @@ fn bundle(case: &Case) -> String {
 fn run(case: &Case) {
     let pid_file = case.dir.join("pid");
     call(case, &["run", "-d", "--pid-file", pid_file.to_str().unwrap(), "-b", &bundle(case), &case.id]).ok();
+    case.adopt(&pid_file);
 }
 
 #[test]
@@ -118,12 +119,22 @@ fn a_container_of_the_users_manager_can_be_entered() {
     };
     let pid_file = case.dir.join("pid");
     call(&["run", "-d", "--pid-file", pid_file.to_str().unwrap(), "-b", &bundle(&case), &case.id]).ok();
+    let init = case.adopt(&pid_file);
     let other_file = case.dir.join("other");
     call(&["exec", "-d", "--pid-file", other_file.to_str().unwrap(), &case.id, "/probe", "hold"]).ok();
-    let cgroup =
-        |file: &Path| fs::read_to_string(format!("/proc/{}/cgroup", fs::read_to_string(file).unwrap())).unwrap();
-    assert!(cgroup(&pid_file).contains(&format!("user@{MANAGED}.service")));
-    assert_eq!(cgroup(&other_file), cgroup(&pid_file));
+    let other = case.adopt(&other_file);
+    let cgroup = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(cgroup(init).contains(&format!("user@{MANAGED}.service")));
+    assert_eq!(cgroup(other), cgroup(init));
+    let own = cgroup(init).trim_end().strip_prefix("0::/").unwrap().to_owned();
+    let below = Path::new("/sys/fs/cgroup").join(&own).join("below");
+    let id = MANAGED.to_string();
+    let mut made = Command::new("setpriv");
+    made.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", "mkdir"]).arg(&below);
+    assert!(made.status().unwrap().success());
+    let flags = ["exec", "-d", "--pid-file", other_file.to_str().unwrap(), "--cgroup", "below"];
+    call(&[&flags[..], &[&case.id, "/probe", "hold"]].concat()).ok();
+    assert_eq!(cgroup(case.adopt(&other_file)), format!("0::/{own}/below\n"));
     call(&["delete", "--force", &case.id]).ok();
 }
 

@@ -135,8 +135,8 @@ impl Cgroup {
 
     /// Moves a process that was cloned into [`Cgroup::clone_into`] to the v1 hierarchies as well.
     pub fn join(&self, pid: u32) -> Result<()> {
-        if let Some(unit) = self.user_unit() {
-            return unit.attach(pid);
+        if let (Some(unit), Some(hierarchy)) = (self.user_unit(), self.placement.hierarchies.first()) {
+            return unit.attach(&hierarchy.path, pid);
         }
         let pid = pid.to_string();
         for (hierarchy, dir) in self.placement.hierarchies.iter().zip(&self.dirs).filter(|(it, _)| !it.is_v2()) {

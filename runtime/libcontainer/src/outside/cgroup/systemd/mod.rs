@@ -182,11 +182,16 @@ impl Unit {
         bus.fence()
     }
 
-    /// Moves a process into the scope.
-    pub(super) fn attach(&self, pid: u32) -> Result<()> {
-        let body = [Value::str(&self.name), Value::str(""), Value::Array("u".into(), vec![Value::U32(pid)])];
+    /// Moves a process into the scope, to the cgroup at `path` of it or below.
+    pub(super) fn attach(&self, path: &Path, pid: u32) -> Result<()> {
+        let step = || format!("put process {pid} into {}", path.display());
+        let below: PathBuf = path.iter().skip_while(|name| *name != self.name.as_str()).skip(1).collect();
+        let below = below.to_str().ok_or_else(|| Error::other("systemd takes names in UTF-8 only")).at_with(step)?;
+        // Nothing is the scope itself.
+        let below = if below.is_empty() { String::new() } else { format!("/{below}") };
+        let body = [Value::str(&self.name), Value::Str(below), Value::Array("u".into(), vec![Value::U32(pid)])];
         let answer = connect(self.user)?.manager("AttachProcessesToUnit", &body)?;
-        answer.map(drop).map_err(Error::from).at_with(|| format!("put process {pid} into {}", self.name))
+        answer.map(drop).map_err(Error::from).at_with(step)
     }
 
     /// Ends the scope, which must have no live processes any more: systemd would wait for them. One that is gone is fine.
