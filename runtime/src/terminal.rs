@@ -9,7 +9,9 @@ use rustix::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
         socketpair,
     },
-    termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
+    termios::{
+        OptionalActions, OutputModes, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+    },
 };
 use std::{io::IoSliceMut, mem::MaybeUninit, os::unix::net::UnixStream, path::Path};
 
@@ -63,6 +65,8 @@ pub(crate) struct Picture {
     before: Option<Termios>,
     /// Typed, not yet taken by the container.
     typed: Vec<u8>,
+    /// Whether what was typed last is the end of a line.
+    line_ended: bool,
 }
 
 impl Picture {
@@ -84,7 +88,7 @@ impl Picture {
         tcsetattr(&master, OptionalActions::Now, &modes).at("set the terminal's modes")?;
         // Who types faster than the container reads must not keep us from showing what it writes.
         rustix::io::ioctl_fionbio(&master, true).at("make the terminal non-blocking")?;
-        let picture = Self { master, before: make_raw()?, typed: Vec::new() };
+        let picture = Self { master, before: make_raw()?, typed: Vec::new(), line_ended: true };
         picture.resize();
         Ok(picture)
     }
@@ -103,13 +107,23 @@ impl Picture {
         !self.typed.is_empty()
     }
 
-    /// Takes what was typed. False at its end.
+    /// Takes what was typed. False at its end, which the container is told as script(1) does where a file or a pipe ends: by the
+    /// character for it. One in the middle of a line ends the line only.
     pub(crate) fn read_typed(&mut self) -> Result<bool> {
         let mut buffer = [0; 4096];
         match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
-            Ok(0) | Err(Errno::IO) => Ok(false),
+            Ok(0) | Err(Errno::IO) => {
+                if self.before.is_none()
+                    && let Ok(modes) = tcgetattr(&self.master)
+                {
+                    let end = modes.special_codes[SpecialCodeIndex::VEOF];
+                    self.typed.extend(std::iter::repeat_n(end, if self.line_ended { 1 } else { 2 }));
+                }
+                Ok(false)
+            }
             Ok(n) => {
                 self.typed.extend_from_slice(&buffer[..n]);
+                self.line_ended = buffer[n - 1] == b'\n';
                 Ok(true)
             }
             Err(Errno::INTR | Errno::AGAIN) => Ok(true),

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use integration::case::Case;
 use integration::console::{Pty, Socket, Terminal};
-use integration::{command, wait};
+use integration::{command, not_on, wait};
 use serde_json::{Value, json};
 
 /// Creates the container with a terminal and takes the terminal.
@@ -152,4 +152,17 @@ fn run_in_the_foreground_lends_its_own_terminal() {
     terminal.sees("SIGINT");
     assert_eq!(command::code(run.wait().unwrap()), 2);
     case.nothing_left();
+}
+
+#[test]
+fn the_end_of_a_file_on_stdin_ends_what_reads_the_terminal() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "wants a terminal of its own for it");
+    not_on!(case, "crun", "does not tell the container");
+    case.spec["process"]["terminal"] = json!(true);
+    case.args(&["/probe", "cat"]);
+    for (typed, shown) in [("", ""), ("a line\n", "a line\na line\n"), ("half", "halfhalf")] {
+        std::fs::write(case.dir.join("stdin"), typed).unwrap();
+        assert_eq!(case.run().ok().stdout, shown, "{typed:?}");
+    }
 }
