@@ -2,13 +2,14 @@
 //! killer or impatient administrator.
 //!
 //! ```text
-//! stalk outside|inside N [--init PID | --all] -- PROGRAM ARGS...
+//! stalk outside|inside N [--init PID] [--instead PID] [--all] -- PROGRAM ARGS...
 //! ```
 //!
 //! A step is a system call that changes something which outlives the caller, or that waits for another process; reading,
 //! memory, and what goes with the process (its descriptors, detached mounts) do not count, so that killing before each
 //! step sees every state that a kill at any moment can leave. `outside` is the program itself; `inside` is what it makes with
-//! clone, or the process PID, each with its own count from 0. Prints one line, the name of the call before which it killed,
+//! clone, or the process of `--init`, each with its own count from 0. With `--instead` that process is killed rather than the
+//! one that was about to take the step. Prints one line, the name of the call before which it killed,
 //! or `not reached`; ends when the program and whoever was killed have ended, with `--all` when all that they made has.
 //! Whatever else lives goes on untraced.
 
@@ -51,23 +52,24 @@ fn main() -> ExitCode {
             eprintln!("stalk: {program}: {error}");
             ExitCode::from(127)
         }
-        [side, n, "--init", pid, "--", command @ ..] => stalk(side, n, Some(pid.parse().unwrap()), false, command),
-        [side, n, "--all", "--", command @ ..] => stalk(side, n, None, true, command),
-        [side, n, "--", command @ ..] => stalk(side, n, None, false, command),
+        [side @ ("outside" | "inside"), n, flags @ ..] => {
+            let end = flags.iter().position(|word| *word == "--").expect("-- before the program");
+            let (flags, command) = (&flags[..end], &flags[end + 1..]);
+            let pid = |name: &str| {
+                let at = flags.iter().position(|word| *word == name)?;
+                Some(Pid::from_raw(flags[at + 1].parse().unwrap()))
+            };
+            let side = if *side == "outside" { Side::Outside } else { Side::Inside };
+            stalk(side, n.parse().unwrap(), pid("--init"), pid("--instead"), flags.contains(&"--all"), command)
+        }
         _ => {
-            eprintln!("usage: stalk outside|inside N [--init PID | --all] -- PROGRAM ARGS...");
+            eprintln!("usage: stalk outside|inside N [--init PID] [--instead PID] [--all] -- PROGRAM ARGS...");
             ExitCode::from(2)
         }
     }
 }
 
-fn stalk(side: &str, n: &str, init: Option<i32>, all: bool, command: &[&str]) -> ExitCode {
-    let side = match side {
-        "outside" => Side::Outside,
-        "inside" => Side::Inside,
-        other => panic!("{other} is neither outside nor inside"),
-    };
-    let mut left: u64 = n.parse().unwrap();
+fn stalk(side: Side, mut left: u64, init: Option<Pid>, instead: Option<Pid>, all: bool, command: &[&str]) -> ExitCode {
     // With `all`, orphans are ours to wait for.
     nix::sys::prctl::set_child_subreaper(all).unwrap();
     let options = Options::PTRACE_O_TRACESYSGOOD
@@ -78,7 +80,7 @@ fn stalk(side: &str, n: &str, init: Option<i32>, all: bool, command: &[&str]) ->
     let child = Command::new(std::env::current_exe().unwrap()).arg("be").args(command).spawn().unwrap();
     let program = Pid::from_raw(child.id() as i32);
     assert!(matches!(waitpid(program, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))));
-    if let Some(init) = init.map(Pid::from_raw) {
+    if let Some(init) = init {
         ptrace::seize(init, options).unwrap();
         // It is asleep in a call: only a stop makes it tell of the calls to come.
         ptrace::interrupt(init).unwrap();
@@ -114,8 +116,11 @@ fn stalk(side: &str, n: &str, init: Option<i32>, all: bool, command: &[&str]) ->
                     if left == 0 {
                         println!("{}", name_of(pid));
                         alive.insert(pid);
-                        killed = Some(pid);
-                        kill(pid, Signal::SIGKILL).unwrap();
+                        killed = Some(instead.unwrap_or(pid));
+                        kill(instead.unwrap_or(pid), Signal::SIGKILL).unwrap();
+                        if instead.is_some() {
+                            let _ = ptrace::cont(pid, None);
+                        }
                         continue;
                     }
                     left -= 1;

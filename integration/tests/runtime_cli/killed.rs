@@ -12,14 +12,11 @@ use integration::{leak, not_on, skip, wait};
 /// Steps there are, at the most: the count ends where a run is over before its step comes.
 const ENDLESS: u64 = 10_000;
 
-/// Runs the verb and kills `side` before its step `n`. None where it has fewer.
-fn stalk(case: &Case, side: &str, n: u64, init: Option<i32>, verb: &[&str]) -> Option<Out> {
+/// Runs the verb and kills `side` before its step `n`; `flags` are stalk's. None where it has fewer.
+fn stalk(case: &Case, side: &str, n: u64, flags: &[&str], verb: &[&str]) -> Option<Out> {
     let ours = case.command();
     let mut command = Command::new(programs::stalk());
-    command.arg(side).arg(n.to_string());
-    if let Some(init) = init {
-        command.args(["--init", &init.to_string()]);
-    }
+    command.arg(side).arg(n.to_string()).args(flags);
     if verb[0] == "exec" {
         // What it makes ends by itself, and has to be reaped: until then the kernel keeps the container's PID 1 waiting.
         command.arg("--all");
@@ -48,8 +45,9 @@ fn each_step(
     after: impl Fn(&Out),
 ) {
     for n in (0..ENDLESS).step_by(stride) {
-        let init = before();
-        let Some(out) = stalk(case, side, n, init, verb) else {
+        let init = before().map(|pid| pid.to_string());
+        let flags: &[&str] = if let Some(init) = &init { &["--init", init] } else { &[] };
+        let Some(out) = stalk(case, side, n, flags, verb) else {
             assert!(n > 0, "no step was found on the {side} of {verb:?}");
             println!("{side} of {}: fewer than {} steps", verb[0], n + 1);
             // What is there now is whole: it is deleted as any container.
@@ -160,7 +158,7 @@ fn exec_killed_at_any_step() {
     let verb = ["exec", &case.id, "/probe", "exit", "0"];
     for side in ["outside", "inside"] {
         for n in 0..ENDLESS {
-            let Some(out) = stalk(&case, side, n, None, &verb) else {
+            let Some(out) = stalk(&case, side, n, &[], &verb) else {
                 assert!(n > 0, "no step was found on the {side} of exec");
                 println!("{side} of exec: {n} steps");
                 break;
@@ -170,6 +168,27 @@ fn exec_killed_at_any_step() {
         }
     }
     gone(&case, "after exec");
+}
+
+#[test]
+fn exec_into_a_container_that_is_killed_meanwhile() {
+    let case = Case::new();
+    ours_alone!(case);
+    let verb = ["exec", &case.id, "/probe", "exit", "0"];
+    for n in 0..ENDLESS {
+        case.hold();
+        let init = case.pid().to_string();
+        let out = stalk(&case, "outside", n, &["--instead", &init], &verb);
+        let Some(out) = out else {
+            assert!(n > 0, "no step was found");
+            gone(&case, "after exec");
+            return;
+        };
+        // It came before the end, or ended with the container, or was too late.
+        let late = out.code == 255 && out.stderr.ends_with(": cannot exec in a stopped container\n");
+        assert!(late || matches!(out.code, 0 | 137), "{out}");
+        gone(&case, "exec into what is killed");
+    }
 }
 
 #[test]

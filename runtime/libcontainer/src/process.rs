@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 /// The fields of `/proc/<pid>/stat` that tell whether a process lives and which one it is (proc_pid_stat(5)).
 struct Stat {
     state: u8,
+    /// `PF_*` of the kernel's include/linux/sched.h.
+    flags: u32,
     /// Clock ticks since boot.
     start_time: u64,
 }
@@ -27,9 +29,10 @@ impl Stat {
         let fields = std::str::from_utf8(text.get(end + 1..)?).ok()?;
         let mut fields = fields.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
-        // The state is the third field, the start time the twenty-second.
-        let start_time = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start_time })
+        // The state is the third field, the flags are the ninth, the start time is the twenty-second.
+        let flags = fields.nth(5)?.parse().ok()?;
+        let start_time = fields.nth(12)?.parse().ok()?;
+        Some(Self { state, flags, start_time })
     }
 }
 
@@ -42,6 +45,12 @@ pub(crate) fn start_time(pid: i32) -> Result<u64> {
 pub fn is_alive(pid: i32, start_time: u64) -> bool {
     pid > 0
         && Stat::read(pid).is_ok_and(|stat| stat.start_time == start_time && !matches!(stat.state, b'Z' | b'X' | b'x'))
+}
+
+/// Whether it has ended, or is on its way: the first process of a pid namespace stays until all others of it are reaped.
+pub(crate) fn is_ending(pid: i32, start_time: u64) -> bool {
+    const PF_EXITING: u32 = 4;
+    !is_alive(pid, start_time) || Stat::read(pid).is_ok_and(|stat| stat.flags & PF_EXITING != 0)
 }
 
 /// A descriptor of the process that was born at `start_time` as `pid`: signals by it never reach another.
@@ -88,7 +97,7 @@ mod tests {
     fn a_hostile_name_does_not_shift_the_fields() {
         let text = b"7 (a) Z 1 (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21\n";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.start_time), (b'S', 4242));
+        assert_eq!((stat.state, stat.flags, stat.start_time), (b'S', 6, 4242));
         assert!(Stat::parse(b"7 (a").is_none());
         assert!(Stat::parse(b"").is_none());
     }

@@ -98,14 +98,27 @@ impl Prepared {
 }
 
 /// Runs `visit.process` in the container of `state`; `spec` is the configuration that it was made from.
+///
+/// # Errors
+/// [`Kind::NotRunning`] also where the container ended meanwhile, whatever step that made fail.
 pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
+    enter(state, spec, visit).map_err(|error| {
+        if process::is_ending(state.pid, state.start_time) {
+            return Error::new(Kind::NotRunning, STOPPED);
+        }
+        error
+    })
+}
+
+const STOPPED: &str = "cannot exec in a stopped container";
+
+fn enter(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
     let plan = ProcessPlan::of(visit.process, &spec.linux)?;
     plan.check_console(visit.console.as_ref())?;
     if !rustix::process::geteuid().is_root() && !state.namespaces.contains(&NamespaceKind::User) {
         return Err(Error::other("without root, exec needs a container with a user namespace of the caller's"));
     }
-    let init = process::open(state.pid, state.start_time)
-        .map_err(|_| Error::new(Kind::NotRunning, "cannot exec in a stopped container"))?;
+    let init = process::open(state.pid, state.start_time).map_err(|_| Error::new(Kind::NotRunning, STOPPED))?;
     let has = |kind| state.namespaces.contains(&kind);
     // The root comes with the mount namespace: without one the process would have the host's.
     if !has(NamespaceKind::Mount) {
@@ -186,7 +199,7 @@ pub fn exec(state: &State, spec: &Spec, visit: Visit<'_>) -> Result<Visitor> {
 fn clone_into(cgroup: &Cgroup, state: &State, below: &Below) -> Result<Born> {
     const STEP: &str = "error adding pid (new) to cgroups";
     let pure_v2 = state.cgroup.mode == CgroupMode::V2 && !state.cgroup.hierarchies.is_empty();
-    let later = cgroup.is_joined_later() && below.is_empty();
+    let later = cgroup.is_joined_later();
     let refused = match cgroup.clone_into() {
         None if pure_v2 && !later => Errno::NODEV,
         dir => match clone3(0, dir) {
