@@ -140,5 +140,20 @@ fn peek(process: &Path) {
         if is_host(&fd) || is_host(&fd.join("../../../..")) {
             println!("host through {}", fd.display());
         }
+        if let Some(name) = network_by(process, &fd) {
+            println!("host's {name} through {}", fd.display());
+        }
     }
+}
+
+/// A network device that is not in our network, by a socket that we take from the process: all but the loopback are.
+fn network_by(process: &Path, fd: &Path) -> Option<String> {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    if !fs::read_link(fd).ok()?.to_str()?.starts_with("socket:[") {
+        return None;
+    }
+    let number = |path: &Path| path.file_name()?.to_str()?.parse::<i32>().ok();
+    let pidfd = pidfd_open(Pid::from_raw(number(process)?)?, PidfdFlags::empty()).ok()?;
+    let socket = pidfd_getfd(pidfd, number(fd)?, PidfdGetfdFlags::empty()).ok()?;
+    (2..32).find_map(|index| rustix::net::netdevice::index_to_name(&socket, index).ok())
 }
