@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 
 use integration::case::Case;
+use integration::command::{self, LIMIT};
 use integration::{not_on, wait};
 use rustix::io::FdFlags;
 use serde_json::json;
@@ -63,7 +64,7 @@ fn a_caller_that_reads_to_the_end_is_not_held_up_by_a_created_container() {
     case.subreaper();
     case.finish(&mut command, &case.files()).ok();
     drop(writer);
-    assert!(wait::readable(reader.as_fd(), integration::command::LIMIT), "the end of the pipe");
+    assert!(wait::readable(reader.as_fd(), LIMIT), "the end of the pipe");
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
 
@@ -93,6 +94,35 @@ fn a_terminal_in_the_foreground_leaves_line_ends_alone() {
     case.spec["process"]["terminal"] = json!(false);
     case.hold();
     assert_eq!(case.exec_with(&["--tty"], &["/probe", "say", "plain"]).ok().stdout, "plain\n");
+}
+
+#[test]
+fn a_container_in_the_foreground_is_everybodys() {
+    let case = Case::new();
+    // The second has its caller's manager to wait for.
+    let manager = case.dir.join("manager");
+    let _manager = std::os::unix::net::UnixDatagram::bind(&manager).unwrap();
+    for notified in [false, true] {
+        if notified {
+            not_on!(case, "runc", "waits for the word of what is dead");
+        }
+        case.write();
+        let files = case.files();
+        let mut command = case.command();
+        command.arg("run").arg("--bundle").arg(case.bundle()).arg(&case.id).stdin(case.stdin());
+        if notified {
+            command.env("NOTIFY_SOCKET", &manager);
+        }
+        files.attach(&mut command);
+        let mut run = command.spawn().unwrap();
+        assert!(wait::file(&files.stdout, LIMIT, |text| text.contains("ready")), "it runs");
+        assert_eq!(case.status(), "running");
+        assert_eq!(case.exec(&["/probe", "say", "beside"]).ok().stdout, "beside\n");
+        case.kill("KILL").ok();
+        assert!(wait::exited(run.id() as i32, LIMIT), "run ends with the container");
+        assert_eq!(command::code(run.wait().unwrap()), 137);
+        case.nothing_left();
+    }
 }
 
 #[test]
@@ -161,7 +191,7 @@ fn kill_reaches_the_rest_of_a_container_whose_init_is_gone() {
         .unwrap();
     case.wait();
     case.kill("KILL").ok();
-    assert!(wait::exited(other, integration::command::LIMIT), "it is killed");
+    assert!(wait::exited(other, LIMIT), "it is killed");
     case.delete().ok();
 }
 
