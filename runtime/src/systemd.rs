@@ -12,7 +12,7 @@
 use libcontainer::{
     At, Error, Result, process,
     spec::{Mount, Spec},
-    store::{NOTIFY, Slot, State},
+    store::{NOTIFY, NOTIFY_PLACE, Slot, State},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -35,8 +35,6 @@ use std::{
     path::Path,
 };
 
-/// In the container.
-const DIRECTORY: &str = "/run/notify";
 const SOCKET: &str = "notify.sock";
 /// As long as systemd's own clients wait for a manager that may not know the word BARRIER, in seconds.
 const BARRIER: i64 = 30;
@@ -64,9 +62,9 @@ pub(crate) fn pass_on(spec: &mut Spec, directory: &Path) -> bool {
     if notify_socket().is_none() {
         return false;
     }
-    process.env.push(format!("NOTIFY_SOCKET={DIRECTORY}/{SOCKET}"));
+    process.env.push(format!("NOTIFY_SOCKET={NOTIFY_PLACE}/{SOCKET}"));
     spec.mounts.push(Mount {
-        destination: DIRECTORY.into(),
+        destination: NOTIFY_PLACE.into(),
         source: Some(directory.join(NOTIFY)),
         options: ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).into(),
         ..Mount::default()

@@ -39,16 +39,20 @@ fn images(case: &Case) -> String {
 
 /// A container that holds, without streams of the host.
 fn hold(case: &mut Case) {
+    prepare(case);
+    let mut command = command(case);
+    command.args(["run", "--detach", "--bundle", case.bundle().to_str().unwrap(), &case.id]);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(status.success());
+}
+
+fn prepare(case: &mut Case) {
     // criu asks the firewall to hold connections meanwhile, which needs one: here there are none.
     let config = case.dir.join("criu.conf");
     std::fs::write(&config, "network-lock skip\n").unwrap();
     case.spec["annotations"] = json!({ "org.criu.config": config });
     case.write();
     nix::sys::prctl::set_child_subreaper(true).unwrap();
-    let mut command = command(case);
-    command.args(["run", "--detach", "--bundle", case.bundle().to_str().unwrap(), &case.id]);
-    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    assert!(status.success());
 }
 
 fn pid(case: &Case) -> i32 {
@@ -327,4 +331,29 @@ fn criu_does_not_follow_what_others_put_among_the_images() {
         std::fs::remove_file(&log).unwrap();
         case.nothing_left();
     }
+}
+
+#[test]
+fn a_container_that_was_given_a_place_for_notifications_comes_back_with_one() {
+    let mut case = Case::new();
+    needs_criu!(case);
+    let manager = case.dir.join("manager");
+    let _manager = std::os::unix::net::UnixDatagram::bind(&manager).unwrap();
+    // Nobody waits for its word where only `create` knows who would hear it.
+    case.env.push(("NOTIFY_SOCKET".to_owned(), manager.display().to_string()));
+    prepare(&mut case);
+    let mut command = command(&case);
+    command.args(["create", "--bundle", case.bundle().to_str().unwrap(), &case.id]);
+    assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    case.env.pop();
+    case.start().ok();
+    let before = pid(&case);
+    checkpoint(&case, &[]).ok();
+    assert!(wait::exited(before, integration::command::LIMIT));
+    integration::leak::reap(before);
+    restore(&case, &[]);
+    let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", pid(&case))).unwrap();
+    let line = table.lines().find(|line| line.contains(" /run/notify ")).expect("it is mounted");
+    assert!(line.contains(&case.id) && line.contains(" ro,"), "{line}");
+    end(&case);
 }

@@ -38,6 +38,8 @@ pub(crate) const START_FIFO: &str = "start.fifo";
 pub(crate) const STARTED_FIFO: &str = "started.fifo";
 /// The directory that a container shares with who hears its notifications.
 pub const NOTIFY: &str = "notify";
+/// As [`NOTIFY`], in the container.
+pub const NOTIFY_PLACE: &str = "/run/notify";
 /// No file that we write is larger; what is, is not ours.
 const MAX_FILE: u64 = 64 << 20;
 

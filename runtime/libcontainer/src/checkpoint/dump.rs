@@ -11,7 +11,7 @@ use crate::{
     error::{At, Error, Kind, Result},
     life::{self, Status},
     spec::Spec,
-    store::Slot,
+    store::{NOTIFY_PLACE, Slot},
 };
 use std::{fs, os::fd::AsFd, path::Path};
 
@@ -71,6 +71,9 @@ pub fn dump(slot: &Slot, options: &Options) -> Result<()> {
     if !options.pre_dump {
         for mount in external::mounts(&spec, &state.cgroup, &state.rootfs, &state.bundle)? {
             request.external_mount(&mount.destination, &mount.destination);
+        }
+        if slot.notify_directory()?.is_some() {
+            request.external_mount(NOTIFY_PLACE, NOTIFY_PLACE);
         }
         for path in spec.linux.masked_paths.iter().filter(|it| is_masked_file(state.pid, it)) {
             request.external_mount(&text(path)?, "/dev/null");

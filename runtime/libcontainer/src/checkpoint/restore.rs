@@ -17,7 +17,7 @@ use crate::{
     },
     process::start_time,
     spec::{NamespaceKind, Spec},
-    store::{Slot, State, Store},
+    store::{NOTIFY, NOTIFY_PLACE, Slot, State, Store},
     sys::{self, MountAttr, mount_setattr},
 };
 use rustix::{
@@ -59,6 +59,8 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     drop(store);
     let mut state = first_state(spec, &request, &plan, placement);
     slot.keep_config(request.config)?;
+    // Only the images tell whether the container had one.
+    slot.make_notify_directory()?;
     slot.save(&state)?;
     let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, true, driver)?);
     state.cgroup = cgroup.placement().clone();
@@ -80,6 +82,7 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     if !spec.linux.masked_paths.is_empty() {
         opts.external_mount("/dev/null", "/dev/null");
     }
+    opts.external_mount(NOTIFY_PLACE, &text(&slot.path()?.join(NOTIFY))?);
     let namespaces = namespaces(spec, &mut opts)?;
     for (fd, name) in streams.iter().enumerate().filter(|(_, name)| name.starts_with("pipe:")) {
         opts.inherit(name, fd as i32);
