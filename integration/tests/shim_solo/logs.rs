@@ -1,5 +1,8 @@
 //! The log: everything that was written, in order, whenever it is asked for.
 
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
 use integration::command::{self, LIMIT};
 use integration::wait;
 
@@ -106,4 +109,50 @@ fn stdin_is_passed_on_when_asked() {
     std::fs::write(solo.case.dir.join("words"), "some words\n").unwrap();
     command.stdin(std::fs::File::open(solo.case.dir.join("words")).unwrap());
     assert_eq!(command::run(&mut command, &solo.case.files()).ok().stdout, "");
+}
+
+/// A journal of the test's own, which nobody else sees. It listens, and reads only when it is told to.
+fn journal() -> UnixDatagram {
+    integration::cgroups::leave_shared_mounts();
+    let usual = Path::new("/run/systemd/journal");
+    let at = if usual.is_dir() { usual } else { Path::new("/run") };
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), at, Some("tmpfs"), flags, None::<&str>).unwrap();
+    std::fs::create_dir_all(usual).unwrap();
+    let journal = UnixDatagram::bind(usual.join("socket")).unwrap();
+    journal.set_read_timeout(Some(LIMIT)).unwrap();
+    journal
+}
+
+/// The container's next line in the journal.
+fn received(journal: &UnixDatagram) -> String {
+    let mut record = vec![0; 64 * 1024];
+    let length = journal.recv(&mut record).unwrap();
+    let record = String::from_utf8(record[..length].to_vec()).unwrap();
+    record.lines().find_map(|line| line.strip_prefix("MESSAGE=")).unwrap().to_owned()
+}
+
+#[test]
+fn a_slow_journal_gets_every_line() {
+    const LINES: usize = 30_000;
+    let journal = journal();
+    let solo = Solo::running(&["/probe", "flood", &LINES.to_string()]);
+    solo.run(&["-d", "--log-driver", "journald"]).ok();
+    assert_eq!(received(&journal), "line 0");
+    // The container has to wait now, and nobody else has.
+    assert_eq!(solo.shim(&["exec", solo.name(), "/probe", "say", "there"]).ok().stdout, "there\n");
+    for n in 1..LINES {
+        assert_eq!(received(&journal), format!("line {n}"));
+    }
+    assert_eq!(solo.shim(&["wait", solo.name()]).ok().stdout, "0\n");
+}
+
+#[test]
+fn a_journal_that_is_stuck_keeps_no_container_alive() {
+    let journal = journal();
+    let solo = Solo::running(&["/probe", "flood", "3000000"]);
+    solo.run(&["-d", "--log-driver", "journald"]).ok();
+    assert_eq!(received(&journal), "line 0");
+    solo.shim(&["stop", "-t", "0", solo.name()]).ok();
+    assert_eq!(solo.exit_json()["code"], 137);
 }

@@ -59,6 +59,8 @@ pub(super) fn open(flags: &Flags) -> Result<Logs> {
         match driver {
             Driver::None => {}
             Driver::Passthrough => logs.passthrough = true,
+            // Once is enough, however often it is asked for.
+            Driver::Journald if logs.drivers.iter().any(|log| matches!(log, Log::Journald(_))) => {}
             Driver::Journald => logs.drivers.push(Log::Journald(open_journal(flags)?)),
             Driver::K8sFile(path) => {
                 if !journald && flags.log_tag.is_some() {

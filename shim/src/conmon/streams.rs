@@ -1,18 +1,18 @@
 //! The container's streams in conmon's hands.
 
-use rustix::event::epoll::{self, EventFlags};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, write};
 
 use super::client::Client;
-use super::watch::{STDERR, STDIN, STDOUT, Watch};
+use super::watch::{JOURNAL, STDERR, STDIN, STDOUT, Watch};
 use crate::error::{Context, Result};
 use crate::io::intake::{Intake, SMALL};
-use crate::io::log::Stream;
+use crate::io::log::{Log, Stream};
 
 impl Watch<'_> {
-    /// Reads the outputs, or does not while a client does not keep up: what a caller pipes elsewhere must be whole.
+    /// Reads the outputs, or does not while a client or the journal does not keep up: what a caller pipes elsewhere must be whole.
     pub(super) fn adjust(&self) {
-        let held_up = self.clients.iter().flatten().any(Client::holds_up);
+        let held_up = self.clients.iter().flatten().any(Client::holds_up) || self.logs.iter().any(Log::is_behind);
         for (token, output) in [(STDOUT, &self.born.stdout), (STDERR, &self.born.stderr)] {
             let flags = match held_up {
                 true => EventFlags::empty(),
@@ -63,6 +63,7 @@ impl Watch<'_> {
         for log in &mut self.logs {
             log.write(stream, bytes);
         }
+        self.follow_logs();
         for slot in 0..self.clients.len() {
             if let Some(client) = &mut self.clients[slot] {
                 client.output(stream, bytes);
@@ -77,6 +78,24 @@ impl Watch<'_> {
             self.adjust();
         }
         Ok(true)
+    }
+
+    /// Waits for the journal to have room, or does no more.
+    pub(super) fn follow_logs(&mut self) {
+        let waits = self.logs.iter().any(Log::is_behind);
+        if waits == self.log_waits {
+            return;
+        }
+        for journal in self.logs.iter().filter_map(Log::journal) {
+            // What cannot be watched would wait for ever; the end of the container settles it.
+            let _: rustix::io::Result<()> = if waits {
+                epoll::add(&self.epoll, journal, EventData::new_u64(JOURNAL), EventFlags::OUT)
+            } else {
+                epoll::delete(&self.epoll, journal)
+            };
+        }
+        self.log_waits = waits;
+        self.adjust();
     }
 
     pub(super) fn put_input(&mut self, bytes: &[u8]) {

@@ -34,7 +34,8 @@ const CONTROL: u64 = 6;
 const WINDOW_SIZE: u64 = 7;
 const NOTIFY: u64 = 8;
 const OOM: u64 = 9;
-pub(super) const FIRST_CLIENT: u64 = 10;
+pub(super) const JOURNAL: u64 = 10;
+pub(super) const FIRST_CLIENT: u64 = 11;
 
 /// What the caller reaches the container by, if it wants to.
 #[derive(Debug, Default)]
@@ -74,6 +75,8 @@ pub(super) struct Watch<'a> {
     /// Whether the terminal's other side is closed for now: then only changes are waited for.
     pub(super) hung: bool,
     pub(super) logs: Vec<Log>,
+    /// Whether the journal is watched for room.
+    pub(super) log_waits: bool,
     pub(super) intake: Intake,
     pub(super) doors: Doors,
     pub(super) oom: Option<OomWatch>,
@@ -104,6 +107,7 @@ impl<'a> Watch<'a> {
             born,
             hung: false,
             logs,
+            log_waits: false,
             intake: Intake::default(),
             doors,
             oom,
@@ -170,11 +174,16 @@ impl<'a> Watch<'a> {
         while self.admit()? {}
         // What is there is all there is: others may hold a pipe open for ever.
         for index in [0, 1] {
-            while self.read_output(index)? {}
+            while self.read_output(index)? {
+                self.logs.iter_mut().for_each(Log::settle);
+            }
         }
         self.check_oom();
-        for log in &mut self.logs {
-            log.finish();
+        self.logs.iter_mut().for_each(Log::settle);
+        self.follow_logs();
+        let lost: u64 = self.logs.iter_mut().map(Log::finish).sum();
+        if lost > 0 {
+            self.say.warn(&format!("{lost} bytes of output are lost: the log could not be written"));
         }
         Ok(end)
     }
@@ -192,7 +201,7 @@ impl<'a> Watch<'a> {
             other => other.context(|| "wait for events")?,
         };
         if count == 0 {
-            self.intake.calm();
+            self.intake.calm([&self.born.stdout, &self.born.stderr].into_iter().flatten());
             self.logs.iter_mut().for_each(Log::calm);
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(None);
@@ -227,6 +236,10 @@ impl<'a> Watch<'a> {
                 }
             }
             OOM => self.check_oom(),
+            JOURNAL => {
+                self.logs.iter_mut().for_each(Log::resume);
+                self.follow_logs();
+            }
             _ => self.serve_client((token - FIRST_CLIENT) as usize, flags),
         }
         Ok(())

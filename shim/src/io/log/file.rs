@@ -10,7 +10,10 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use memchr::{memchr, memrchr};
 use rustix::fs::{Advice, fadvise};
+
+use super::batch::Batch;
 
 /// How much may be kept of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,25 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
+/// How many bytes at the beginning are whole records.
+fn whole(records: &[u8]) -> usize {
+    memrchr(b'\n', records).map_or(0, |at| at + 1)
+}
+
+/// Writes as much as the disk takes, and says how much that is.
+fn put(mut file: &File, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    written
+}
+
 impl LogFile {
     /// Opens the log at `path`, to be continued if it exists.
     pub(crate) fn open(path: &Path, limits: Option<Limits>, note: Note) -> io::Result<Self> {
@@ -82,43 +104,54 @@ impl LogFile {
         self.length
     }
 
-    /// Appends whole records that hold `source` bytes of output.
-    pub(crate) fn append(&mut self, records: &[u8], source: u64) {
-        if records.is_empty() && self.lost == 0 {
-            return;
-        }
+    /// Appends the records of `batch`, and empties it.
+    pub(crate) fn append(&mut self, batch: &mut Batch) {
         if self.lost > 0 {
             let note = (self.note)(self.lost);
-            if !self.write(&note) {
-                self.lost += source;
-                return;
+            if self.write(&note) == note.len() {
+                self.lost = 0;
             }
-            self.lost = 0;
         }
-        if !self.write(records) {
-            self.lost += source;
+        // Nothing goes in before what is lost is told.
+        let kept = if self.lost == 0 { self.write(batch.records()) } else { 0 };
+        if kept < batch.records().len() {
+            self.lost += batch.behind(kept);
         }
+        batch.clear();
     }
 
-    /// Writes records, each of them into a file that has room for it. `false` means that the disk takes no more.
-    fn write(&mut self, mut records: &[u8]) -> bool {
-        while !records.is_empty() {
-            let (portion, rest) = records.split_at(self.portion(records));
+    /// Writes records, each of them into a file that has room for it. Returns how many bytes of whole records the disk has
+    /// taken.
+    fn write(&mut self, records: &[u8]) -> usize {
+        let mut kept = 0;
+        while kept < records.len() {
+            let rest = &records[kept..];
+            let portion = &rest[..self.portion(rest)];
             if portion.is_empty() {
                 self.rotate();
                 continue;
             }
-            if self.file.write_all(portion).is_err() {
-                // Half a record would spoil the next one. If this fails too, readers skip the broken line.
-                let _: io::Result<()> = self.file.set_len(self.end);
-                return false;
+            let written = put(&self.file, portion);
+            let whole = if written == portion.len() { written } else { whole(&portion[..written]) };
+            self.length += whole as u64;
+            self.end += whole as u64;
+            kept += whole;
+            if written < portion.len() {
+                self.cut(written - whole);
+                break;
             }
-            self.length += portion.len() as u64;
-            self.end += portion.len() as u64;
             self.begin();
-            records = rest;
         }
-        true
+        kept
+    }
+
+    /// Takes back a piece of a record: it would spoil the next one. If this fails too, readers skip the broken line.
+    fn cut(&self, piece: usize) {
+        if piece > 0
+            && let Ok(found) = self.file.metadata()
+        {
+            let _: io::Result<()> = self.file.set_len(found.len().saturating_sub(piece as u64));
+        }
     }
 
     /// How much of `records` goes into the current file. A record that is larger than the limit has a file of its own.
@@ -130,9 +163,8 @@ impl LogFile {
         if records.len() <= room {
             return records.len();
         }
-        let end_of_line = |bytes: &[u8]| bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        match end_of_line(&records[..room]) {
-            0 if self.length == 0 => records.iter().position(|&byte| byte == b'\n').map_or(records.len(), |at| at + 1),
+        match whole(&records[..room]) {
+            0 if self.length == 0 => memchr(b'\n', records).map_or(records.len(), |at| at + 1),
             whole => whole,
         }
     }
@@ -172,7 +204,7 @@ impl LogFile {
         self.file = file;
     }
 
-    #[cfg(test)]
+    /// How many bytes of output are lost and not told yet.
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
@@ -193,14 +225,22 @@ mod tests {
         format!("lost {lost}\n").into_bytes()
     }
 
+    fn append(log: &mut LogFile, records: &str) {
+        let mut batch = Batch::default();
+        for record in records.split_inclusive('\n') {
+            batch.record(record.len(), |records| records.extend_from_slice(record.as_bytes()));
+        }
+        log.append(&mut batch);
+    }
+
     #[test]
     fn no_record_is_cut_and_the_oldest_file_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = LogFile::open(&path, Some(Limits { size: 10, files: 3 }), note).unwrap();
-        log.append(b"1111\n2222\n3333\n", 0);
+        append(&mut log, "1111\n2222\n3333\n");
         assert_eq!(names(dir.path()), ["log", "log.1"]);
-        log.append(b"4444\n5555\nlonger than any file\n6\n", 0);
+        append(&mut log, "4444\n5555\nlonger than any file\n6\n");
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!(names(dir.path()), ["log", "log.1", "log.2"]);
         assert_eq!(text("log.2"), "5555\n");
@@ -214,7 +254,7 @@ mod tests {
         let path = dir.path().join("log");
         let mut log = LogFile::open(&path, Some(Limits { size: 5, files: 1 }), note).unwrap();
         let mut reader = File::open(&path).unwrap();
-        log.append(b"1111\n2222\n", 0);
+        append(&mut log, "1111\n2222\n");
         assert_eq!(names(dir.path()), ["log"]);
         assert_eq!(fs::read_to_string(&path).unwrap(), "2222\n");
         let old = io::read_to_string(&mut reader).unwrap();

@@ -11,13 +11,11 @@ use std::time::SystemTime;
 use memchr::memchr;
 use serde::Deserialize;
 
+use super::batch::Batch;
 use super::file::{Limits, LogFile};
 use super::{MAX_LINE, Stream};
 use crate::io::intake::SMALL;
 use crate::io::time::Rfc3339;
-
-/// Records are written out when this much has gathered.
-const BATCH: usize = 128 * 1024;
 
 /// One record, as a reader sees it.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -34,18 +32,22 @@ pub(crate) struct JsonLog {
     file: LogFile,
     partial: [Vec<u8>; 2],
     /// Empty, kept for its memory.
-    records: Vec<u8>,
+    batch: Batch,
 }
 
 impl JsonLog {
     /// Opens the log at `path`, to be continued if it exists.
     pub(crate) fn open(path: &Path, limits: Option<Limits>) -> io::Result<Self> {
-        Ok(Self { file: LogFile::open(path, limits, note)?, partial: [Vec::new(), Vec::new()], records: Vec::new() })
+        Ok(Self {
+            file: LogFile::open(path, limits, note)?,
+            partial: [Vec::new(), Vec::new()],
+            batch: Batch::default(),
+        })
     }
 
     /// Takes output of the container. Whole lines are in the file when this returns.
     pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
-        let mut batch = Batch::new(stream, std::mem::take(&mut self.records));
+        let mut records = Records::new(stream, &mut self.batch);
         let partial = &mut self.partial[stream as usize];
         let source = bytes.len();
         while !bytes.is_empty() {
@@ -60,66 +62,64 @@ impl JsonLog {
             if !complete {
                 partial.extend_from_slice(piece);
             } else if partial.is_empty() {
-                let kept = batch.record(piece);
+                let kept = records.record(piece);
                 partial.extend_from_slice(&piece[kept..]);
             } else {
                 partial.extend_from_slice(piece);
-                let kept = batch.record(partial);
+                let kept = records.record(partial);
                 partial.drain(..kept);
             }
-            if batch.records.len() >= BATCH {
-                batch.flush(&mut self.file);
+            if records.batch.is_full() {
+                self.file.append(records.batch);
             }
         }
         if partial.is_empty() {
             // An idle container's log needs no memory.
             *partial = Vec::new();
         }
-        batch.flush(&mut self.file);
-        if source >= SMALL {
-            self.records = batch.records;
+        self.file.append(&mut self.batch);
+        if source < SMALL {
+            self.calm();
         }
     }
 
     /// Gives back the memory that a flood needed.
     pub(crate) fn calm(&mut self) {
-        self.records = Vec::new();
+        self.batch = Batch::default();
     }
 
-    /// Writes out unfinished lines at the end of the container.
-    pub(crate) fn finish(&mut self) {
+    /// Writes out unfinished lines at the end of the container. Returns how much is lost that it could not say.
+    pub(crate) fn finish(&mut self) -> u64 {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(&mut self.partial[stream as usize]);
             if !rest.is_empty() {
-                let mut batch = Batch::new(stream, Vec::new());
-                batch.whole(&rest);
-                batch.flush(&mut self.file);
+                Records::new(stream, &mut self.batch).whole(&rest);
             }
         }
-        self.file.append(&[], 0);
+        self.file.append(&mut self.batch);
+        self.calm();
+        self.file.lost()
     }
 }
 
 /// A record that says what is lost.
 fn note(lost: u64) -> Vec<u8> {
-    let mut note = Batch::new(Stream::Stderr, Vec::new());
-    note.whole(format!("[log: {lost} bytes of output are lost: the log could not be written]\n").as_bytes());
-    note.records
+    let mut batch = Batch::default();
+    let text = format!("[log: {lost} bytes of output are lost: the log could not be written]\n");
+    Records::new(Stream::Stderr, &mut batch).whole(text.as_bytes());
+    batch.records().to_vec()
 }
 
-/// Records that are written together.
-struct Batch {
+/// Output of one moment on its way into a batch.
+struct Records<'a> {
     stream: Stream,
     time: String,
-    records: Vec<u8>,
-    /// How many bytes of output are in the records.
-    source: u64,
+    batch: &'a mut Batch,
 }
 
-impl Batch {
-    /// Records in memory that was needed before.
-    fn new(stream: Stream, records: Vec<u8>) -> Self {
-        Self { stream, time: String::new(), records, source: 0 }
+impl<'a> Records<'a> {
+    fn new(stream: Stream, batch: &'a mut Batch) -> Self {
+        Self { stream, time: String::new(), batch }
     }
 
     /// Adds a record of `piece` and returns how much of it went in: a character that is cut at the end stays out.
@@ -129,23 +129,19 @@ impl Batch {
         length
     }
 
-    fn flush(&mut self, file: &mut LogFile) {
-        file.append(&self.records, std::mem::take(&mut self.source));
-        self.records.clear();
-    }
-
     fn whole(&mut self, piece: &[u8]) {
         if self.time.is_empty() {
             self.time = Rfc3339(SystemTime::now()).to_string();
         }
-        self.source += piece.len() as u64;
-        self.records.extend_from_slice(b"{\"log\":\"");
-        escape(piece, &mut self.records);
-        self.records.extend_from_slice(b"\",\"stream\":\"");
-        self.records.extend_from_slice(self.stream.name().as_bytes());
-        self.records.extend_from_slice(b"\",\"time\":\"");
-        self.records.extend_from_slice(self.time.as_bytes());
-        self.records.extend_from_slice(b"\"}\n");
+        self.batch.record(piece.len(), |records| {
+            records.extend_from_slice(b"{\"log\":\"");
+            escape(piece, records);
+            records.extend_from_slice(b"\",\"stream\":\"");
+            records.extend_from_slice(self.stream.name().as_bytes());
+            records.extend_from_slice(b"\",\"time\":\"");
+            records.extend_from_slice(self.time.as_bytes());
+            records.extend_from_slice(b"\"}\n");
+        });
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use memchr::memchr;
 
+use super::batch::Batch;
 use super::file::{Limits, LogFile};
 use super::{MAX_LINE, Stream};
 use crate::io::intake::SMALL;
@@ -18,8 +19,8 @@ pub(crate) struct K8sLog {
     file: LogFile,
     /// How many bytes may still be written in all, over all files.
     left: Option<u64>,
-    /// What is about to be written, kept for its memory.
-    records: Vec<u8>,
+    /// Empty, kept for its memory.
+    batch: Batch,
 }
 
 impl K8sLog {
@@ -27,13 +28,12 @@ impl K8sLog {
     pub(crate) fn open(path: &Path, limits: Option<Limits>, total: Option<u64>) -> io::Result<Self> {
         let file = LogFile::open(path, limits, note)?;
         let left = total.map(|total| total.saturating_sub(file.length()));
-        Ok(Self { file, left, records: Vec::new() })
+        Ok(Self { file, left, batch: Batch::default() })
     }
 
     /// Takes output of the container; it is in the file when this returns.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
         let head = head(stream);
-        self.records.clear();
         let mut rest = bytes;
         while !rest.is_empty() {
             let near = &rest[..rest.len().min(MAX_LINE)];
@@ -48,14 +48,19 @@ impl K8sLog {
                 }
                 *left = left.saturating_sub((head.len() + line.len() + 3) as u64);
             }
-            self.records.extend_from_slice(head.as_bytes());
-            self.records.extend_from_slice(if whole { b"F " } else { b"P " });
-            self.records.extend_from_slice(line);
-            if !whole {
-                self.records.push(b'\n');
+            self.batch.record(line.len(), |records| {
+                records.extend_from_slice(head.as_bytes());
+                records.extend_from_slice(if whole { b"F " } else { b"P " });
+                records.extend_from_slice(line);
+                if !whole {
+                    records.push(b'\n');
+                }
+            });
+            if self.batch.is_full() {
+                self.file.append(&mut self.batch);
             }
         }
-        self.file.append(&self.records, bytes.len() as u64);
+        self.file.append(&mut self.batch);
         if bytes.len() < SMALL {
             self.calm();
         }
@@ -63,12 +68,13 @@ impl K8sLog {
 
     /// Gives back the memory that a flood needed.
     pub(crate) fn calm(&mut self) {
-        self.records = Vec::new();
+        self.batch = Batch::default();
     }
 
-    /// Says at last what could not be written.
-    pub(crate) fn finish(&mut self) {
-        self.file.append(&[], 0);
+    /// Says at last what could not be written. Returns how much is lost that it could not say.
+    pub(crate) fn finish(&mut self) -> u64 {
+        self.file.append(&mut self.batch);
+        self.file.lost()
     }
 
     /// Begins a new file.

@@ -1,10 +1,13 @@
 //! What becomes of a container's output when nobody is attached: the log drivers.
 
+pub(crate) mod batch;
 pub(crate) mod file;
 pub(crate) mod journald;
 pub(crate) mod json;
 pub(crate) mod k8s;
 pub(crate) mod read;
+
+use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Deserialize;
 
@@ -56,13 +59,38 @@ impl Log {
         }
     }
 
-    /// Writes out what is unfinished at the end of the container.
-    pub(crate) fn finish(&mut self) {
+    /// Whether the container's output is to wait: the log takes no more until [`Log::journal`] can be written to.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self, Self::Journald(log) if log.is_behind())
+    }
+
+    /// What to watch for room while the log is behind.
+    pub(crate) fn journal(&self) -> Option<BorrowedFd<'_>> {
+        if let Self::Journald(log) = self { Some(log.as_fd()) } else { None }
+    }
+
+    /// Goes on with what waits, now that there is room.
+    pub(crate) fn resume(&mut self) {
+        if let Self::Journald(log) = self {
+            log.resume();
+        }
+    }
+
+    /// Waits for a log that is behind, but not for one that does not move.
+    pub(crate) fn settle(&mut self) {
+        if let Self::Journald(log) = self {
+            log.settle();
+        }
+    }
+
+    /// Writes out what is unfinished at the end of the container. Returns how many bytes of output are lost that the log
+    /// itself could not tell.
+    pub(crate) fn finish(&mut self) -> u64 {
         match self {
             Self::Json(log) => log.finish(),
             Self::K8s(log) => log.finish(),
             Self::Journald(log) => log.finish(),
-            Self::None => {}
+            Self::None => 0,
         }
     }
 

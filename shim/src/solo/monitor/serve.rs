@@ -37,7 +37,8 @@ pub(super) const STDOUT: u64 = 4;
 pub(super) const STDERR: u64 = 5;
 pub(super) const HEALTH: u64 = 6;
 pub(super) const NOTIFY: u64 = 7;
-pub(super) const FIRST_CLIENT: u64 = 8;
+pub(super) const JOURNAL: u64 = 8;
+pub(super) const FIRST_CLIENT: u64 = 9;
 
 /// The state of one container's watch.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub(super) struct Monitor {
     pub(super) stdin: Option<OwnedFd>,
     pub(super) outputs: [Option<OwnedFd>; 2],
     pub(super) log: Log,
+    /// Whether the log's journal is watched for room.
+    pub(super) log_waits: bool,
     pub(super) intake: Intake,
     pub(super) clients: Vec<Option<Client>>,
     /// Input that the container has not read yet.
@@ -98,6 +101,7 @@ impl Monitor {
             stdin: born.streams.stdin,
             outputs: [born.streams.stdout, born.streams.stderr],
             log: home.log,
+            log_waits: false,
             intake: Intake::default(),
             clients: Vec::new(),
             input: Vec::new(),
@@ -200,12 +204,17 @@ impl Monitor {
                         self.init_ended()?;
                     }
                 } else {
+                    if token == JOURNAL && exit.is_some() {
+                        // It takes what is left, slow as it may be.
+                        deadline = Some(Instant::now() + LINGER);
+                    }
                     self.handle(token, flags)?;
                 }
             }
         }
         self.end_check();
         self.log.finish();
+        self.follow_log();
         Ok(exit.unwrap_or_else(Exit::unknown))
     }
 
@@ -223,7 +232,7 @@ impl Monitor {
             other => other.context(|| "wait for events")?,
         };
         if count == 0 {
-            self.intake.calm();
+            self.intake.calm(self.outputs.iter().flatten());
             self.log.calm();
         }
         if self.door.retry().is_some_and(|retry| retry <= Instant::now()) {
@@ -265,6 +274,11 @@ impl Monitor {
             }
             NOTIFY => {
                 self.herald.relay();
+                Ok(())
+            }
+            JOURNAL => {
+                self.log.resume();
+                self.follow_log();
                 Ok(())
             }
             STDOUT | STDERR => self.read_output((token - STDOUT) as usize),

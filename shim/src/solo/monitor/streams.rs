@@ -4,16 +4,16 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, write};
 
 use super::client::Client;
-use super::serve::{Monitor, STDERR, STDIN, STDOUT};
+use super::serve::{JOURNAL, Monitor, STDERR, STDIN, STDOUT};
 use crate::error::{Context, Result};
 use crate::io::intake::{Intake, SMALL};
 use crate::io::log::Stream;
 use crate::solo::frames::Type;
 
 impl Monitor {
-    /// Reads the outputs, or does not while the starter does not keep up.
+    /// Reads the outputs, or does not while the starter or the journal does not keep up.
     pub(super) fn adjust(&self) {
-        let held_up = !self.draining && self.clients.iter().flatten().any(Client::holds_up);
+        let held_up = self.log.is_behind() || (!self.draining && self.clients.iter().flatten().any(Client::holds_up));
         let flags = if held_up { EventFlags::empty() } else { EventFlags::IN };
         for (token, output) in [(STDOUT, &self.outputs[0]), (STDERR, &self.outputs[1])] {
             if let Some(output) = output {
@@ -48,6 +48,7 @@ impl Monitor {
         }
         let (stream, kind) = if index == 0 { (Stream::Stdout, Type::Stdout) } else { (Stream::Stderr, Type::Stderr) };
         self.log.write(stream, bytes);
+        self.follow_log();
         for slot in 0..self.clients.len() {
             let Some(client) = &mut self.clients[slot] else {
                 continue;
@@ -60,6 +61,23 @@ impl Monitor {
             }
         }
         Ok(())
+    }
+
+    /// Waits for the journal to have room, or does no more.
+    pub(super) fn follow_log(&mut self) {
+        let waits = self.log.is_behind();
+        if waits == self.log_waits {
+            return;
+        }
+        let Some(journal) = self.log.journal() else { return };
+        // What cannot be watched would wait for ever; the end of the container settles it.
+        let _: rustix::io::Result<()> = if waits {
+            epoll::add(&self.epoll, journal, EventData::new_u64(JOURNAL), EventFlags::OUT)
+        } else {
+            epoll::delete(&self.epoll, journal)
+        };
+        self.log_waits = waits;
+        self.adjust();
     }
 
     pub(super) fn close_output(&mut self, index: usize) {
