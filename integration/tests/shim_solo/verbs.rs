@@ -35,6 +35,31 @@ fn what_fails_is_run_again_as_often_as_was_said() {
     assert_eq!(inspect(&solo)["restarts"], 2);
 }
 
+/// On the cgroups that the test is asked to use, version 1 or 2.
+#[test]
+fn a_kill_for_memory_is_told() {
+    if !integration::cgroups::has("memory") {
+        integration::skip!("there is no memory controller");
+    }
+    let mut solo = Solo::running(&["/probe", "eat"]);
+    const LIMIT: u64 = 16 << 20;
+    solo.case.spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": LIMIT, "swap": LIMIT});
+    solo.run(&["-d"]).ok();
+    assert_eq!(solo.shim(&["wait", solo.name()]).ok().stdout, "137\n");
+    assert_eq!(solo.exit_json()["oom_killed"], true, "it is recorded");
+    let container = inspect(&solo);
+    assert_eq!((&container["oom_killed"], &container["exit"]["oom_killed"]), (&true.into(), &true.into()));
+    assert!(solo.ps().unwrap().contains("Exited (137, out of memory)"), "{}", solo.ps().unwrap());
+    // A kill by hand is none for memory, and another run is another matter.
+    let mut solo = Solo::new();
+    solo.case.spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 4 * LIMIT});
+    solo.hold();
+    solo.shim(&["kill", solo.name()]).ok();
+    assert_eq!(solo.shim(&["wait", solo.name()]).ok().stdout, "137\n");
+    assert_eq!(inspect(&solo)["oom_killed"], false);
+    assert!(solo.ps().unwrap().contains("Exited (137) "));
+}
+
 #[test]
 fn success_is_no_failure() {
     let solo = Solo::running(&["/probe", "exit", "0"]);
@@ -77,6 +102,41 @@ fn a_killed_container_stays_dead_and_an_update_ends_restarts() {
     solo.shim(&["update", "--restart", "no", solo.name()]).ok();
     solo.shim(&["kill", "-s", "INT", solo.name()]).ok();
     assert_eq!(solo.shim(&["wait", solo.name()]).ok().stdout, "2\n");
+}
+
+#[test]
+fn who_gives_no_bundle_learns_how_one_is_made() {
+    let solo = Solo::new();
+    let run = |bundle: &str| solo.shim(&["run", "--name", solo.name(), bundle]).is(125).stderr;
+    let said = run("busybox:latest");
+    assert!(said.contains("no such directory") && said.contains("imgtool bundle busybox:latest"), "{said}");
+    let empty = solo.case.dir.join("empty");
+    fs::create_dir(&empty).unwrap();
+    let said = run(empty.to_str().unwrap());
+    assert!(said.contains("no config.json") && said.contains("imgtool bundle"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    solo.gone();
+}
+
+#[test]
+fn who_waits_for_one_that_removes_itself() {
+    let solo = Solo::new();
+    solo.run(&["-d", "--rm"]).ok();
+    let files = solo.case.files();
+    let mut waiting = solo.command(&["wait", solo.name()]);
+    files.attach(&mut waiting);
+    let mut waiting = waiting.spawn().unwrap();
+    // It is a client of the monitor by then, or comes too late; either way it tells the truth.
+    solo.shim(&["kill", "-s", "INT", solo.name()]).ok();
+    let code = command::code(waiting.wait().unwrap());
+    let (out, err) = (fs::read_to_string(&files.stdout).unwrap(), fs::read_to_string(&files.stderr).unwrap());
+    let told = (code, out.as_str()) == (0, "2\n");
+    let late = code == 1 && err.contains("no such container") && err.lines().count() == 1;
+    assert!(told || late, "{code} {out} {err}");
+    // From now on there is none.
+    solo.gone();
+    let out = solo.shim(&["wait", solo.name()]).is(1);
+    assert!(out.stderr.contains("no such container") && out.stdout.is_empty(), "{out}");
 }
 
 #[test]

@@ -389,7 +389,7 @@ mod tests {
         assert!(matches!(made.status().unwrap(), Status::Running { watched: false, .. }), "the monitor was killed");
         made.record("state.json", &State { start_ticks: 1, ..state.clone() }).unwrap();
         assert!(matches!(made.status().unwrap(), Status::Lost), "the pid belongs to somebody else");
-        made.record("exit.json", &Ended::new(Exit::by_signal(9), "s")).unwrap();
+        made.record("exit.json", &Ended::new(Exit::by_signal(9), true, "s")).unwrap();
         assert!(matches!(made.status().unwrap(), Status::Exited(Ended { code: 137, .. })));
     }
 }

@@ -91,6 +91,9 @@ pub(crate) struct Ended {
     pub(crate) code: u32,
     /// The number of the signal that ended it.
     pub(crate) signal: Option<u32>,
+    /// Whether the kernel killed in it for want of memory, be it another process than the init.
+    #[serde(default)]
+    pub(crate) oom_killed: bool,
     /// RFC 3339.
     pub(crate) started: String,
     /// RFC 3339.
@@ -98,9 +101,9 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    pub(crate) fn new(exit: Exit, started: &str) -> Self {
+    pub(crate) fn new(exit: Exit, oom_killed: bool, started: &str) -> Self {
         let finished = time::Rfc3339(exit.at).to_string();
-        Self { code: exit.status, signal: exit.signal, started: started.to_owned(), finished }
+        Self { code: exit.status, signal: exit.signal, oom_killed, started: started.to_owned(), finished }
     }
 }
 

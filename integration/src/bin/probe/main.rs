@@ -13,6 +13,7 @@
 //! probe flood-of N TEXT          prints the text N times, each on a line
 //! probe complain TEXT...        prints the text on stderr
 //! probe notify TEXT... [THEN]   sends the texts to NOTIFY_SOCKET, one message each; THEN is hold or cat
+//! probe eat                     takes memory until it is stopped
 //! probe cat                     copies stdin to stdout
 //! probe tty                     what it sees of its terminal
 //! probe hook FILE NAME [N]      as a hook: appends what it saw to FILE, ends with status N
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
             }
         }
         Some("cat") => cat(),
+        Some("eat") => eat(),
         Some("tty") => println!("{}", see::terminal()),
         Some("ambush") => hostile::ambush(rest[0], rest[1]),
         Some("lurk") => hostile::lurk(),
@@ -158,6 +160,14 @@ fn flood_of(lines: usize, text: &str) {
         out.write_all(block.as_bytes()).unwrap();
     }
     out.write_all(&block.as_bytes()[..lines % 1000 * line]).unwrap();
+}
+
+fn eat() -> ! {
+    let mut eaten = Vec::new();
+    loop {
+        // Other than zero, so that each page is had.
+        eaten.push(vec![1_u8; 1 << 20]);
+    }
 }
 
 fn hook(rest: &[&str]) -> ExitCode {

@@ -5,10 +5,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
+use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
 use crate::io::console::{ConsoleSocket, set_nonblocking};
 use crate::io::fifo::pipe;
 use crate::io::log::Log;
+use crate::oom::OomWatch;
 use crate::reap;
 use crate::runtime::kind_of_start_failure;
 use crate::solo::directory::{Directory, private_dir};
@@ -33,6 +35,7 @@ pub(crate) struct Born {
     pub(super) state: State,
     pub(super) pidfd: OwnedFd,
     pub(super) streams: Streams,
+    pub(super) oom: Option<OomWatch>,
 }
 
 /// What stays from run to run.
@@ -61,7 +64,7 @@ pub(super) fn bear(directory: &Directory, options: &Options) -> Result<Born> {
         // A runtime that was killed at it leaves half a container. The name may also be somebody else's there.
         let _: Result<()> = forget_in_runtime(directory);
     })?;
-    start(directory, options).map(|(state, pidfd)| Born { state, pidfd, streams }).inspect_err(|_| {
+    start(directory, options, streams).inspect_err(|_| {
         let force = directory.runtime(options).call("delete").args(["--force", &directory.name]);
         let _: Result<_> = force.run();
     })
@@ -109,12 +112,13 @@ fn create(directory: &Directory, options: &Options) -> Result<Streams> {
     Ok(streams)
 }
 
-/// Has the runtime start the created container, with a pidfd in hand that misses nothing.
-fn start(directory: &Directory, options: &Options) -> Result<(State, OwnedFd)> {
+/// Has the runtime start the created container, with a pidfd and a watch over its memory in hand that miss nothing.
+fn start(directory: &Directory, options: &Options, streams: Streams) -> Result<Born> {
     let path = directory.path.join("pid");
     let text = fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
     let pid = text.trim().parse().map_err(|_| Error::other(format!("{}: {text:?} is not a pid", path.display())))?;
     let pidfd = reap::open(pid)?;
+    let oom = Cgroup::of(pid).ok().and_then(|cgroup| OomWatch::open(&cgroup));
     let ticks = start_ticks(pid).ok_or_else(|| Error::other("the container ended before it was started"))?;
     let state = State { pid, start_ticks: ticks, started: now() };
     if options.health.is_some() {
@@ -128,7 +132,7 @@ fn start(directory: &Directory, options: &Options) -> Result<(State, OwnedFd)> {
     }
     // Until now a former run's end was the latest news.
     directory.forget("exit.json")?;
-    Ok((state, pidfd))
+    Ok(Born { state, pidfd, streams, oom })
 }
 
 /// A runtime's complaint, with what it means for the exit code.

@@ -89,21 +89,21 @@ fn watch(directory: &Directory) -> Result<()> {
     let mut monitor = Monitor::new(directory, &options, home, born, starter)?;
     let mut restarts = 0;
     let mut pause = FIRST_PAUSE;
-    let exit = loop {
+    let (exit, oom_killed) = loop {
         let begun = Instant::now();
-        let exit = monitor.serve()?;
+        let (exit, oom_killed) = monitor.serve()?;
         // It may have been updated meanwhile.
         options = directory.options().unwrap_or(options);
         if monitor.is_stopped() || !options.restart.wants(exit.status, restarts) {
-            break exit;
+            break (exit, oom_killed);
         }
         if begun.elapsed() >= HEALTHY {
             pause = FIRST_PAUSE;
         }
         restarts += 1;
-        rest(directory, &options, &Restarted { count: restarts, last: Ended::new(exit, &started) })?;
+        rest(directory, &options, &Restarted { count: restarts, last: Ended::new(exit, oom_killed, &started) })?;
         if !monitor.rest(pause)? {
-            break exit;
+            break (exit, oom_killed);
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
         match birth::bear(directory, &options) {
@@ -113,11 +113,12 @@ fn watch(directory: &Directory) -> Result<()> {
             }
             Err(error) => {
                 monitor.note(&format!("[shim: the container could not be run again: {error}]\n"));
-                break Exit { status: start_failure_code(error.kind).into(), signal: None, at: SystemTime::now() };
+                let status = start_failure_code(error.kind).into();
+                break (Exit { status, signal: None, at: SystemTime::now() }, false);
             }
         }
     };
-    let payload = bury(directory, &options, exit, &started);
+    let payload = bury(directory, &options, &Ended::new(exit, oom_killed, &started));
     // A client that is slow to leave must not keep others from starting the container again.
     drop(lock);
     monitor.take_leave(&payload?)
@@ -145,13 +146,12 @@ fn inherit() -> Result<(UnixStream, OwnedFd)> {
 
 /// Records the end and has the runtime forget the container. Clients hear of the end after that: they find it recorded
 /// and the runtime's id free. Returns what they are told.
-fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> Result<Vec<u8>> {
-    let ended = Ended::new(exit, started);
-    let recorded = directory.record("exit.json", &ended);
+fn bury(directory: &Directory, options: &Options, ended: &Ended) -> Result<Vec<u8>> {
+    let recorded = directory.record("exit.json", ended);
     delete(directory, options);
     if recorded.is_err() {
         // Perhaps what the runtime has removed has made room.
-        let _: Result<()> = directory.record("exit.json", &ended);
+        let _: Result<()> = directory.record("exit.json", ended);
     }
     let _: io::Result<()> = std::fs::remove_dir_all(&directory.run);
     if let Some(pidfile) = &options.pidfile {
@@ -160,7 +160,7 @@ fn bury(directory: &Directory, options: &Options, exit: Exit, started: &str) -> 
     if options.remove {
         let _: Result<()> = directory.remove();
     }
-    Ok(serde_json::to_vec(&ended)?)
+    Ok(serde_json::to_vec(ended)?)
 }
 
 /// Has the runtime forget the container, by force if it must be.

@@ -16,6 +16,7 @@ use super::vitals::Vitals;
 use crate::error::{Context, Result};
 use crate::io::intake::{CALM, Intake};
 use crate::io::log::{Log, Stream};
+use crate::oom::OomWatch;
 use crate::reap::{self, Exit};
 use crate::runtime::Runtime;
 use crate::solo::directory::Directory;
@@ -37,8 +38,9 @@ pub(super) const STDOUT: u64 = 4;
 pub(super) const STDERR: u64 = 5;
 pub(super) const HEALTH: u64 = 6;
 pub(super) const NOTIFY: u64 = 7;
-pub(super) const JOURNAL: u64 = 8;
-pub(super) const FIRST_CLIENT: u64 = 9;
+pub(super) const OOM: u64 = 8;
+pub(super) const JOURNAL: u64 = 9;
+pub(super) const FIRST_CLIENT: u64 = 10;
 
 /// The state of one container's watch.
 #[derive(Debug)]
@@ -70,6 +72,10 @@ pub(super) struct Monitor {
     /// When its health is checked, if it is.
     pub(super) vitals: Option<Vitals>,
     pub(super) herald: Herald,
+    /// The watch over the memory of this run.
+    oom: Option<OomWatch>,
+    /// Whether the kernel has killed in this run for want of memory.
+    oom_killed: bool,
 }
 
 impl Monitor {
@@ -110,6 +116,8 @@ impl Monitor {
             draining: false,
             vitals: options.health.clone().map(|health| Vitals::of(directory, health)),
             herald: home.herald,
+            oom: born.oom,
+            oom_killed: false,
         };
         monitor.watch(monitor.signals.as_fd(), SIGNALS, EventFlags::IN)?;
         monitor.watch_container()?;
@@ -137,6 +145,9 @@ impl Monitor {
         if let Some(stdin) = &self.stdin {
             // A terminal's master is watched for output already; a duplicate has a place of its own.
             self.watch(stdin, STDIN, EventFlags::empty())?;
+        }
+        if let Some(oom) = &self.oom {
+            self.watch(oom, OOM, EventFlags::IN)?;
         }
         Ok(())
     }
@@ -167,6 +178,7 @@ impl Monitor {
         }
         (0..self.outputs.len()).for_each(|index| self.close_output(index));
         (self.pidfd, self.pid) = (born.pidfd, born.state.pid);
+        (self.oom, self.oom_killed) = (born.oom, false);
         self.stdin = born.streams.stdin;
         self.outputs = [born.streams.stdout, born.streams.stderr];
         self.draining = false;
@@ -184,8 +196,9 @@ impl Monitor {
         self.clients.iter_mut().flatten().for_each(|client| client.output(Type::Stderr, line.as_bytes()));
     }
 
-    /// Serves until the container has ended and its output is read to the end.
-    pub(super) fn serve(&mut self) -> Result<Exit> {
+    /// Serves until the container has ended and its output is read to the end. Returns how it ended, and whether the kernel
+    /// killed in it for want of memory.
+    pub(super) fn serve(&mut self) -> Result<(Exit, bool)> {
         let mut exit = None;
         let mut deadline = None;
         loop {
@@ -215,7 +228,7 @@ impl Monitor {
         self.end_check();
         self.log.finish();
         self.follow_log();
-        Ok(exit.unwrap_or_else(Exit::unknown))
+        Ok((exit.unwrap_or_else(Exit::unknown), self.oom_killed))
     }
 
     /// Waits for events. `None` means that the deadline has passed.
@@ -281,6 +294,10 @@ impl Monitor {
                 self.follow_log();
                 Ok(())
             }
+            OOM => {
+                self.check_memory();
+                Ok(())
+            }
             STDOUT | STDERR => self.read_output((token - STDOUT) as usize),
             _ => {
                 let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
@@ -295,12 +312,19 @@ impl Monitor {
         epoll::delete(&self.epoll, &self.pidfd).context(|| "forget the init")?;
         self.draining = true;
         self.check_no_more();
+        self.check_memory();
+        // From here on it would tell of the cgroup's removal.
+        self.oom = None;
         if !self.owns_pids {
             // The others outlive their init and would hold its streams open.
             let _: Result<_> = self.runtime.call("kill").args(["--all", &self.name, "KILL"]).run();
         }
         self.adjust();
         Ok(())
+    }
+
+    fn check_memory(&mut self) {
+        self.oom_killed |= self.oom.as_mut().is_some_and(OomWatch::check);
     }
 
     /// Stops watching everything but clients: what nobody answers would keep the loop spinning.

@@ -8,6 +8,7 @@ use crate::cli::{Format, Ps};
 use crate::error::{Error, Result};
 use crate::io::time::{self, rough};
 use crate::solo::directory::{Directory, Layout, Status};
+use crate::solo::record::Ended;
 use crate::solo::say;
 
 /// The longest command that is shown whole.
@@ -90,7 +91,7 @@ fn word(row: &Map<String, Value>) -> &str {
     row.get("status").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A container in fields: `name`, `status`, `status_text` and, where there is one, `pid`, `exit_code`, `created`,
+/// A container in fields: `name`, `status`, `status_text` and, where there is one, `pid`, `exit_code`, `oom_killed`, `created`,
 /// `command`. What cannot be read is shown as such: a list that fails over one broken container helps nobody.
 pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
     let mut row = Map::new();
@@ -99,7 +100,7 @@ pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
         row.insert("status".into(), status.into());
         row.insert("status_text".into(), text.into());
     };
-    let (mut pid, mut code, mut health) = (None, None, None);
+    let (mut pid, mut end, mut health) = (None, None, None);
     match directory.status() {
         Ok(Status::Starting) => put("created", "Starting".to_owned()),
         Ok(Status::Running { state, watched }) => {
@@ -115,12 +116,12 @@ pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
         }
         Ok(Status::Restarting(restarted)) => {
             let last = &restarted.last;
-            put("restarting", format!("Restarting ({}) {} ago", last.code, age(&last.finished)));
-            code = Some(last.code);
+            put("restarting", format!("Restarting ({}) {} ago", how(last), age(&last.finished)));
+            end = Some(last.clone());
         }
         Ok(Status::Exited(ended)) => {
-            put("exited", format!("Exited ({}) {} ago", ended.code, age(&ended.finished)));
-            code = Some(ended.code);
+            put("exited", format!("Exited ({}) {} ago", how(&ended), age(&ended.finished)));
+            end = Some(ended);
         }
         Ok(Status::Lost) => put("dead", "Dead (monitor lost)".to_owned()),
         Err(_) => put("dead", "Unreadable".to_owned()),
@@ -131,14 +132,20 @@ pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
     if let Some(health) = health {
         row.insert("health".into(), health.into());
     }
-    if let Some(code) = code {
-        row.insert("exit_code".into(), code.into());
+    if let Some(end) = end {
+        row.insert("exit_code".into(), end.code.into());
+        row.insert("oom_killed".into(), end.oom_killed.into());
     }
     if let Ok(options) = directory.options() {
         row.insert("created".into(), options.created.into());
         row.insert("command".into(), options.command.into());
     }
     row
+}
+
+/// The exit code, and what it does not tell.
+fn how(end: &Ended) -> String {
+    format!("{}{}", end.code, if end.oom_killed { ", out of memory" } else { "" })
 }
 
 fn cells(row: &Map<String, Value>, directory: &Directory, whole: bool) -> [String; 5] {

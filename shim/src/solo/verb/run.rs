@@ -9,7 +9,7 @@ use rustix::termios::isatty;
 use serde_json::json;
 
 use crate::cli::{Global, Run};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::runtime;
 use crate::solo::derive::derive;
 use crate::solo::directory::{Directory, Layout, check_name};
@@ -67,7 +67,7 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
     let log = LogOptions::parse(run.log_driver, &run.log_opt)?;
     let bundle = std::path::absolute(&run.bundle).context(|| format!("find the bundle {}", run.bundle.display()))?;
     let path = bundle.join("config.json");
-    let text = fs::read(&path).context(|| format!("read {}", path.display()))?;
+    let text = fs::read(&path).map_err(|error| no_bundle(&run.bundle, &path, error))?;
     let mut derived = derive(&text, &bundle, run.tty)?;
     check_root(&derived.config)?;
     signal::parse(&derived.stop_signal).context(|| format!("{}: stop signal", path.display()))?;
@@ -107,6 +107,26 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
         sdnotify: run.sdnotify,
     };
     layout.create(&options, &derived.config)
+}
+
+/// What to say where there is no bundle, and how one is had: many a first try names an image.
+fn no_bundle(named: &Path, path: &Path, error: io::Error) -> Error {
+    let there = path.parent().is_some_and(Path::is_dir);
+    if error.kind() != io::ErrorKind::NotFound && there {
+        let error = Error::from(error);
+        return Error::new(error.kind, format!("read {}: {}", path.display(), error.text()));
+    }
+    let named = named.display();
+    let text = if there {
+        format!(
+            "{named} is no bundle, it has no config.json: `imgtool bundle IMAGE` makes a bundle, `runtime spec` a config.json"
+        )
+    } else {
+        format!(
+            "{named} is no bundle, there is no such directory: if it is an image, `imgtool bundle {named}` makes a bundle of it"
+        )
+    };
+    Error::new(Kind::NotFound, text)
 }
 
 fn check_root(config: &serde_json::Value) -> Result<()> {

@@ -47,7 +47,7 @@ pub(crate) fn until_ended(directory: &Directory) -> Result<Ended> {
             relay::wait(&mut [PollFd::new(&pidfd, PollFlags::IN)])?;
         }
         if directory.ended()?.is_none() && matches!(directory.status()?, Status::Lost) {
-            return Ok(Ended::new(Exit::unknown(), &state.started));
+            return Ok(Ended::new(Exit::unknown(), false, &state.started));
         }
     }
 }
