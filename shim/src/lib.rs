@@ -4,7 +4,7 @@
 //! and 3 of the task service. Called as `conmon` it does for Podman and CRI-O what conmon does. Called as `shim` it runs
 //! containers from a shell, each under a small resident monitor. Either way it knows the OCI runtime only by its command line.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cgroup;
 mod cli;
@@ -19,6 +19,7 @@ mod oom;
 mod reap;
 mod runtime;
 mod solo;
+mod sys;
 
 use clap::CommandFactory as _;
 use std::env::ArgsOs;
@@ -36,13 +37,14 @@ type Arguments = Peekable<ArgsOs>;
 type Face = fn(Arguments) -> ExitCode;
 
 /// First arguments that ask for one of them.
-const FACES: [(&str, Face); 7] = [
+const FACES: [(&str, Face); 8] = [
     (solo::HOLD, |_| solo::hold()),
     (solo::monitor::VERB, |arguments| solo::monitor::main(arguments)),
     (solo::probe::VERB, |arguments| solo::probe::main(arguments)),
     (conmon::NAME, |arguments| conmon::main(arguments)),
     (conmon::STAY, |arguments| conmon::stay(arguments)),
     (containerd::PAUSE_VERB, |_| containerd::pause()),
+    (containerd::OWNERS_VERB, |_| containerd::hold_owners()),
     (conmon::LAUNCH, |arguments| conmon::launch(arguments)),
 ];
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, KillRequest, ShutdownRequest, StartRequest, StateRequest, WaitRequest,
+    CreateTaskRequest, DeleteRequest, KillRequest, Mount, ShutdownRequest, StartRequest, StateRequest, WaitRequest,
 };
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
@@ -183,6 +183,67 @@ fn a_pod_from_its_creation_to_its_end() {
     let request = WaitSandboxRequest { sandbox_id: "pod".into(), ..WaitSandboxRequest::default() };
     assert_eq!(shim.sandboxes.wait_sandbox(context(), &request).unwrap().exit_status, 0, "TERM was enough");
     assert_eq!(shim.state(), "SANDBOX_NOTREADY");
+    shim.shutdown();
+}
+
+/// As the snapshotter hands over the layers of a pod with a user namespace.
+#[test]
+fn the_files_of_an_image_belong_to_the_users_of_a_user_namespace() {
+    let shim = Shim::start();
+    shim.pod();
+    let at = |name: &str| shim.place.dir.join(name);
+    for dir in ["layers/1", "layers/2", "upper", "work", "mapped/rootfs"] {
+        fs::create_dir_all(at(dir)).unwrap();
+    }
+    case::fill(&at("layers/1"));
+    fs::write(at("layers/2/above"), "").unwrap();
+    std::os::unix::fs::chown(at("layers/2/above"), Some(7), Some(8)).unwrap();
+    case::give(&at("upper"), 100_000);
+    let tries = ["/probe", "try", "stat /probe", "stat /above", "create /new", "stat /new"];
+    let mut config = spec::ordinary(&format!("{}-mapped", shim.place.id), &tries);
+    let map = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(serde_json::json!({"type": "user"}));
+    config["linux"]["uidMappings"] = map.clone();
+    config["linux"]["gidMappings"] = map;
+    config["process"]["terminal"] = false.into();
+    config["root"]["readonly"] = false.into();
+    fs::write(at("mapped/config.json"), config.to_string()).unwrap();
+    let path = |name: &str| at(name).to_str().unwrap().to_owned();
+    let rootfs = Mount {
+        type_: "overlay".into(),
+        source: "overlay".into(),
+        options: vec![
+            format!("lowerdir={}:{}", path("layers/2"), path("layers/1")),
+            format!("upperdir={}", path("upper")),
+            format!("workdir={}", path("work")),
+            "uidmap=0:100000:65536".into(),
+            "gidmap=0:100000:65536".into(),
+        ],
+        ..Mount::default()
+    };
+    let request = CreateTaskRequest {
+        id: "mapped".into(),
+        bundle: path("mapped"),
+        rootfs: vec![rootfs],
+        stdout: format!("file://{}", path("mapped.log")),
+        ..CreateTaskRequest::default()
+    };
+    shim.tasks.create(context(), &request).unwrap();
+    shim.tasks.start(context(), &StartRequest { id: "mapped".into(), ..StartRequest::default() }).unwrap();
+    let wait = WaitRequest { id: "mapped".into(), ..WaitRequest::default() };
+    assert_eq!(shim.tasks.wait(context(), &wait).unwrap().exit_status, 0);
+    shim.tasks.delete(context(), &DeleteRequest { id: "mapped".into(), ..DeleteRequest::default() }).unwrap();
+    let said = fs::read_to_string(at("mapped.log")).unwrap();
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let outcomes: Vec<integration::report::Outcome> = serde_json::from_str(&said).unwrap();
+    let owner = |n: usize| {
+        assert_eq!(outcomes[n].errno, None, "{said}");
+        outcomes[n].value.split(' ').skip(2).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((owner(0), owner(1), owner(3)), (words("0 0"), words("7 8"), words("0 0")), "{said}");
+    let new = fs::metadata(at("upper/new")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&new), 100_000);
+    assert!(integration::leak::mounts(&shim.place.id).is_empty(), "nothing stays mounted");
     shim.shutdown();
 }
 

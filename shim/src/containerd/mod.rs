@@ -15,6 +15,7 @@ mod logger;
 mod metrics;
 mod operations;
 mod options;
+mod owners;
 mod pause;
 mod pod;
 mod process;
@@ -35,6 +36,7 @@ use std::process::ExitCode;
 use crate::error::Result;
 use flags::{Action, Flags};
 
+pub(crate) use self::owners::{VERB as OWNERS_VERB, hold as hold_owners};
 pub(crate) use self::pause::pause;
 pub(crate) use self::pod::PAUSE_VERB;
 

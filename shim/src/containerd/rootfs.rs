@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount};
 
+use super::owners::Owners;
 use crate::error::{Context, Error, Result};
 
 /// The kernel takes one page of options.
@@ -20,11 +21,14 @@ struct Plan {
     flags: u32,
     propagation: u32,
     data: Vec<String>,
+    /// Whose files they are in the container's user namespace.
+    owners: Option<Owners>,
 }
 
 impl Plan {
     fn of(options: &[String]) -> Result<Self> {
         let mut plan = Self::default();
+        let (mut users, mut groups) = (None, None);
         for option in options {
             match option.as_str() {
                 "loop" => {
@@ -44,6 +48,8 @@ impl Plan {
                 "rslave" => {
                     plan.propagate(MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
                 }
+                name if name.starts_with("uidmap=") => users = name.strip_prefix("uidmap="),
+                name if name.starts_with("gidmap=") => groups = name.strip_prefix("gidmap="),
                 name => match flag(name) {
                     Some((true, bits)) => plan.flags |= bits,
                     Some((false, bits)) => plan.flags &= !bits,
@@ -51,6 +57,11 @@ impl Plan {
                 },
             }
         }
+        plan.owners = match (users, groups) {
+            (Some(users), Some(groups)) => Some(Owners { users: users.to_owned(), groups: groups.to_owned() }),
+            (None, None) => None,
+            _ => return Err(Error::invalid("mount the rootfs: uidmap and gidmap come together only")),
+        };
         Ok(plan)
     }
 
@@ -109,6 +120,11 @@ fn mount_one(wanted: &Mount, rootfs: &Path) -> Result<()> {
     let mut plan = Plan::of(&wanted.options)?;
     let step = || format!("mount {} ({}) at {}", wanted.type_, wanted.source, rootfs.display());
     let (path, _target) = target(rootfs, &wanted.target)?;
+    if let Some(owners) = plan.owners.as_ref().filter(|_| wanted.type_ == "overlay") {
+        // Beneath the overlay, at the same place: whoever takes away what is there takes both.
+        let layers = move_layers(&mut plan.data, &path)?;
+        owners.map(&layers, &path, true)?;
+    }
     // Too many layers for one page: name them relative to a directory that they share.
     let shared = if data_length(&plan.data) > MAX_DATA { shorten(&mut plan.data) } else { None };
     let _at = shared.as_deref().map(WorkingDirectory::enter).transpose()?;
@@ -119,6 +135,9 @@ fn mount_one(wanted: &Mount, rootfs: &Path) -> Result<()> {
     let others = bits - MountFlags::REC;
     if plan.is_bind() && others != MountFlags::BIND {
         mount_remount(&path, others, "").context(step)?;
+    }
+    if let Some(owners) = plan.owners.as_ref().filter(|_| wanted.type_ != "overlay") {
+        owners.map(&path, &path, false)?;
     }
     if plan.propagation != 0 {
         mount_change(&path, MountPropagationFlags::from_bits_retain(plan.propagation)).context(step)?;
@@ -146,6 +165,23 @@ fn data_length(data: &[String]) -> usize {
 
 /// Makes the layers of an overlay relative to the deepest directory above all of them, and returns that.
 fn shorten(data: &mut [String]) -> Option<PathBuf> {
+    let (common, layers, relative) = layers(data)?;
+    *layers = format!("lowerdir={}", relative.join(":"));
+    Some(common)
+}
+
+/// Has the layers of an overlay looked for at `place`, where the directory above all of them will be, and returns that.
+fn move_layers(data: &mut [String], place: &Path) -> Result<PathBuf> {
+    let found = layers(data).filter(|(common, ..)| common.parent().is_some());
+    let (common, layers, relative) =
+        found.ok_or_else(|| Error::invalid("mount the rootfs: its layers have no directory in common"))?;
+    let moved: Vec<_> = relative.iter().map(|layer| format!("{}/{layer}", place.display())).collect();
+    *layers = format!("lowerdir={}", moved.join(":"));
+    Ok(common)
+}
+
+/// The deepest directory above all layers of an overlay, the option that names them, and their paths below it.
+fn layers(data: &mut [String]) -> Option<(PathBuf, &mut String, Vec<String>)> {
     let layers = data.iter_mut().find(|option| option.starts_with("lowerdir="))?;
     let list: Vec<PathBuf> = layers["lowerdir=".len()..].split(':').map(PathBuf::from).collect();
     let mut common = list.first()?.parent()?.to_owned();
@@ -155,9 +191,9 @@ fn shorten(data: &mut [String]) -> Option<PathBuf> {
     if list.iter().any(|layer| !layer.is_absolute() || *layer == common) {
         return None;
     }
-    let relative: Vec<_> = list.iter().filter_map(|layer| layer.strip_prefix(&common).ok()?.to_str()).collect();
-    *layers = format!("lowerdir={}", relative.join(":"));
-    Some(common)
+    let relative = list.iter().map(|layer| Some(layer.strip_prefix(&common).ok()?.to_str()?.to_owned()));
+    let relative = relative.collect::<Option<_>>()?;
+    Some((common, layers, relative))
 }
 
 /// Another working directory for the time of one mount. The shim has one thread, so nobody else can notice.
@@ -223,6 +259,10 @@ mod tests {
         let bind = Plan::of(&options(&["rbind", "ro"])).unwrap();
         assert!(bind.is_bind() && bind.data.is_empty());
         assert!(Plan::of(&options(&["loop"])).is_err());
+        let mapped = Plan::of(&options(&["lowerdir=/a", "uidmap=0:1:2", "gidmap=0:3:4"])).unwrap();
+        assert_eq!(mapped.data, ["lowerdir=/a"]);
+        assert_eq!(mapped.owners, Some(Owners { users: "0:1:2".to_owned(), groups: "0:3:4".to_owned() }));
+        assert!(Plan::of(&options(&["uidmap=0:1:2"])).is_err());
     }
 
     #[test]
@@ -236,6 +276,14 @@ mod tests {
         assert!(data_length(&data) < MAX_DATA);
         assert_eq!(shorten(&mut options(&["lowerdir=a:b"])), None);
         assert_eq!(shorten(&mut options(&["index=off"])), None);
+    }
+
+    #[test]
+    fn layers_are_found_where_their_owners_are_mapped() {
+        let mut data = options(&["lowerdir=/s/2/fs:/s/1/fs"]);
+        assert_eq!(move_layers(&mut data, Path::new("/b/rootfs")).unwrap(), Path::new("/s"));
+        assert_eq!(data, ["lowerdir=/b/rootfs/2/fs:/b/rootfs/1/fs"]);
+        assert!(move_layers(&mut options(&["lowerdir=/a:/b"]), Path::new("/r")).is_err(), "not the whole machine");
     }
 
     #[test]
