@@ -28,6 +28,7 @@ pub mod case;
 pub mod cgroups;
 pub mod command;
 pub mod console;
+pub mod criu;
 pub mod leak;
 pub mod peer;
 pub mod place;

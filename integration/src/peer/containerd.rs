@@ -37,7 +37,7 @@ impl Containerd {
 
     /// Starts the daemon (again).
     pub fn up(&mut self) {
-        let path = format!("{}:{}", self.dir.join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        let path = format!("{}:{}", self.dir.join("bin").display(), crate::criu::path().display());
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.dir.join("config.toml")).env("PATH", path);
         command.env("TARE_RUNTIME", &programs::Runtime::under_test().binary);

@@ -6,31 +6,16 @@ use std::process::{Command, Stdio};
 
 use integration::case::Case;
 use integration::command::Out;
-use integration::{not_on, skip, wait};
+use integration::{criu, not_on, skip, wait};
 use serde_json::json;
 
 /// The runtime with the criu that is meant on its PATH.
 fn command(case: &Case) -> Command {
     let mut command = case.command();
-    if let Some(dir) = std::env::var_os("TARE_TEST_CRIU") {
-        let mut path = vec![PathBuf::from(dir)];
-        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-        command.env("PATH", std::env::join_paths(path).unwrap());
-    }
+    command.env("PATH", criu::path());
     // Streams that are files of the host cannot be taken along.
     command.stdin(Stdio::null());
     command
-}
-
-fn criu_version(case: &Case) -> Option<(u32, u32)> {
-    let path =
-        command(case).get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| Some(value?.to_owned()));
-    let path = path.or_else(|| std::env::var_os("PATH"))?;
-    let criu = std::env::split_paths(&path).map(|dir| dir.join("criu")).find(|it| it.is_file())?;
-    let said = Command::new(criu).arg("--version").output().ok()?;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let mut numbers = said.lines().next()?.strip_prefix("Version: ")?.split('.').map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn images(case: &Case) -> String {
@@ -86,13 +71,8 @@ fn restore(case: &Case, flags: &[&str]) {
 macro_rules! needs_criu {
     ($case:expr) => {
         not_on!($case, "crun", "is linked with criu's library");
-        match criu_version(&$case) {
-            None => skip!("there is no criu"),
-            // That of Debian 12 cannot read this kernel's vdso.
-            Some(version) if version < (4, 0) => {
-                skip!("criu {}.{} is too old for today's kernels", version.0, version.1)
-            }
-            Some(_) => {}
+        if let Some(reason) = criu::lacks() {
+            skip!("{reason}");
         }
     };
 }
