@@ -8,16 +8,14 @@ use integration::peer::containerd::Containerd;
 use integration::place::Place;
 use integration::{criu, skip, wait};
 
-use crate::containerd::{IMAGE, containerd, status};
+use crate::containerd::{IMAGE, containerd, pid, status};
 
 /// Counts, and writes down where it is.
 const COUNT: &str = "n=0; while :; do n=$((n+1)); echo $n >/tmp/count; mv /tmp/count /count; sleep 0.02; done";
 
 /// How far the container has counted.
 fn count(containerd: &Containerd) -> Option<u32> {
-    let table = containerd.ctr(&["tasks", "ls"]).ok().stdout;
-    let line = table.lines().find(|line| line.starts_with("web "))?;
-    let pid = line.split_whitespace().nth(1)?;
+    let pid = pid(containerd, "web")?;
     fs::read_to_string(format!("/proc/{pid}/root/count")).ok()?.trim().parse().ok()
 }
 

@@ -22,7 +22,8 @@ pub(crate) fn containerd(place: &Place) -> Containerd {
     containerd
 }
 
-/// A running container named `web`.
+/// A running container named `web` that waits for signals. One that does not yet would never get what is sent to it now: the
+/// kernel drops signals to the init of a pid namespace that it has no answer to.
 pub(crate) fn web(containerd: &Containerd) {
     containerd
         .ctr(&[
@@ -37,12 +38,28 @@ pub(crate) fn web(containerd: &Containerd) {
         ])
         .ok();
     assert_eq!(status(containerd, "web"), "RUNNING");
+    let waits = wait::until(Duration::from_millis(10), LIMIT, || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid(containerd, "web")?)).ok()?;
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+        (u64::from_str_radix(blocked.trim(), 16).ok()? != 0).then_some(())
+    });
+    assert!(waits.is_some());
+}
+
+/// The pid of a container's init.
+pub(crate) fn pid(containerd: &Containerd, name: &str) -> Option<i32> {
+    row(containerd, name)?.get(1)?.parse().ok()
 }
 
 pub(crate) fn status(containerd: &Containerd, name: &str) -> String {
+    row(containerd, name).and_then(|row| row.get(2).cloned()).unwrap_or_default()
+}
+
+/// What containerd lists of a task: its name, the pid of its init, its status.
+fn row(containerd: &Containerd, name: &str) -> Option<Vec<String>> {
     let table = containerd.ctr(&["tasks", "ls"]).ok().stdout;
-    let line = table.lines().find(|l| l.split_whitespace().next() == Some(name)).unwrap_or_default().to_owned();
-    line.split_whitespace().nth(2).unwrap_or_default().to_owned()
+    let mut rows = table.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    rows.find(|row| row.first().is_some_and(|first| first == name))
 }
 
 #[test]
@@ -262,8 +279,7 @@ fn an_end_while_containerd_is_away_is_not_lost() {
     let place = Place::new();
     let mut containerd = containerd(&place);
     web(&containerd);
-    let table = containerd.ctr(&["tasks", "ls"]).ok().stdout;
-    let pid: i32 = table.lines().nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    let pid = pid(&containerd, "web").unwrap();
     containerd.crash();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT).unwrap();
     assert!(wait::exited(pid, LIMIT));
