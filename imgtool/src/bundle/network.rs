@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::link;
 use super::options::Options;
 use crate::error::{Error, Result, Step};
 
@@ -109,28 +110,39 @@ impl Publish {
         for n in 0..self.count {
             let host = match self.host {
                 Some(first) => first.checked_add(n).ok_or_else(|| Error::malformed("--publish: port above 65535"))?,
-                None => free_port(self.protocol, self.ip)?,
+                None => 0,
             };
-            ports.push(Port {
+            let mut port = Port {
                 host,
                 container: self.container.saturating_add(n),
                 protocol: self.protocol.to_owned(),
                 host_ip: self.ip,
-            });
+            };
+            if host == 0 {
+                choose(&mut port)?;
+            }
+            ports.push(port);
         }
         Ok(ports)
     }
 }
 
-/// A port that nobody has at this moment.
-fn free_port(protocol: &str, ip: Option<IpAddr>) -> Result<u16> {
-    let address = (ip.unwrap_or(IpAddr::from([0, 0, 0, 0])), 0);
-    let found = if protocol == "udp" {
-        UdpSocket::bind(address).and_then(|socket| socket.local_addr())
-    } else {
-        TcpListener::bind(address).and_then(|listener| listener.local_addr())
-    };
-    Ok(found.at("--publish: find a free port")?.port())
+/// Sets a port that nobody has at this moment: no program of the machine, and no other container.
+fn choose(port: &mut Port) -> Result<()> {
+    const ATTEMPTS: usize = 64;
+    let address = (port.host_ip.unwrap_or(IpAddr::from([0, 0, 0, 0])), 0);
+    for _ in 0..ATTEMPTS {
+        let found = if port.protocol == "udp" {
+            UdpSocket::bind(address).and_then(|socket| socket.local_addr())
+        } else {
+            TcpListener::bind(address).and_then(|listener| listener.local_addr())
+        };
+        port.host = found.at("--publish: find a free port")?.port();
+        if !link::is_taken(port) {
+            return Ok(());
+        }
+    }
+    Err(Error::other("--publish: no free port found"))
 }
 
 /// One `--add-host`.
@@ -167,9 +179,14 @@ pub(super) struct Plan {
 impl Plan {
     /// `None`: nothing is to be done then.
     pub(super) fn of(options: &Options, hostname: &str, hosts: &str) -> Result<Option<Self>> {
-        let mut ports = Vec::new();
+        let mut ports: Vec<Port> = Vec::new();
         for publish in &options.publish {
-            ports.extend(publish.ports()?);
+            for port in publish.ports()? {
+                if ports.iter().any(|have| link::overlap(have, &port)) {
+                    return Err(link::refused(&port, "port is already allocated (by another --publish)"));
+                }
+                ports.push(port);
+            }
         }
         let cni = match &options.network {
             Network::None | Network::Host => {
@@ -351,5 +368,12 @@ mod tests {
         let published = Options { publish: vec!["1:2".parse().unwrap()], ..Options::default() };
         assert!(Plan::of(&published, "box", "").is_err(), "a port nobody could reach");
         assert!(Plan::of(&Options::default(), "box", "").unwrap().is_none());
+        let publish = |ports: &[&str]| {
+            let publish = ports.iter().map(|port| port.parse().unwrap()).collect();
+            Plan::of(&Options { network: Network::Bridge, publish, ..Options::default() }, "box", "")
+        };
+        publish(&["127.0.0.1:1:2", "127.0.0.2:1:2", "1:2/udp"]).unwrap();
+        let twice = publish(&["8080:80", "8079-8081:1-3"]).unwrap_err().to_string();
+        assert!(twice.starts_with("Bind for 0.0.0.0:8080 failed: port is already allocated"), "{twice}");
     }
 }
