@@ -13,6 +13,7 @@ mod digest;
 mod error;
 mod layer;
 mod layout;
+mod new_file;
 mod oci;
 mod platform;
 mod progress;
@@ -77,6 +78,7 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::History(args) => ("history", verb::history::run(&store, args)),
         Verb::Prune(args) => ("prune", verb::prune::run(&store, args)),
         Verb::Du(args) => ("du", verb::du::run(&store, args)),
+        Verb::Volume(args) => ("volume", verb::volume::run(&store, args)),
         Verb::Fsck(args) => ("fsck", verb::fsck::run(&store, args)),
         Verb::Commit(args) => ("commit", verb::commit::run(&store, args)),
         Verb::Diff(args) => ("diff", verb::diff::run(&store, args)),

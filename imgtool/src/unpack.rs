@@ -275,6 +275,11 @@ pub(crate) fn visible(layers: &[Layer]) -> &[Layer] {
     &layers[from..]
 }
 
+/// These layers, the lowest first, to look into.
+pub(crate) fn lower_stack(shown: &[Layer]) -> Result<LowerStack> {
+    Ok(LowerStack::new(shown.iter().rev().map(|layer| open_root(&layer.diff())).collect::<Result<_>>()?))
+}
+
 /// Tells a task what was read.
 struct Counted<'a, R> {
     inner: R,

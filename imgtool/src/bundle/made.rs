@@ -14,7 +14,7 @@ use crate::layout::{Image, Layer, Store};
 use crate::oci;
 use crate::platform::Platform;
 use crate::progress::{Form, Progress};
-use crate::unpack::{Unpacking, visible};
+use crate::unpack::{Unpacking, lower_stack, visible};
 
 /// A bundle of ours.
 pub(crate) struct Bundle {
@@ -101,8 +101,7 @@ impl Bundle {
 
     /// What the image has, for comparison.
     pub(crate) fn lower(&self) -> Result<LowerStack> {
-        let layers = self.layers()?;
-        Ok(LowerStack::new(visible(&layers).iter().rev().map(|layer| open_root(&layer.diff())).collect::<Result<_>>()?))
+        lower_stack(visible(&self.layers()?))
     }
 
     pub(crate) fn is_mounted(&self) -> Result<bool> {
@@ -115,7 +114,9 @@ impl Bundle {
             return Ok(());
         }
         let layers = self.layers()?;
-        let mut lower: Vec<PathBuf> = visible(&layers).iter().rev().map(Layer::diff).collect();
+        let points = self.directory.join(overlay::POINTS);
+        let mut lower: Vec<PathBuf> = points.is_dir().then_some(points).into_iter().collect();
+        lower.extend(visible(&layers).iter().rev().map(Layer::diff));
         if lower.is_empty() {
             lower.push(self.directory.join("overlay/empty"));
         }

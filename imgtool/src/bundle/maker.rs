@@ -17,11 +17,21 @@ use super::spec::{self, Context};
 use super::volume::{Bind, Source};
 use super::{RECORD, Record, overlay, seccomp, security, user};
 use crate::error::{Error, Result, Step};
-use crate::layer::{copy_tree, merge, open_root, remove_all};
+use crate::layer::{Point, copy_tree, make_points, merge, missing_points, open_root, remove_all};
 use crate::layout::{Image, Layer, Store, Use, random_hex, sync_parent};
 use crate::oci;
 use crate::progress::Progress;
-use crate::unpack::visible;
+use crate::unpack::{lower_stack, visible};
+
+/// What a container's diff never shows, as Docker has it.
+const POINTS: [Point; 6] = [
+    Point::Directory("dev"),
+    Point::Directory("proc"),
+    Point::Directory("sys"),
+    Point::File("etc/hostname"),
+    Point::File("etc/hosts"),
+    Point::File("etc/resolv.conf"),
+];
 
 pub(super) struct Maker<'a> {
     pub(super) store: &'a Store,
@@ -44,11 +54,14 @@ impl Maker<'_> {
             copied: self.options.copy,
         };
         self.replace(RECORD, &oci::to_json(&record)?, 0o600)?;
+        // Nobody takes a volume away before our record says that we have it.
+        let volumes = self.store.hold_volumes()?;
         self.store.add_use(&Use {
             bundle: self.directory.to_owned(),
             image: name.clone(),
             digest: digest.clone(),
             layers: self.layers.iter().map(|layer| layer.key.clone()).collect(),
+            volumes: self.options.volumes.iter().filter_map(|volume| volume.name()).map(str::to_owned).collect(),
         })?;
         let (rootfs, mount) = if self.options.copy { (self.copy()?, None) } else { self.mount()? };
         let root = RootFs::open(&rootfs)?;
@@ -70,6 +83,7 @@ impl Maker<'_> {
         root.make_directory(&spec::working_directory(config, self.options)?)?;
         let hostname = self.hostname(id);
         let mut binds = self.named_volumes(&root)?;
+        drop(volumes);
         binds.extend(self.volumes(&root)?);
         let hosts = network::hosts(self.options, &hostname);
         binds.extend(self.files(&hostname, &hosts)?);
@@ -152,7 +166,8 @@ impl Maker<'_> {
         let work = self.make_directory("overlay/work", 0o700)?;
         let shown = visible(self.layers);
         dress(&upper, shown)?;
-        let mut lower: Vec<PathBuf> = shown.iter().rev().map(Layer::diff).collect();
+        let mut lower: Vec<PathBuf> = self.points(shown)?.into_iter().collect();
+        lower.extend(shown.iter().rev().map(Layer::diff));
         if lower.is_empty() {
             lower.push(self.make_directory("overlay/empty", 0o755)?); // an image without layers; overlayfs wants one
         }
@@ -165,6 +180,18 @@ impl Maker<'_> {
         let links = self.make_directory("overlay/lower", 0o755)?;
         let mount = overlay::as_mount(&lower, &links, &upper, &work)?;
         Ok((rootfs, Some(mount)))
+    }
+
+    /// The mount points that every container has and this image lacks, in a layer of their own; none where it has them all.
+    fn points(&self, shown: &[Layer]) -> Result<Option<PathBuf>> {
+        let image = lower_stack(shown)?;
+        let missing = missing_points(&image, &POINTS)?;
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        let directory = self.make_directory(overlay::POINTS, 0o755)?;
+        make_points(&image, &open_root(&directory)?, &missing).at("mount points")?;
+        Ok(Some(directory))
     }
 
     fn copy(&self) -> Result<PathBuf> {
@@ -189,11 +216,7 @@ impl Maker<'_> {
         let mut binds = Vec::new();
         for (number, volume) in self.options.volumes.iter().enumerate() {
             let source = match &volume.source {
-                Source::Named(name) => {
-                    let directory = self.store.path("volumes");
-                    DirBuilder::new().recursive(true).mode(0o700).create(&directory).at("volumes of the store")?;
-                    new_volume(root, &directory.join(name), &volume.target)?
-                }
+                Source::Named(name) => new_volume(root, &self.store.volume_path(name)?, &volume.target)?,
                 Source::New => {
                     if !self.directory.join("volumes").exists() {
                         self.make_directory("volumes", 0o700)?;
@@ -270,6 +293,7 @@ fn new_volume(root: &RootFs, path: &Path, target: &str) -> Result<PathBuf> {
     let temporary = path.with_file_name(format!(".{}", random_hex(12)?));
     let fill = || -> Result<()> {
         DirBuilder::new().mode(0o755).create(&temporary)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?; // whatever the umask
         if let Some(from) = root.directory(target)? {
             copy_tree(&from, &open_root(&temporary)?)?;
         }

@@ -5,6 +5,7 @@
 //!   config.json       OCI runtime-spec; written last, so a bundle with it is complete
 //!   rootfs/           overlayfs: the image's layers below, `overlay/upper` above
 //!   overlay/{upper,work}
+//!   overlay/points/   a layer of the mount points that the image lacks
 //!   etc/{hostname,hosts,resolv.conf}    bound into the container
 //!   volumes/N/        one for each of the image's volumes, with what the image has there
 //!   network.json      what the hooks in config.json do to connect a container, where they do
@@ -41,13 +42,13 @@ pub(crate) use health::HealthArgs;
 pub(crate) use link::{down as network_down, up as network_up};
 pub(crate) use made::Bundle;
 pub(crate) use network::{HostEntry, Network, Publish};
-pub(crate) use options::{Options, parse_cpus, parse_size, read_env_file};
+pub(crate) use options::{Options, parse_cpus, parse_memory, parse_size, read_env_file};
 pub(crate) use remove::{check_unused, remove};
 pub(crate) use security::{Device, Rlimit, SecurityOpt};
 pub(crate) use step::{
     StepSpec, connect_step, mount_copy, mount_stack, resolve_user, step_network, step_spec, unmount_stack,
 };
-pub(crate) use volume::{Volume, parse_mount, parse_tmpfs};
+pub(crate) use volume::{Volume, is_name as is_volume_name, parse_mount, parse_tmpfs};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};

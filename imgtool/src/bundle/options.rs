@@ -115,6 +115,15 @@ pub(crate) fn parse_size(text: &str) -> Result<u64> {
     size.ok_or_else(bad)
 }
 
+/// A limit of memory: with less than Docker's least one the process would die before it is there.
+pub(crate) fn parse_memory(text: &str) -> Result<u64> {
+    const LEAST: u64 = 6 << 20;
+    match parse_size(text)? {
+        size if size < LEAST => Err(Error::malformed(format!("{text:?}: Minimum memory limit allowed is 6MB"))),
+        size => Ok(size),
+    }
+}
+
 /// A number of CPUs, such as `0.5`, in billionths.
 pub(crate) fn parse_cpus(text: &str) -> Result<u64> {
     let cpus = fixed(text.trim(), 1_000_000_000);
@@ -151,6 +160,10 @@ mod tests {
         }
         for bad in ["", "0", "-1", "m", "1x", "1.2.3", "99999999999g", "1e3", "NaN"] {
             assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_memory("6m").unwrap(), 6 << 20);
+        for small in ["1k", "6291455", "5.9m"] {
+            assert!(parse_memory(small).unwrap_err().to_string().contains("6MB"), "{small}");
         }
         assert_eq!(parse_cpus("0.5").unwrap(), 500_000_000);
         assert_eq!(parse_cpus("2").unwrap(), 2_000_000_000);

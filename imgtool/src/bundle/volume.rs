@@ -16,6 +16,16 @@ pub(crate) struct Volume {
     pub(crate) options: Vec<String>,
 }
 
+impl Volume {
+    /// The name of a volume of the store.
+    pub(super) fn name(&self) -> Option<&str> {
+        match &self.source {
+            Source::Named(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// What is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -68,7 +78,8 @@ impl FromStr for Volume {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a volume can have this name.
+pub(crate) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.len() <= 128
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))

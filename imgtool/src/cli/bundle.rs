@@ -12,8 +12,8 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::{LayerArgs, RegistryArgs, TrustArgs};
 use crate::bundle::{
-    Device, HealthArgs, HostEntry, Network, Publish, Rlimit, SecurityOpt, Volume, parse_cpus, parse_mount, parse_size,
-    parse_tmpfs,
+    Device, HealthArgs, HostEntry, Network, Publish, Rlimit, SecurityOpt, Volume, parse_cpus, parse_memory,
+    parse_mount, parse_size, parse_tmpfs,
 };
 
 /// When `bundle` asks the registry.
@@ -85,7 +85,7 @@ pub(crate) struct BundleArgs {
     #[arg(long, value_name = "NAME:IP")]
     pub(crate) add_host: Vec<HostEntry>,
     /// Memory limit, as 512m
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
     pub(crate) memory: Option<u64>,
     /// Number of CPUs, as 1.5
     #[arg(long, value_name = "N", value_parser = parse_cpus)]

@@ -11,6 +11,7 @@ mod bundle;
 mod made;
 mod remote;
 mod store;
+mod volume;
 
 pub(crate) use build::BuildArgs;
 pub(crate) use bundle::{BundleArgs, PullPolicy};
@@ -19,6 +20,8 @@ pub(crate) use remote::{CopyArgs, DeleteArgs, LoginArgs, LogoutArgs, PushArgs, R
 pub(crate) use store::{
     DuArgs, FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, PruneArgs, RmArgs, TagArgs,
 };
+
+pub(crate) use volume::{VolumeArgs, VolumeFilter, VolumeLsArgs, VolumeRmArgs, VolumeVerb};
 
 use std::path::PathBuf;
 
@@ -91,6 +94,8 @@ pub(crate) enum Verb {
     Prune(PruneArgs),
     /// Show what takes the room in the store
     Du(DuArgs),
+    /// List, make and remove volumes that outlive bundles
+    Volume(VolumeArgs),
     /// Find damage in the store, and mend it
     Fsck(FsckArgs),
     /// Make an image of what a bundle's container changed

@@ -174,6 +174,11 @@ impl Store {
                 remove_all(&path)?;
             }
         }
+        for path in files("volumes")? {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+                remove_all(&path)?;
+            }
+        }
         for path in files("locks")? {
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("layer-")) {
                 fs::remove_file(&path)?;

@@ -69,6 +69,14 @@ pub(crate) fn annotations(name: &str, source: Option<&Digest>) -> BTreeMap<Strin
     annotations
 }
 
+/// Takes the name from an entry.
+pub(super) fn forget_name(entry: &mut Descriptor) {
+    if let Some(annotations) = &mut entry.annotations {
+        annotations.remove(NAME);
+        annotations.remove(CONTAINERD_NAME);
+    }
+}
+
 impl Store {
     /// Names a manifest.
     pub(crate) fn tag(

@@ -7,7 +7,7 @@ use super::{Store, if_there};
 use crate::error::{Result, Step};
 use crate::oci::{self, Descriptor, Index, MANIFEST_MAX};
 
-use super::image::NAME;
+use super::image::{NAME, forget_name};
 
 /// An index.json is read up to this size.
 const INDEX_MAX: u64 = 16 * MANIFEST_MAX;
@@ -38,16 +38,23 @@ impl Store {
         Ok(value)
     }
 
-    /// Gives `descriptor` the name that it carries, taking the name from whatever had it. An unnamed image of the same
-    /// digest goes: it has a name now.
+    /// Gives `descriptor` the name that it carries, taking the name from whatever had it: another image stays in the store
+    /// without a name. An unnamed image of the same digest goes: it has a name now.
     pub(crate) fn set_entry(&self, descriptor: Descriptor) -> Result<()> {
         self.update_index(|index| {
             let name = descriptor.annotation(NAME).map(str::to_owned);
-            index.manifests.retain(|have| match have.annotation(NAME) {
-                Some(other) => Some(other) != name.as_deref(),
-                None => have.digest != descriptor.digest,
+            let (replaced, mut kept): (Vec<_>, Vec<_>) = index.manifests.drain(..).partition(|have| {
+                let other = have.annotation(NAME);
+                if other.is_some() { other == name.as_deref() } else { have.digest == descriptor.digest }
             });
-            index.manifests.push(descriptor);
+            kept.push(descriptor);
+            for mut have in replaced {
+                if !kept.iter().any(|other| other.digest == have.digest) {
+                    forget_name(&mut have);
+                    kept.push(have);
+                }
+            }
+            index.manifests = kept;
             Ok(())
         })
     }

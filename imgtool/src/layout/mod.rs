@@ -5,10 +5,11 @@
 //!   oci-layout  index.json  blobs/ALGORITHM/HEX    the OCI image layout, readable by other tools
 //!   layers/ALGORITHM/HEX/{diff/,layer.json}        unpacked layers, by diff ID (or chain ID, see `layers`)
 //!   uses/KEY.json                                  one record a bundle: the image and the layers it stands on
+//!   volumes/NAME/                                named volumes
 //!   bundles/NAME/                                  bundles that were not given a directory
 //!   ingest/ALGORITHM-HEX.partial                   downloads under way; a later pull goes on where one stopped
 //!   tmp/                                           what is being made; nothing in it outlives its maker's lock
-//!   locks/                                         lock files: `index`, `collect`, and one a layer
+//!   locks/                                         lock files: `index`, `collect`, `volumes`, and one a layer
 //! ```
 //! Everything is made under a temporary name and appears by one rename. Whoever adds to the store holds `locks/collect`
 //! shared, so that [`Store::collect`], which holds it alone, never takes away what is about to be named.
@@ -20,6 +21,7 @@ mod image;
 mod index;
 mod layers;
 mod uses;
+mod volumes;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
@@ -32,6 +34,7 @@ pub(crate) use collect::Collected;
 pub(crate) use image::{Image, NAME, SOURCE, annotations, put_image, put_manifest};
 pub(crate) use layers::{Draft, Layer};
 pub(crate) use uses::Use;
+pub(crate) use volumes::Volume;
 
 use crate::error::{Error, Kind, Result, Step};
 use crate::oci;

@@ -22,6 +22,9 @@ pub(crate) struct Use {
     pub(crate) digest: Digest,
     /// Keys of the unpacked layers, the lowest first.
     pub(crate) layers: Vec<Digest>,
+    /// Names of the volumes that it mounts.
+    #[serde(default)]
+    pub(crate) volumes: Vec<String>,
 }
 
 impl Store {

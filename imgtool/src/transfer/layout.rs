@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use super::{Name, Source, Target};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layout::{NAME, Store, VerifiedReader, random_hex, sync_parent};
+use crate::layout::{NAME, Store, VerifiedReader, sync_parent};
+use crate::new_file::NewFile;
 use crate::oci::{self, Descriptor, Document, Index, MANIFEST_MAX};
 use crate::reference::Reference;
 use crate::registry::{Delivered, Sent, Told};
@@ -118,14 +119,12 @@ impl LayoutDir {
     fn place(&self, target: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
         let parent = target.parent().unwrap_or(&self.directory);
         fs::create_dir_all(parent)?;
-        let temporary = parent.join(format!(".{}", random_hex(16)?));
         let write = || -> Result<()> {
-            let mut file = File::create_new(&temporary)?;
-            fill(&mut file)?;
-            file.sync_data()?;
-            Ok(fs::rename(&temporary, target)?)
+            let mut new = NewFile::at(target)?;
+            fill(new.file())?;
+            new.finish()
         };
-        write().inspect_err(|_| drop(fs::remove_file(&temporary))).with(|| format!("write {}", target.display()))
+        write().with(|| format!("write {}", target.display()))
     }
 
     fn index(&self) -> Result<Index> {

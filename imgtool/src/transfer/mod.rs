@@ -6,6 +6,7 @@
 mod end;
 mod layout;
 mod remote;
+mod scratch;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) use end::{Name, Source, Target};
 pub(crate) use layout::{LayoutDir, StoreImage};
 pub(crate) use remote::Remote;
+pub(crate) use scratch::Scratch;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};

@@ -60,8 +60,24 @@ fn find(pull: &Pull<'_>, args: &BundleArgs) -> Result<(Image, Vec<Layer>)> {
             Err(Error::missing(format!("the image here is for {}, not {}", image.config.platform(), pull.platform)))
         }
         Err(e) if args.pull == PullPolicy::Never || !matches!(e.kind(), Kind::Missing | Kind::Damaged) => Err(e),
-        _ => pull.run(&args.image.parse::<Reference>()?),
+        // What an image of this platform would be is for the registry to say.
+        Ok(_) => pull.run(&args.image.parse::<Reference>()?),
+        Err(absent) => {
+            let reference: Reference = args.image.parse().map_err(|_| absent.clone())?;
+            pull.progress.say(&format!("{absent}: pulling it"));
+            pull.run(&reference).map_err(|e| {
+                // A slip of the pen is more frequent than a registry that is down.
+                let at = e.at(format!("and not to be had as {}", places(pull, &reference)));
+                Error::new(at.kind(), format!("{absent}, {at}"))
+            })
+        }
     }
+}
+
+/// Where an image is looked for, in words.
+fn places(pull: &Pull<'_>, reference: &Reference) -> String {
+    let candidates = pull.registries.candidates(reference).unwrap_or_else(|_| vec![reference.clone()]);
+    candidates.iter().map(Reference::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn options(args: &BundleArgs, root: bool) -> Result<Options> {

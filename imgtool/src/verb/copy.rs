@@ -1,6 +1,5 @@
 //! `imgtool copy`
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::print;
@@ -8,13 +7,13 @@ use crate::archive::{Format, read_images, save};
 use crate::cli::CopyArgs;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
-use crate::layer::remove_all;
-use crate::layout::{NAME, Store, random_hex};
+use crate::layout::{NAME, Store};
+use crate::new_file::NewFile;
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::transfer::{LayoutDir, Remote, Source, StoreImage, Target, Transfer};
+use crate::transfer::{LayoutDir, Remote, Scratch, Source, StoreImage, Target, Transfer};
 
 /// One end, as the command line has it.
 enum Place {
@@ -144,25 +143,21 @@ fn archive(
     if file.exists() {
         return Err(Error::other(format!("{}: exists already", file.display())));
     }
-    let directory = file.with_file_name(format!(".imgtool-{}", random_hex(12)?));
     let name = match name {
         Some(name) => Some(name.parse::<Reference>()?.to_string()),
         None => None,
     };
     let made = || -> Result<Digest> {
-        let digest = transfer(&LayoutDir::create(&directory, name.or_else(|| Some("image".to_owned())))?)?;
-        let layout = Store::at(&directory)?;
+        let scratch = Scratch::beside(file)?;
+        let directory = scratch.path();
+        let digest = transfer(&LayoutDir::create(directory, name.or_else(|| Some("image".to_owned())))?)?;
+        let layout = Store::at(directory)?;
         let images =
             layout.images(&Platform::host())?.into_iter().map(|(_, image)| image).collect::<Result<Vec<_>>>()?;
-        let temporary = directory.join("archive");
-        let out = fs::File::create_new(&temporary)?;
-        save(&layout, &images, format, std::io::BufWriter::new(&out), progress)?;
-        out.sync_data()?;
-        fs::rename(&temporary, file)?;
+        let mut out = NewFile::at(file)?;
+        save(&layout, &images, format, std::io::BufWriter::new(out.file()), progress)?;
+        out.finish()?;
         Ok(digest)
     };
-    let result = made().with(|| file.display().to_string());
-    let removed = remove_all(&directory);
-    let digest = result?;
-    removed.map(|()| digest)
+    made().with(|| file.display().to_string())
 }

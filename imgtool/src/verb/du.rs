@@ -39,11 +39,13 @@ pub(crate) fn run(store: &Store, args: &DuArgs) -> Result<()> {
         layers.iter().filter(|layer| which(layer)).map(|layer| layer.record.bytes).sum()
     };
     let total = |below: &str| room(&store.path(below));
+    let unused =
+        store.volumes()?.iter().filter(|volume| volume.bundles.is_empty()).map(|volume| room(&volume.path)).sum();
     let rows = [
         ("blobs", total("blobs"), total("blobs")),
         ("layers", layer_bytes(&|_| true), layer_bytes(&|layer| !used.contains(&layer.key))),
         ("bundles", total("bundles"), 0),
-        ("volumes", total("volumes"), 0),
+        ("volumes", total("volumes"), unused),
         ("downloads", total("ingest"), total("ingest")),
     ];
     if args.format == ListFormat::Json {
@@ -63,7 +65,7 @@ pub(crate) fn run(store: &Store, args: &DuArgs) -> Result<()> {
 }
 
 /// Bytes on disk below a directory, without what is mounted there. What vanishes meanwhile does not count.
-fn room(directory: &Path) -> u64 {
+pub(super) fn room(directory: &Path) -> u64 {
     let Ok(top) = fs::symlink_metadata(directory) else { return 0 };
     let (mut bytes, mut pending) = (0, vec![directory.to_owned()]);
     let mut seen = HashSet::new();

@@ -1,6 +1,6 @@
 //! `imgtool export`
 
-use std::fs::File;
+use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::os::fd::OwnedFd;
 
@@ -8,7 +8,8 @@ use crate::bundle::Bundle;
 use crate::cli::ExportArgs;
 use crate::error::{Error, Result, Step};
 use crate::layer::{TreeForm, open_root, write_tree};
-use crate::layout::{Store, random_hex};
+use crate::layout::Store;
+use crate::new_file::NewFile;
 
 /// Writes a bundle's root file system as a tar, which `import` reads. The file appears when it is complete.
 pub(crate) fn run(store: &Store, args: &ExportArgs) -> Result<()> {
@@ -28,15 +29,16 @@ pub(crate) fn run(store: &Store, args: &ExportArgs) -> Result<()> {
             return write(&root, &mut stdout.lock());
         }
         let step = || args.output.display().to_string();
-        let name = args.output.file_name().ok_or_else(|| Error::other("not a file name")).with(step)?;
-        let temporary = args.output.with_file_name(format!(".{}.{}", name.to_string_lossy(), random_hex(8)?));
+        // A device or a pipe is written to; it must not be replaced.
+        if fs::metadata(&args.output).is_ok_and(|meta| !meta.is_file()) {
+            return write(&root, &mut OpenOptions::new().write(true).open(&args.output).with(step)?).with(step);
+        }
         let made = || -> Result<()> {
-            let mut file = File::create_new(&temporary)?;
-            write(&root, &mut file)?;
-            file.sync_data()?;
-            Ok(std::fs::rename(&temporary, &args.output)?)
+            let mut new = NewFile::at(&args.output)?;
+            write(&root, new.file())?;
+            new.finish()
         };
-        made().with(step).inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+        made().with(step)
     };
     export().at(args.bundle.display())
 }

@@ -28,6 +28,7 @@ pub(crate) mod tag;
 pub(crate) mod tags;
 pub(crate) mod umount;
 pub(crate) mod unbundle;
+pub(crate) mod volume;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};

@@ -16,14 +16,20 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
     let store = &store.with_rights()?;
     store.create()?;
     store.settle()?;
-    let mut failed = None;
+    let (mut failed, mut removed) = (None, false);
     for name in &args.images {
-        if let Err(e) = store.with_room(|| remove(store, name, args.force)) {
+        match store.with_room(|| remove(store, name, args.force)) {
+            Ok(()) => removed = true,
             // All but the last failure are told here, the last one by main.
-            if let Some(earlier) = failed.replace(e) {
-                eprintln!("imgtool: rm: {earlier}");
+            Err(e) => {
+                if let Some(earlier) = failed.replace(e) {
+                    eprintln!("imgtool: rm: {earlier}");
+                }
             }
         }
+    }
+    if !removed {
+        return failed.map_or(Ok(()), Err);
     }
     match store.collect()? {
         Collected::Removed(removed) => {

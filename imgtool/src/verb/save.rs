@@ -2,12 +2,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, IsTerminal as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 
 use crate::archive::save;
 use crate::cli::SaveArgs;
 use crate::error::{Error, Result, Step};
-use crate::layout::{Image, Store, random_hex};
+use crate::layout::{Image, Store};
+use crate::new_file::NewFile;
 use crate::platform::Platform;
 
 /// Writes images to an archive. The file appears when it is complete.
@@ -29,13 +29,10 @@ pub(crate) fn run(store: &Store, args: &SaveArgs) -> Result<()> {
         let file = OpenOptions::new().write(true).open(output).with(step)?;
         return save(store, &images, args.format, BufWriter::with_capacity(1 << 20, file), &progress).with(step);
     }
-    let name = output.file_name().ok_or_else(|| Error::other("not a file name")).with(step)?.to_string_lossy();
-    let temporary = output.with_file_name(format!(".{name}.{}", random_hex(8)?));
     let write = || -> Result<()> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        save(store, &images, args.format, BufWriter::with_capacity(1 << 20, &file), &progress)?;
-        file.sync_data()?;
-        Ok(fs::rename(&temporary, output)?)
+        let mut new = NewFile::at(output)?;
+        save(store, &images, args.format, BufWriter::with_capacity(1 << 20, new.file()), &progress)?;
+        new.finish()
     };
-    write().with(step).inspect_err(|_| drop(fs::remove_file(&temporary)))
+    write().with(step)
 }

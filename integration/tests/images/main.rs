@@ -13,6 +13,7 @@ mod push;
 mod registry;
 mod rootless;
 mod signed;
+mod store;
 
 use std::path::Path;
 use std::process::Command;
