@@ -74,6 +74,12 @@ pub(crate) fn one_line(text: String) -> String {
     }
 }
 
+/// A line on stderr. Nothing can be done where that is closed, full, or read by nobody any more.
+pub(crate) fn tell(line: impl fmt::Display) {
+    use io::Write as _;
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

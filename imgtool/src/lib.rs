@@ -20,6 +20,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registry;
+mod regular;
 mod rights;
 mod time;
 mod transfer;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::error::one_line;
+use crate::error::{one_line, tell};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How progress is shown.
@@ -63,8 +63,8 @@ impl Progress {
         let line = one_line(line.to_owned());
         match self {
             Self::Quiet => {}
-            Self::Lines => eprintln!("{line}"),
-            Self::Json => eprintln!("{}", json!({"event": "note", "text": line})),
+            Self::Lines => tell(line),
+            Self::Json => tell(json!({"event": "note", "text": line})),
             Self::Bars(bars) => {
                 let _ = bars.println(&line);
             }
@@ -86,7 +86,7 @@ impl Progress {
             _ => None,
         };
         if matches!(self, Self::Json) {
-            eprintln!("{}", json!({"event": "start", "task": label, "done": done, "total": size}));
+            tell(json!({"event": "start", "task": label, "done": done, "total": size}));
         }
         let (done, told) = (AtomicU64::new(done), Mutex::new(Instant::now()));
         Task { progress: self, label: label.to_owned(), size, bar, done, told }
@@ -105,7 +105,7 @@ impl Task<'_> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.elapsed() >= JSON_PAUSE {
             *told = Instant::now();
-            eprintln!("{}", json!({"event": "progress", "task": self.label, "done": done, "total": self.size}));
+            tell(json!({"event": "progress", "task": self.label, "done": done, "total": self.size}));
         }
     }
 
@@ -115,7 +115,7 @@ impl Task<'_> {
             bar.finish_and_clear();
         }
         if matches!(self.progress, Progress::Json) {
-            eprintln!("{}", json!({"event": "finish", "task": self.label, "result": how, "total": self.size}));
+            tell(json!({"event": "finish", "task": self.label, "result": how, "total": self.size}));
             return;
         }
         self.progress.say(&format!("{}: {how} ({})", self.label, HumanBytes(self.size)));

@@ -7,7 +7,7 @@ use super::apply_change;
 use super::new_blob::{LayerCompression, NewBlob};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Result, Step};
-use crate::layer::{TreeForm, write_tree};
+use crate::layer::write_changes;
 use crate::layout::{Image, Store, put_image};
 use crate::oci::{self, Descriptor, History};
 use crate::reference::Reference;
@@ -18,6 +18,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) base: &'a Image,
     /// The upper directory of the container's overlay.
     pub(crate) upper: &'a OwnedFd,
+    /// Paths in it that are no changes of the container's.
+    pub(crate) without: &'a [Vec<u8>],
     /// The root directory itself is not as the image has it.
     pub(crate) root_changed: bool,
     pub(crate) reference: &'a Reference,
@@ -36,7 +38,7 @@ pub(crate) fn commit(store: &Store, commit: &Commit<'_>) -> Result<Descriptor> {
         apply_change(&mut config.config, change).with(|| format!("--change {change:?}"))?;
     }
     let NewLayer { descriptor, diff_id, .. } =
-        new_layer(store, commit.upper, commit.root_changed, commit.compression, commit.level)?;
+        layer_of(store, commit.upper, commit.root_changed, commit.without, commit.compression, commit.level)?;
     config.rootfs.diff_ids.push(diff_id);
     let created = Some(time::now());
     config.created.clone_from(&created);
@@ -82,10 +84,21 @@ pub(crate) fn new_layer(
     compression: LayerCompression,
     level: Option<i32>,
 ) -> Result<NewLayer> {
+    layer_of(store, upper, root_changed, &[], compression, level)
+}
+
+fn layer_of(
+    store: &Store,
+    upper: &OwnedFd,
+    root_changed: bool,
+    without: &[Vec<u8>],
+    compression: LayerCompression,
+    level: Option<i32>,
+) -> Result<NewLayer> {
     let blob = NewBlob::new(store, compression, level)?;
     let inner = BufWriter::with_capacity(1 << 20, blob);
     let mut tar = Hashed { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
-    write_tree(upper, TreeForm::Changes, root_changed, &mut tar)?;
+    write_changes(upper, root_changed, without, &mut tar)?;
     let blob = tar.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
     let descriptor = blob.finish(store)?;
     Ok(NewLayer { descriptor, diff_id: tar.hasher.finish(), tar_size: tar.size })

@@ -6,12 +6,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{RECORD, Record, overlay};
+use super::{Record, overlay, read_record};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, Step};
-use crate::layer::{Limits, LowerStack, open_root};
+use crate::layer::{Limits, LowerStack, mount_points, open_root};
 use crate::layout::{Image, Layer, Store};
-use crate::oci;
 use crate::platform::Platform;
 use crate::progress::{Form, Progress};
 use crate::unpack::{Unpacking, lower_stack, visible};
@@ -27,12 +26,7 @@ impl Bundle {
     /// Opens a bundle with the rights that `here` is used with.
     pub(crate) fn open(here: &Store, directory: &Path) -> Result<Self> {
         let directory = std::path::absolute(directory)?;
-        let path = directory.join(RECORD);
-        let bytes = fs::read(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
-            _ => Error::from(e).at(format!("read {}", path.display())),
-        })?;
-        let record: Record = oci::json(&bytes).with(|| path.display().to_string())?;
+        let record = read_record(&directory)?;
         let store = here.other(&record.store)?;
         Ok(Self { directory, record, store })
     }
@@ -104,6 +98,15 @@ impl Bundle {
         lower_stack(visible(&self.layers()?))
     }
 
+    /// Where something is mounted that every container has, as far as the runtime had to make a place for it: Docker shows none of
+    /// these either, where it does show those of volumes.
+    pub(crate) fn mount_points(&self) -> Result<Vec<Vec<u8>>> {
+        let mut candidates = vec!["dev", "proc", "sys"];
+        let files = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
+        candidates.extend(files.iter().filter(|file| self.directory.join(file).exists()));
+        mount_points(&self.upper()?, &self.lower()?, &candidates)
+    }
+
     pub(crate) fn is_mounted(&self) -> Result<bool> {
         Ok(fs::metadata(self.rootfs())?.dev() != fs::metadata(&self.directory)?.dev())
     }
@@ -114,9 +117,7 @@ impl Bundle {
             return Ok(());
         }
         let layers = self.layers()?;
-        let points = self.directory.join(overlay::POINTS);
-        let mut lower: Vec<PathBuf> = points.is_dir().then_some(points).into_iter().collect();
-        lower.extend(visible(&layers).iter().rev().map(Layer::diff));
+        let mut lower: Vec<PathBuf> = visible(&layers).iter().rev().map(Layer::diff).collect();
         if lower.is_empty() {
             lower.push(self.directory.join("overlay/empty"));
         }

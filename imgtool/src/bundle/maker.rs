@@ -17,21 +17,11 @@ use super::spec::{self, Context};
 use super::volume::{Bind, Source};
 use super::{RECORD, Record, overlay, seccomp, security, user};
 use crate::error::{Error, Result, Step};
-use crate::layer::{Point, copy_tree, make_points, merge, missing_points, open_root, remove_all};
+use crate::layer::{copy_tree, merge, open_root, remove_all};
 use crate::layout::{Image, Layer, Store, Use, random_hex, sync_parent};
 use crate::oci;
 use crate::progress::Progress;
-use crate::unpack::{lower_stack, visible};
-
-/// What a container's diff never shows, as Docker has it.
-const POINTS: [Point; 6] = [
-    Point::Directory("dev"),
-    Point::Directory("proc"),
-    Point::Directory("sys"),
-    Point::File("etc/hostname"),
-    Point::File("etc/hosts"),
-    Point::File("etc/resolv.conf"),
-];
+use crate::unpack::visible;
 
 pub(super) struct Maker<'a> {
     pub(super) store: &'a Store,
@@ -166,8 +156,7 @@ impl Maker<'_> {
         let work = self.make_directory("overlay/work", 0o700)?;
         let shown = visible(self.layers);
         dress(&upper, shown)?;
-        let mut lower: Vec<PathBuf> = self.points(shown)?.into_iter().collect();
-        lower.extend(shown.iter().rev().map(Layer::diff));
+        let mut lower: Vec<PathBuf> = shown.iter().rev().map(Layer::diff).collect();
         if lower.is_empty() {
             lower.push(self.make_directory("overlay/empty", 0o755)?); // an image without layers; overlayfs wants one
         }
@@ -180,18 +169,6 @@ impl Maker<'_> {
         let links = self.make_directory("overlay/lower", 0o755)?;
         let mount = overlay::as_mount(&lower, &links, &upper, &work)?;
         Ok((rootfs, Some(mount)))
-    }
-
-    /// The mount points that every container has and this image lacks, in a layer of their own; none where it has them all.
-    fn points(&self, shown: &[Layer]) -> Result<Option<PathBuf>> {
-        let image = lower_stack(shown)?;
-        let missing = missing_points(&image, &POINTS)?;
-        if missing.is_empty() {
-            return Ok(None);
-        }
-        let directory = self.make_directory(overlay::POINTS, 0o755)?;
-        make_points(&image, &open_root(&directory)?, &missing).at("mount points")?;
-        Ok(Some(directory))
     }
 
     fn copy(&self) -> Result<PathBuf> {

@@ -5,7 +5,6 @@
 //!   config.json       OCI runtime-spec; written last, so a bundle with it is complete
 //!   rootfs/           overlayfs: the image's layers below, `overlay/upper` above
 //!   overlay/{upper,work}
-//!   overlay/points/   a layer of the mount points that the image lacks
 //!   etc/{hostname,hosts,resolv.conf}    bound into the container
 //!   volumes/N/        one for each of the image's volumes, with what the image has there
 //!   network.json      what the hooks in config.json do to connect a container, where they do
@@ -51,13 +50,17 @@ pub(crate) use step::{
 pub(crate) use volume::{Volume, is_name as is_volume_name, parse_mount, parse_tmpfs};
 
 use crate::digest::Digest;
-use crate::error::{Error, Result, Step};
-use crate::layout::{Image, Layer, Store, random_hex};
+use crate::error::{Error, Kind, Result, Step};
+use crate::layout::{Image, Layer, Store, check_ours, random_hex};
+use crate::oci;
 use crate::progress::Progress;
+use crate::regular;
 use maker::Maker;
 use volume::Source;
 
 const RECORD: &str = "bundle.json";
+/// What a bundle says of itself is read up to this size.
+const RECORD_MAX: u64 = 1 << 20;
 
 /// bundle.json.
 #[derive(Debug, Serialize, Deserialize)]
@@ -131,6 +134,7 @@ fn claim(store: &Store, image: &Image, directory: Option<&Path>, id: &str) -> Re
     match DirBuilder::new().mode(0o700).create(&directory) {
         Ok(()) => Ok((directory, true)),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            check_ours(&fs::metadata(&directory).with(step)?).with(step)?;
             // The first thing that is made here: who was killed over it left nothing else.
             let first = format!(".{RECORD}");
             for entry in fs::read_dir(&directory).with(step)? {
@@ -142,6 +146,21 @@ fn claim(store: &Store, image: &Image, directory: Option<&Path>, id: &str) -> Re
         }
         Err(e) => Err(e).with(step),
     }
+}
+
+/// The record of the bundle at `directory`, which must be ours.
+fn read_record(directory: &Path) -> Result<Record> {
+    let path = directory.join(RECORD);
+    match fs::metadata(directory) {
+        Ok(meta) => check_ours(&meta)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e.into()),
+    }
+    let bytes = regular::read(&path, RECORD_MAX).map_err(|e| match e.kind() {
+        Kind::Missing => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
+        _ => e.at(format!("read {}", path.display())),
+    })?;
+    oci::json(&bytes).with(|| path.display().to_string())
 }
 
 fn check_hostname(name: &str) -> Result<()> {

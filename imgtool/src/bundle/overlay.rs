@@ -23,8 +23,6 @@ fn options(form: OverlayForm) -> &'static [(&'static str, &'static str)] {
         OverlayForm::User => &[("index", "off"), ("metacopy", "off")],
     }
 }
-/// The layer of mount points, in a bundle that has one.
-pub(super) const POINTS: &str = "overlay/points";
 /// overlayfs stacks at most this many lower layers.
 const LAYERS_MAX: usize = 500;
 /// fsconfig takes strings up to this length.

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{RECORD, Record, link, overlay};
-use crate::error::{Error, Result, Step};
+use super::{RECORD, Record, link, overlay, read_record};
+use crate::error::{Error, Result, Step, tell};
 use crate::layer::remove_all;
-use crate::layout::Store;
+use crate::layout::{Store, check_ours};
 use crate::oci;
 
 /// All that `bundle` makes in a bundle's directory.
@@ -51,14 +51,10 @@ pub(crate) fn check_unused(directory: &Path) -> Result<()> {
 /// The store that a bundle stands on. Where bundle.json was lost (a power cut can leave it empty), the record in the
 /// store `here` will do.
 fn store_of(here: &Store, directory: &Path) -> Result<Store> {
-    let path = directory.join(RECORD);
-    let record = fs::read(&path)
-        .map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::missing("not a bundle that imgtool made (it has no bundle.json)"),
-            _ => Error::from(e).at(format!("read {}", path.display())),
-        })
-        .and_then(|bytes| oci::json::<Record>(&bytes).with(|| path.display().to_string()));
-    match record {
+    if let Ok(meta) = fs::metadata(directory) {
+        check_ours(&meta)?;
+    }
+    match read_record(directory) {
         Ok(record) => here.other(&record.store),
         Err(_) if here.uses()?.iter().any(|used| used.bundle == *directory) => Ok(here.clone()),
         Err(e) => Err(e),
@@ -67,13 +63,14 @@ fn store_of(here: &Store, directory: &Path) -> Result<Store> {
 
 /// Undoes what was made so far. A directory that was there before (`made` false) stays, empty.
 pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<PathBuf>> {
-    // What a killed runtime left of a container's network.
-    if let Err(e) = link::down(directory) {
-        eprintln!("imgtool: {}: network: {e}", directory.display());
+    // What a killed runtime left of a container's network. What a bundle that was not made here says of one is not acted on.
+    if store.uses()?.iter().any(|used| used.bundle == *directory)
+        && let Err(e) = link::down(directory)
+    {
+        tell(format_args!("imgtool: {}: network: {e}", directory.display()));
     }
     overlay::unmount_rootfs(&directory.join("rootfs"))?;
-    let copied =
-        fs::read(directory.join(RECORD)).is_ok_and(|bytes| oci::json::<Record>(&bytes).is_ok_and(|r| r.copied));
+    let copied = read_record(directory).is_ok_and(|record: Record| record.copied);
     // The record goes last: until then an interrupted removal can be taken up again.
     for name in OURS {
         let path = directory.join(name);

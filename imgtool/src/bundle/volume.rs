@@ -149,6 +149,9 @@ pub(crate) fn parse_mount(text: &str) -> Result<Volume> {
             ("bind-propagation", Some(value)) => options.push(value),
             ("bind-recursive", Some("disabled")) | ("bind-nonrecursive", None | Some("true")) => options.push("bind"),
             ("tmpfs-size", Some(value)) => tmpfs_options.push(format!("size={}", parse_size(value)?)),
+            ("tmpfs-mode", Some(value)) if value.is_empty() || !value.bytes().all(|b| (b'0'..=b'7').contains(&b)) => {
+                return Err(bad(format!("mode {value:?}: want an octal number")));
+            }
             ("tmpfs-mode", Some(value)) => tmpfs_options.push(format!("mode={value}")),
             _ => return Err(bad(format!("unknown field {field:?}"))),
         }
@@ -197,8 +200,15 @@ mod tests {
         let tmpfs = parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777").unwrap();
         assert_eq!(tmpfs.options, ["nosuid", "nodev", "noexec", "size=1048576", "mode=1777"]);
         assert_eq!(parse_tmpfs("/run:exec,size=64m").unwrap().options, ["nosuid", "nodev", "size=64m"]);
-        for bad in ["type=bind,dst=/b", "type=nfs,dst=/b", "dst=b", "src=a/b,dst=/c", "type=tmpfs,src=a,dst=/b", "x=y"]
-        {
+        for bad in [
+            "type=bind,dst=/b",
+            "type=nfs,dst=/b",
+            "dst=b",
+            "src=a/b,dst=/c",
+            "type=tmpfs,src=a,dst=/b",
+            "x=y",
+            "type=tmpfs,dst=/b,tmpfs-mode=x",
+        ] {
             assert!(parse_mount(bad).is_err(), "{bad}");
         }
         for bad in ["run", "/", "/run:size", "/run:lowerdir=/etc"] {

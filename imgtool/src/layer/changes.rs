@@ -17,8 +17,9 @@ pub(crate) enum Change {
     Deleted,
 }
 
-/// Lists the changes in `upper` above `lower`, by path; paths begin with a slash.
-pub(crate) fn changes(upper: &OwnedFd, lower: &LowerStack) -> Result<Vec<(Vec<u8>, Change)>> {
+/// Lists the changes in `upper` above `lower`, by path; paths begin with a slash. `without` are paths (that do not) to leave out, with
+/// nothing below that is not one of them.
+pub(crate) fn changes(upper: &OwnedFd, lower: &LowerStack, without: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Change)>> {
     let mut found = Vec::new();
     let mut walk = Descent::at(upper.try_clone()?);
     let mut path: Vec<u8> = Vec::new();
@@ -34,6 +35,10 @@ pub(crate) fn changes(upper: &OwnedFd, lower: &LowerStack) -> Result<Vec<(Vec<u8
         };
         let before = path.len();
         push(&mut path, &name);
+        if without.contains(&path) {
+            path.truncate(before);
+            continue;
+        }
         let step = || String::from_utf8_lossy(&path).into_owned();
         let stat = statat(walk.fd(), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).with(step)?;
         let change = match (is_whiteout(&stat), lower.has(&path).with(step)?) {

@@ -1,80 +1,71 @@
-//! A layer with nothing but mount points: what a runtime would otherwise make in the container's own layer, as if the container had
-//! changed something.
+//! Mount points that a runtime made in a container's own layer, where the image has none: nothing that the container changed.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Gid, Uid};
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps, fchmod, fchown, futimens, mkdirat, openat};
+use rustix::fs::{AtFlags, FileType, Stat, fstat, statat};
 
+use super::descent::names;
 use super::dirs::{open_dir, split};
 use super::lower::{Found, LowerStack};
 use super::xattr;
 use crate::error::{Result, Step};
 
-/// Where something is to be mounted, by a path without a leading slash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Point {
-    Directory(&'static str),
-    File(&'static str),
-}
-
-impl Point {
-    fn path(self) -> &'static str {
-        match self {
-            Self::Directory(path) | Self::File(path) => path,
+/// Of these paths (without a leading slash), those that `upper` has only to mount something there: empty, and the image has
+/// nothing of that name. A directory in which nothing else changed is one of them.
+pub(crate) fn mount_points(upper: &OwnedFd, lower: &LowerStack, candidates: &[&str]) -> Result<Vec<Vec<u8>>> {
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    for path in candidates {
+        let (parent, name) = split(path.as_bytes());
+        let is_point = match directory(upper, parent)? {
+            Some(parent) => is_empty(&parent, name).at(path)? && !lower.has(path.as_bytes())?,
+            None => false,
+        };
+        if is_point {
+            found.push(path.as_bytes().to_vec());
         }
     }
-}
-
-/// Those that an image lacks. What has a link or a file in its way is a runtime's to resolve.
-pub(crate) fn missing_points(lower: &LowerStack, points: &[Point]) -> Result<Vec<Point>> {
-    let mut missing = Vec::new();
-    for point in points {
-        let (parent, _) = split(point.path().as_bytes());
-        let in_the_way = !parent.is_empty() && matches!(lower.lookup(parent)?, Found::Symlink(_) | Found::Other(_));
-        if !in_the_way && !lower.has(point.path().as_bytes())? {
-            missing.push(*point);
+    let mut parents: Vec<&[u8]> =
+        candidates.iter().map(|path| split(path.as_bytes()).0).filter(|it| !it.is_empty()).collect();
+    parents.dedup();
+    for path in parents {
+        let Some(fd) = directory(upper, path)? else { continue };
+        let inside = names(&fd)?;
+        let only_points = inside.iter().all(|name| found.contains(&[path, b"/", name].concat()));
+        let same = match lower.lookup(path)? {
+            Found::Directory { stat, .. } => owner_and_mode(&stat) == owner_and_mode(&fstat(&fd)?),
+            Found::Nothing => true,
+            Found::Symlink(_) | Found::Other(_) => false,
+        };
+        // One that hides the image's is a change.
+        if !inside.is_empty() && only_points && same && !xattr::is_opaque(&fd)? {
+            found.push(path.to_vec());
         }
     }
-    Ok(missing)
+    Ok(found)
 }
 
-/// Makes them in an empty directory, in which the directories of the image are as the image has them.
-pub(crate) fn make_points(lower: &LowerStack, root: &OwnedFd, points: &[Point]) -> Result<()> {
-    let mode = Mode::from_raw_mode(0o755);
-    let directory = |parent: &OwnedFd, name: &[u8]| -> Result<OwnedFd> {
-        match mkdirat(parent, name, mode) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let made = open_dir(parent, name)?;
-        fchmod(&made, mode)?; // whatever the umask
-        Ok(made)
+fn owner_and_mode(stat: &Stat) -> (u32, u32, u32) {
+    (stat.st_mode, stat.st_uid, stat.st_gid)
+}
+
+/// A directory of the upper layer, by a path of one component or none.
+fn directory(upper: &OwnedFd, path: &[u8]) -> Result<Option<OwnedFd>> {
+    if path.is_empty() {
+        return Ok(Some(upper.try_clone()?));
+    }
+    // Whatever else has that name is the container's.
+    Ok(open_dir(upper, path).ok())
+}
+
+fn is_empty(parent: impl AsFd, name: &[u8]) -> Result<bool> {
+    let stat = match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(rustix::io::Errno::NOENT) => return Ok(false),
+        Err(e) => return Err(e.into()),
     };
-    let mut parents: Vec<(&[u8], OwnedFd)> = Vec::new();
-    for point in points {
-        let (parent, name) = split(point.path().as_bytes());
-        if !parent.is_empty() && !parents.iter().any(|(have, _)| *have == parent) {
-            parents.push((parent, directory(root, parent).at(point.path())?));
-        }
-        let at = parents.iter().find(|(have, _)| *have == parent).map_or(root, |(_, fd)| fd);
-        match point {
-            Point::Directory(path) => drop(directory(at, name).at(path)?),
-            Point::File(path) => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let made = openat(at, name, flags, Mode::from_raw_mode(0o644)).at(path)?;
-                fchmod(&made, Mode::from_raw_mode(0o644))?;
-            }
-        }
-    }
-    for (path, made) in parents {
-        if let Found::Directory { stat, xattrs } = lower.lookup(path)? {
-            fchown(&made, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-            fchmod(&made, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-            xattr::set_all(&made, &xattrs)?;
-            let mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
-            futimens(&made, &Timestamps { last_access: mtime, last_modification: mtime })?;
-        }
-    }
-    Ok(())
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => stat.st_size == 0,
+        FileType::Directory => names(&open_dir(&parent, name)?)?.is_empty(),
+        _ => false,
+    })
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, FileType, Stat, fstat, readlinkat, statat};
 use tar::{EntryType, Header};
 
 use super::descent::{Descent, names};
@@ -26,6 +26,15 @@ pub(crate) enum TreeForm {
 
 /// Writes the tree at `root` as a tar. With `Changes` the root itself is left out unless `with_root`.
 pub(crate) fn write_tree(root: &OwnedFd, form: TreeForm, with_root: bool, output: impl Write) -> Result<()> {
+    write(root, form, with_root, &[], output)
+}
+
+/// Writes the upper directory of an overlay as a layer, without some of its paths.
+pub(crate) fn write_changes(upper: &OwnedFd, with_root: bool, without: &[Vec<u8>], output: impl Write) -> Result<()> {
+    write(upper, TreeForm::Changes, with_root, without, output)
+}
+
+fn write(root: &OwnedFd, form: TreeForm, with_root: bool, without: &[Vec<u8>], output: impl Write) -> Result<()> {
     let mut writer = TreeWriter { output, form, links: HashMap::new(), device: fstat(root)?.st_dev, latest: latest() };
     if form == TreeForm::Plain || with_root {
         writer.directory(root, b"./")?;
@@ -44,6 +53,10 @@ pub(crate) fn write_tree(root: &OwnedFd, form: TreeForm, with_root: bool, output
         };
         let before = path.len();
         push(&mut path, &name);
+        if without.contains(&path) {
+            path.truncate(before);
+            continue;
+        }
         let step = || String::from_utf8_lossy(&path).into_owned();
         let stat = match statat(walk.fd(), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -149,8 +162,8 @@ impl<W: Write> TreeWriter<W> {
         };
         match kind {
             FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let file = File::from(openat(dir, name, flags, Mode::empty())?);
+                // A running container may put a device there meanwhile, which here is one of the machine's.
+                let file = crate::regular::open_at(dir, name)?;
                 let stat = fstat(&file)?;
                 let size = stat.st_size.cast_unsigned();
                 let xattrs = xattr::read_all(file.as_fd())?;

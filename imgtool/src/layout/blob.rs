@@ -40,7 +40,7 @@ impl Store {
     /// Opens a blob for reading; the reader fails at the end if the content is not what the digest says.
     pub(crate) fn open_blob(&self, descriptor: &Descriptor) -> Result<VerifiedReader<File>> {
         let path = self.blob_path(&descriptor.digest);
-        let file = File::open(&path).with(|| format!("blob {}", descriptor.digest))?;
+        let file = crate::regular::open(&path).with(|| format!("blob {}", descriptor.digest))?;
         Ok(VerifiedReader::new(file, descriptor))
     }
 

@@ -71,7 +71,13 @@ impl Store {
             let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
             let Ok(digest) = name.parse::<Digest>() else { continue };
             let blob = Descriptor::new("", digest.clone(), entry.metadata()?.len());
-            let mut reader = self.open_blob(&blob)?;
+            let mut reader = match self.open_blob(&blob) {
+                Ok(reader) => reader,
+                Err(e) => {
+                    faults.push(Fault::Blob { digest, why: e.to_string() });
+                    continue;
+                }
+            };
             let mut buffer = vec![0; 256 << 10];
             let read = loop {
                 match reader.read(&mut buffer) {

@@ -1,16 +1,16 @@
 //! index.json: the names of the store.
 
-use std::fs;
 use std::path::Path;
 
 use super::{Store, if_there};
 use crate::error::{Result, Step};
 use crate::oci::{self, Descriptor, Index, MANIFEST_MAX};
+use crate::regular;
 
 use super::image::{NAME, forget_name};
 
 /// An index.json is read up to this size.
-const INDEX_MAX: u64 = 16 * MANIFEST_MAX;
+pub(crate) const INDEX_MAX: u64 = 16 * MANIFEST_MAX;
 
 impl Store {
     /// The index, empty when there is none yet.
@@ -18,13 +18,9 @@ impl Store {
         self.check_version()?;
         let path = self.path("index.json");
         let step = || format!("read {}", path.display());
-        let Some(meta) = if_there(fs::metadata(&path).with(step))? else {
+        let Some(bytes) = if_there(regular::read(&path, INDEX_MAX).with(step))? else {
             return Ok(Index::empty());
         };
-        if meta.len() > INDEX_MAX {
-            return Err(crate::error::Error::malformed(format!("{}: {} bytes", path.display(), meta.len())));
-        }
-        let bytes = fs::read(&path).with(step)?;
         oci::json(&bytes).with(|| path.display().to_string())
     }
 

@@ -25,13 +25,14 @@ mod volumes;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 pub(crate) use blob::{Acquired, VerifiedReader, check_size};
 pub(crate) use check::Fault;
 pub(crate) use collect::Collected;
 pub(crate) use image::{Image, NAME, SOURCE, annotations, put_image, put_manifest};
+pub(crate) use index::INDEX_MAX;
 pub(crate) use layers::{Draft, Layer};
 pub(crate) use uses::Use;
 pub(crate) use volumes::Volume;
@@ -39,6 +40,9 @@ pub(crate) use volumes::Volume;
 use crate::error::{Error, Kind, Result, Step};
 use crate::oci;
 use crate::rights::{Rights, outer_uid};
+
+/// An oci-layout is read up to this size.
+const VERSION_MAX: u64 = 1 << 20;
 
 /// A store on disk.
 #[derive(Clone, Debug)]
@@ -92,6 +96,9 @@ impl Store {
     }
 
     fn make(&self) -> Result<()> {
+        if let Some(meta) = if_there(fs::metadata(&self.root).map_err(Error::from))? {
+            check_ours(&meta)?;
+        }
         for dir in ["", "blobs/sha256", "layers", "uses", "ingest", "tmp", "locks"] {
             // Images hold set-user-ID programs: other users of the machine must not reach them (CVE-2021-41091).
             DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))?;
@@ -158,10 +165,9 @@ impl Store {
             image_layout_version: String,
         }
         let path = self.path("oci-layout");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e).with(|| format!("read {}", path.display())),
+        let read = crate::regular::read(&path, VERSION_MAX).with(|| format!("read {}", path.display()));
+        let Some(bytes) = if_there(read)? else {
+            return Ok(());
         };
         let layout: Layout = oci::json(&bytes).with(|| path.display().to_string())?;
         if layout.image_layout_version.starts_with("1.") {
@@ -171,6 +177,19 @@ impl Store {
             Err(Error::malformed(format!("{}: layout version {version:?} is not known", path.display())))
         }
     }
+}
+
+/// Refuses a directory that another user could change while its content is acted on: layers become the files of containers, and a
+/// bundle's hooks are run.
+pub(crate) fn check_ours(meta: &fs::Metadata) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own {
+        return Err(Error::other(format!("belongs to another user ({}), not to {own}: act as that one", meta.uid())));
+    }
+    if meta.mode() & 0o002 != 0 {
+        return Err(Error::other(format!("every user can change it (mode {:o}): chmod o-w", meta.mode() & 0o7777)));
+    }
+    Ok(())
 }
 
 /// Makes a rename or a new name in a directory durable.

@@ -1,14 +1,17 @@
 //! Where user names and passwords come from: `--creds`, or the files of Docker and of containers tools.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 
-use crate::error::{Error, Result};
+use serde::Deserialize;
+
+use crate::error::{Error, Result, Step};
 
 /// What is shown to a registry or to its token server. Its Debug form does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,11 +56,13 @@ pub(super) fn find(domain: &str, path: &str, authfile: Option<&Path>) -> Result<
         None => usual_files(),
     };
     for file in files {
+        // Once: it may be a pipe.
+        let Ok(bytes) = read(&file) else {
+            continue;
+        };
+        check_helpers(&bytes).with(|| file.display().to_string())?;
         for key in keys(domain, path) {
-            let Ok(open) = File::open(&file) else {
-                continue;
-            };
-            match get_credential_from_reader(BufReader::new(open), &key) {
+            match get_credential_from_reader(bytes.as_slice(), &key) {
                 Ok(DockerCredential::UsernamePassword(user, token)) if user == "<token>" => {
                     return Ok(Some(Credential::Identity(token)));
                 }
@@ -78,6 +83,38 @@ pub(super) fn find(domain: &str, path: &str, authfile: Option<&Path>) -> Result<
         }
     }
     Ok(None)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    /// A file of logins is read up to this size.
+    const MOST: u64 = 16 << 20;
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MOST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Requires that helpers are programs of PATH: what has a slash in its name is wherever who wrote the file wants.
+fn check_helpers(bytes: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Helpers {
+        creds_store: Option<String>,
+        cred_helpers: Option<BTreeMap<String, String>>,
+    }
+    let Ok(helpers) = crate::oci::json::<Helpers>(bytes) else {
+        return Ok(()); // and no helper is found in it
+    };
+    let all = helpers.cred_helpers.into_iter().flatten().map(|(_, name)| name).chain(helpers.creds_store);
+    all.filter(|name| !name.is_empty()).try_for_each(|name| check_helper(&name))
+}
+
+/// Whether a credential helper may have this name.
+pub(super) fn check_helper(name: &str) -> Result<()> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if name.bytes().all(good) {
+        return Ok(());
+    }
+    Err(Error::malformed(format!("credential helper {name:?}: want the name of a program on PATH")))
 }
 
 fn usual_files() -> Vec<PathBuf> {
@@ -137,6 +174,25 @@ mod tests {
         assert_eq!(user("docker.io", "library/x"), "e");
         assert_eq!(user("other.org", "x"), "None");
         assert!(find("h", "x", Some(&dir.path().join("absent"))).is_err());
+    }
+
+    #[test]
+    fn helpers_are_programs_of_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        for name in ["x/../../evil", "../evil", "/bin/evil", "a b", "a\nb"] {
+            for text in [
+                serde_json::json!({"credsStore": name}),
+                serde_json::json!({"credHelpers": {"other.org": "pass", "h:5000": name}}),
+            ] {
+                std::fs::write(&file, text.to_string()).unwrap();
+                let refused = find("h:5000", "x", Some(&file)).unwrap_err().to_string();
+                assert!(refused.contains("want the name of a program on PATH"), "{refused}");
+            }
+        }
+        for name in ["", "pass", "ecr-login", "osxkeychain", "secretservice_2.0"] {
+            check_helper(name).unwrap();
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::client::{Access, Ask, Registry};
-use super::credentials::Credential;
+use super::credentials::{Credential, check_helper};
 use crate::error::{Error, Result, Step};
 use crate::reference::Reference;
 
@@ -110,6 +110,7 @@ fn helper(config: &Map<String, Value>, key: &str) -> Option<String> {
 }
 
 fn ask_helper(helper: &str, verb: &str, input: &str) -> Result<()> {
+    check_helper(helper)?;
     let name = format!("docker-credential-{helper}");
     let run = || -> Result<()> {
         let mut child = Command::new(&name)

@@ -7,12 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Name, Source, Target};
 use crate::digest::Digest;
-use crate::error::{Error, Result, Step};
-use crate::layout::{NAME, Store, VerifiedReader, sync_parent};
+use crate::error::{Error, Kind, Result, Step};
+use crate::layout::{INDEX_MAX, NAME, Store, VerifiedReader, sync_parent};
 use crate::new_file::NewFile;
 use crate::oci::{self, Descriptor, Document, Index, MANIFEST_MAX};
 use crate::reference::Reference;
 use crate::registry::{Delivered, Sent, Told};
+use crate::regular;
 
 /// A manifest of a store, or of a layout that is read like one.
 pub(crate) struct StoreImage {
@@ -36,7 +37,7 @@ impl Source for StoreImage {
 
     fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> Result<Box<dyn Read + Send + 'a>> {
         let path = self.store.blob_path(&blob.digest);
-        let mut file = File::open(&path).map_err(|e| match e.kind() {
+        let mut file = regular::open(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::missing("is not in the store: pull the image again"),
             _ => e.into(),
         })?;
@@ -129,9 +130,9 @@ impl LayoutDir {
 
     fn index(&self) -> Result<Index> {
         let path = self.directory.join("index.json");
-        match fs::read(&path) {
+        match regular::read(&path, INDEX_MAX) {
             Ok(bytes) => oci::json(&bytes).with(|| path.display().to_string()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Index::empty()),
+            Err(e) if e.kind() == Kind::Missing => Ok(Index::empty()),
             Err(e) => Err(e).with(|| format!("read {}", path.display())),
         }
     }

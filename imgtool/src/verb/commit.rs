@@ -22,6 +22,7 @@ pub(crate) fn run(store: &Store, args: &CommitArgs) -> Result<()> {
         let what = Commit {
             base: &base,
             upper: &upper,
+            without: &bundle.mount_points()?,
             root_changed: bundle.root_changed()?,
             reference: &args.reference,
             changes: &args.changes,

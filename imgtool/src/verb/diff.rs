@@ -14,7 +14,7 @@ pub(crate) fn run(store: &Store, args: &DiffArgs) -> Result<()> {
     let here = store.with_rights()?;
     let list = || {
         let bundle = Bundle::open(&here, &args.bundle)?;
-        changes(&bundle.upper()?, &bundle.lower()?)
+        changes(&bundle.upper()?, &bundle.lower()?, &bundle.mount_points()?)
     };
     let all = list().at(args.bundle.display())?;
     let letter = |change| match change {

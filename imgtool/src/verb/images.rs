@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_json, print_table};
 use crate::cli::{ImagesArgs, ListFormat};
-use crate::error::Result;
+use crate::error::{Result, tell};
 use crate::layout::{Image, Store};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -19,7 +19,7 @@ pub(crate) fn run(store: &Store, args: &ImagesArgs) -> Result<()> {
         match image {
             Ok(image) => images.push(image),
             // The list is still of use without what is damaged; a pull mends it.
-            Err(e) => eprintln!("imgtool: images: {}", e.at(name_of(&entry))),
+            Err(e) => tell(format_args!("imgtool: images: {}", e.at(name_of(&entry)))),
         }
     }
     images.retain(|image| args.name.as_deref().is_none_or(|name| matches(image, name)));

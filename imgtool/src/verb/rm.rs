@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::cli::RmArgs;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, tell};
 use crate::layout::{Collected, Image, NAME, Store};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -23,7 +23,7 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
             // All but the last failure are told here, the last one by main.
             Err(e) => {
                 if let Some(earlier) = failed.replace(e) {
-                    eprintln!("imgtool: rm: {earlier}");
+                    tell(format_args!("imgtool: rm: {earlier}"));
                 }
             }
         }
@@ -37,9 +37,9 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
                 print(format!("Deleted: {digest}"))?;
             }
         }
-        Collected::Busy => eprintln!(
+        Collected::Busy => tell(format_args!(
             "imgtool: rm: another imgtool is adding to the store: what nothing uses any more goes with the next rm"
-        ),
+        )),
     }
     failed.map_or(Ok(()), Err)
 }

@@ -2,7 +2,7 @@
 
 use crate::bundle::{check_unused, remove};
 use crate::cli::UnbundleArgs;
-use crate::error::{Result, Step};
+use crate::error::{Result, Step, tell};
 use crate::layout::Store;
 
 /// Removes bundles. Of several, those that can be removed are.
@@ -16,14 +16,14 @@ pub(crate) fn run(store: &Store, args: &UnbundleArgs) -> Result<()> {
             Ok(left) if left.is_empty() => {}
             Ok(left) => {
                 let (count, first) = (left.len(), left[0].display());
-                eprintln!(
+                tell(format_args!(
                     "imgtool: unbundle: {}: stays, {count} files in it are not imgtool's ({first})",
                     directory.display()
-                );
+                ));
             }
             Err(e) => {
                 if let Some(earlier) = failed.replace(e) {
-                    eprintln!("imgtool: unbundle: {earlier}");
+                    tell(format_args!("imgtool: unbundle: {earlier}"));
                 }
             }
         }

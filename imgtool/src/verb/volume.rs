@@ -7,7 +7,7 @@ use super::images::human;
 use super::{print, print_json, print_table};
 use crate::bundle::is_volume_name;
 use crate::cli::{ListFormat, VolumeArgs, VolumeFilter, VolumeLsArgs, VolumeRmArgs, VolumeVerb};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, tell};
 use crate::layout::{Store, Volume};
 use crate::time;
 
@@ -81,7 +81,7 @@ fn remove(store: &Store, args: &VolumeRmArgs) -> Result<()> {
             // All but the last failure are told here, the last one by main.
             Err(e) => {
                 if let Some(earlier) = failed.replace(e) {
-                    eprintln!("imgtool: volume: {earlier}");
+                    tell(format_args!("imgtool: volume: {earlier}"));
                 }
             }
         }

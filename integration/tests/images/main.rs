@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
 mod access;
+mod attacked;
 mod badinput;
 mod bundle;
 mod exchange;

@@ -175,3 +175,30 @@ fn run_plugin(config: &Value, command: &str, id: &str, netns: &str, interface: &
     };
     run().with(step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_a_namespace_of_a_containers_is_given_to_plugins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAMESPACE);
+        assert!(kept_namespace(dir.path()).unwrap().is_none());
+        // A link to the machine's own, in which plugins would take away the machine's device.
+        for target in ["/proc/self/ns/net", "/proc/1/ns/net", "/etc/passwd"] {
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            assert!(kept_namespace(dir.path()).unwrap().is_none(), "{target}");
+            forget_namespace(dir.path()).unwrap();
+            assert!(Path::new(target).exists());
+        }
+        fs::write(&path, "").unwrap();
+        assert!(kept_namespace(dir.path()).unwrap().is_none());
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("only root may try to keep the machine's");
+            return;
+        }
+        let refused = keep_namespace(dir.path(), std::process::id()).unwrap_err().to_string();
+        assert!(refused.contains("this machine's"), "{refused}");
+    }
+}
