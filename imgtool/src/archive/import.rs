@@ -61,8 +61,8 @@ pub(crate) fn import(store: &Store, import: &Import<'_>, progress: &Progress) ->
 
 fn layer(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<(Descriptor, Digest)> {
     let input = open_input(import.input)?;
-    let size = std::fs::metadata(import.input).map_or(0, |meta| meta.len());
-    let task = progress.task("import", size, 0);
+    let size = std::fs::metadata(import.input).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
+    let task = progress.task("import", size.unwrap_or(0), 0);
     let mut blob = NewBlob::new(store, import.compression, import.level)?;
     let (draft, root) = store.begin_layer(&format!("import-{}", random_hex(16)?))?;
     // At the bottom nothing can be missing below.
@@ -72,7 +72,7 @@ fn layer(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<(Des
         root,
         powers: store.rights().powers(),
         limits: import.limits,
-        compressed: None,
+        compressed: size,
         lower: Some(&nothing),
     };
     let unpacked = layer::unpack(Watched { inner: input, task: &task }, job, Some(&mut blob))?;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{input_name, open_input};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result, Step};
-use crate::layer::{EntryKind, Inflated, Tarball};
+use crate::layer::{EntryKind, Inflated, Limits, Tarball};
 use crate::layout::{NAME, SOURCE, Store, annotations, put_manifest};
 use crate::oci::{self, CONFIG_MAX, Descriptor, Document, ImageConfig, Index, MANIFEST_MAX};
 use crate::platform::Platform;
@@ -64,10 +64,11 @@ pub(crate) fn load(
     store: &Store,
     input: &Path,
     platform: &Platform,
+    limits: Limits,
     name: Option<&Reference>,
     progress: &Progress,
 ) -> Result<Vec<String>> {
-    load_from(store, input, platform, name, progress).with(|| input_name(input))
+    load_from(store, input, platform, limits, name, progress).with(|| input_name(input))
 }
 
 /// The images of an archive, as blobs of the store that have no name there yet. The caller holds the store.
@@ -75,9 +76,10 @@ pub(crate) fn read_images(
     store: &Store,
     input: &Path,
     platform: &Platform,
+    limits: Limits,
     progress: &Progress,
 ) -> Result<Vec<Descriptor>> {
-    let archive = Archive::read(store, input, progress)?;
+    let archive = Archive::read(store, input, limits, progress)?;
     if archive.find("index.json").is_some() && archive.find("oci-layout").is_some() {
         oci_images(store, &archive, platform)
     } else if archive.find("manifest.json").is_some() {
@@ -91,10 +93,11 @@ fn load_from(
     store: &Store,
     input: &Path,
     platform: &Platform,
+    limits: Limits,
     name: Option<&Reference>,
     progress: &Progress,
 ) -> Result<Vec<String>> {
-    let mut entries = read_images(store, input, platform, progress)?;
+    let mut entries = read_images(store, input, platform, limits, progress)?;
     if let Some(name) = name {
         // One image may have several names.
         entries.dedup_by(|one, other| one.digest == other.digest);
@@ -112,9 +115,13 @@ fn load_from(
 }
 
 impl Archive {
-    fn read(store: &Store, input: &Path, progress: &Progress) -> Result<Self> {
+    fn read(store: &Store, input: &Path, limits: Limits, progress: &Progress) -> Result<Self> {
         let raw = open_input(input)?;
-        let task = progress.task("load", fs::metadata(input).map_or(0, |meta| meta.len()), 0);
+        let meta = fs::metadata(input).ok().filter(fs::Metadata::is_file);
+        let task = progress.task("load", meta.as_ref().map_or(0, fs::Metadata::len), 0);
+        // What comes through a pipe has a size that is known when it is too late.
+        let most = limits.for_blob(meta.map(|meta| meta.len())).bytes;
+        let mut spooled = 0;
         let mut tar = Tarball::new(BufReader::with_capacity(256 << 10, Inflated::new(raw)?));
         let mut archive = Self::default();
         while let Some(entry) = tar.next()? {
@@ -142,6 +149,12 @@ impl Archive {
                         hasher.update(chunk);
                         file.write_all(chunk).at("write")?;
                         size += chunk.len() as u64;
+                        spooled += chunk.len() as u64;
+                        if spooled > most {
+                            return Err(Error::malformed(format!(
+                                "unpacks to more than {most} bytes (--max-size sets the limit)"
+                            )));
+                        }
                         task.advance(chunk.len() as u64);
                     }
                     if let Some(spooled) = archive.files.get_mut(&name) {

@@ -264,6 +264,9 @@ pub(crate) struct LoadArgs {
     /// Platform to take where the archive has several [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,
+    /// Most that the archive may unpack to [default: 128g, and 200 times its size above 1g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_size: Option<u64>,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
 }

@@ -52,6 +52,9 @@ pub(crate) struct CopyArgs {
     /// Platform to take of an index [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,
+    /// Most that an archive may unpack to [default: 128g, and 200 times its size above 1g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_size: Option<u64>,
     /// Signatures, SBOMs and other referrers too
     #[arg(long)]
     pub(crate) referrers: bool,

@@ -53,7 +53,7 @@ impl Limits {
         Self { bytes, ratio: None, ..Self::default() }
     }
 
-    pub(super) fn for_blob(mut self, compressed: Option<u64>) -> Self {
+    pub(crate) fn for_blob(mut self, compressed: Option<u64>) -> Self {
         if let (Some(ratio), Some(compressed)) = (self.ratio, compressed) {
             self.bytes = self.bytes.min(compressed.saturating_mul(ratio).max(Self::RATIO_FREE));
         }

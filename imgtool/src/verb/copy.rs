@@ -7,6 +7,7 @@ use crate::archive::{Format, read_images, save};
 use crate::cli::CopyArgs;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
+use crate::layer::Limits;
 use crate::layout::{NAME, Store};
 use crate::new_file::NewFile;
 use crate::oci::Descriptor;
@@ -65,7 +66,8 @@ pub(crate) fn run(store: &Store, args: &CopyArgs) -> Result<()> {
                 // What the archive has goes through the store; without a name it is gone after the copy.
                 let _hold = store.hold()?;
                 let platform = args.platform.clone().unwrap_or_else(Platform::host);
-                let images = read_images(store, file, &platform, &progress).at(file.display())?;
+                let limits = args.max_size.map_or_else(Limits::default, Limits::of_size);
+                let images = read_images(store, file, &platform, limits, &progress).at(file.display())?;
                 let top = choose(&images, name.as_deref()).at(file.display())?;
                 send(args, &StoreImage::new(store, top, None), &to, &progress)?
             };

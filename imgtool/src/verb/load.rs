@@ -4,6 +4,7 @@ use super::print;
 use crate::archive::load;
 use crate::cli::LoadArgs;
 use crate::error::{Error, Result};
+use crate::layer::Limits;
 use crate::layout::Store;
 use crate::platform::Platform;
 
@@ -18,7 +19,8 @@ pub(crate) fn run(store: &Store, args: &LoadArgs) -> Result<()> {
     store.create()?;
     let _hold = store.hold()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
-    for name in load(store, &args.input, &platform, args.name.as_ref(), &args.progress.make())? {
+    let limits = args.max_size.map_or_else(Limits::default, Limits::of_size);
+    for name in load(store, &args.input, &platform, limits, args.name.as_ref(), &args.progress.make())? {
         print(name)?;
     }
     Ok(())

@@ -125,6 +125,32 @@ fn a_truncated_archive() {
     refused(&place, &["import", "--quiet", half.to_str().unwrap(), "x:1"], "half.tar");
 }
 
+#[test]
+fn an_archive_that_unpacks_to_too_much() {
+    let place = Place::new();
+    let maker = Place::new();
+    maker.small_image();
+    let archive = maker.dir.join("small.tar.docker");
+    let save = ["save", "--quiet", "--format", "docker-archive", "-o", archive.to_str().unwrap(), "small:1"];
+    maker.ours("imgtool", &save).ok();
+    let bomb = place.dir.join("bomb.tar.zst");
+    tool("zstd", &["-q", archive.to_str().unwrap(), "-o", bomb.to_str().unwrap()]).ok();
+    let load = |size: &'static str| ["load", "--quiet", "--max-size", size, "-i", bomb.to_str().unwrap()];
+    refused(&place, &load("1m"), "more than 1048576 bytes (--max-size");
+    let (source, target) = (format!("docker-archive:{}", bomb.display()), place.dir.join("copied"));
+    let target = format!("oci:{}", target.display());
+    refused(&place, &["copy", "--quiet", "--max-size", "1m", &source, &target], "--max-size");
+    place.ours("imgtool", &load("100m")).ok();
+    // Of a tar that is imported the size is known, and with it what is a bomb.
+    let zeros = place.dir.join("zeros.tar.zst");
+    let script =
+        "truncate -s 1100M \"$1/zeros\" && tar -C \"$1\" -cf - zeros | zstd -q -1 -o \"$2\" && rm \"$1/zeros\"";
+    tool("sh", &["-c", script, "sh", place.dir.to_str().unwrap(), zeros.to_str().unwrap()]).ok();
+    let out = place.ours("imgtool", &["import", "--quiet", zeros.to_str().unwrap(), "zeros:1"]);
+    out.refused(&["--max-layer-size"]);
+    place.ours("imgtool", &["fsck"]).ok();
+}
+
 /// A tar with these entries, made by python's tarfile, which writes whatever it is told to: (name, type, link, content).
 fn hostile(place: &Place, entries: &[(&str, &str, &str, &str)]) -> PathBuf {
     let path = place.dir.join("hostile.tar");
