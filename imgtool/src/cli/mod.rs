@@ -41,7 +41,13 @@ use crate::archive::LayerCompression;
 
 /// Pull, keep and run container images: from a registry to a bundle for any OCI runtime, without a daemon.
 #[derive(Debug, Parser)]
-#[command(name = "imgtool", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "imgtool",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     /// The image store [default: /var/lib/tare/images, or $XDG_DATA_HOME/tare/images for users]
     #[arg(long, global = true, value_name = "STORE")]
@@ -85,6 +91,7 @@ pub(crate) enum Verb {
     /// Show all that is known of images, as JSON
     Inspect(InspectArgs),
     /// Remove images, and what only they used
+    #[command(visible_alias = "rmi")]
     Rm(RmArgs),
     /// Give an image another name
     Tag(TagArgs),

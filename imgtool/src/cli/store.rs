@@ -17,6 +17,9 @@ pub(crate) struct ImagesArgs {
     /// Only this repository or image
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// All images, as always
+    #[arg(short, long)]
+    pub(crate) all: bool,
     /// Only IDs
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -36,6 +39,9 @@ pub(crate) struct InspectArgs {
     /// The images, by name or ID
     #[arg(value_name = "IMAGE", required = true)]
     pub(crate) images: Vec<String>,
+    /// How they are shown: JSON is the only form
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    pub(crate) format: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -46,6 +52,9 @@ pub(crate) struct RmArgs {
     /// Remove the name of an image that a bundle uses too (the bundle keeps its layers), and all names of an ID
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// How the removed is listed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +88,12 @@ pub(crate) struct PruneArgs {
     /// What builds kept too: layers of their steps, and directories of RUN --mount=type=cache
     #[arg(long)]
     pub(crate) build_cache: bool,
+    /// Ask no question, which is never asked
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// How the removed is listed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
 }
 
 #[derive(Debug, Args)]
@@ -93,4 +108,7 @@ pub(crate) struct FsckArgs {
     /// Take away what is damaged, so that the next pull, load or bundle makes it anew
     #[arg(long)]
     pub(crate) repair: bool,
+    /// How the faults are listed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
 }

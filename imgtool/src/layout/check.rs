@@ -24,14 +24,22 @@ pub(crate) enum Fault {
     Lost { image: String, why: String },
 }
 
+impl Fault {
+    /// What kind of thing it is of, which one, and what is the matter.
+    pub(crate) fn parts(&self) -> (&'static str, String, &str) {
+        match self {
+            Self::Blob { digest, why } => ("blob", digest.to_string(), why),
+            Self::Layer { path, why } => ("layer", path.display().to_string(), why),
+            Self::Record { path, why } => ("record", path.display().to_string(), why),
+            Self::Lost { image, why } => ("image", image.clone(), why),
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Blob { digest, why } => write!(f, "blob {digest}: {why}"),
-            Self::Layer { path, why } => write!(f, "layer {}: {why}", path.display()),
-            Self::Record { path, why } => write!(f, "{}: {why}", path.display()),
-            Self::Lost { image, why } => write!(f, "image {image}: {why}"),
-        }
+        let (kind, what, why) = self.parts();
+        write!(f, "{kind} {what}: {why}")
     }
 }
 

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use blob::{Acquired, VerifiedReader, check_size};
 pub(crate) use check::Fault;
-pub(crate) use collect::Collected;
+pub(crate) use collect::{Collected, Removed};
 pub(crate) use image::{Image, NAME, SOURCE, annotations, put_image, put_manifest};
 pub(crate) use index::INDEX_MAX;
 pub(crate) use layers::{Draft, Layer};

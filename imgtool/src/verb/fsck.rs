@@ -1,7 +1,9 @@
 //! `imgtool fsck`
 
-use super::print;
-use crate::cli::FsckArgs;
+use serde_json::json;
+
+use super::{print, print_json};
+use crate::cli::{FsckArgs, ListFormat};
 use crate::error::{Error, Result};
 use crate::layout::{Fault, Store};
 
@@ -15,14 +17,24 @@ pub(crate) fn run(store: &Store, args: &FsckArgs) -> Result<()> {
     let _hold = store.hold()?;
     let faults = store.check()?;
     let mut left = 0;
+    let mut listed = Vec::new();
     for fault in &faults {
-        if args.repair && !matches!(fault, Fault::Lost { .. }) {
+        let mended = args.repair && !matches!(fault, Fault::Lost { .. });
+        if mended {
             store.mend(fault)?;
-            print(format!("{fault}: mended"))?;
         } else {
-            print(fault)?;
             left += 1;
         }
+        match args.format {
+            ListFormat::Json => {
+                let (kind, what, why) = fault.parts();
+                listed.push(json!({"kind": kind, "what": what, "why": why, "mended": mended}));
+            }
+            ListFormat::Table => print(if mended { format!("{fault}: mended") } else { fault.to_string() })?,
+        }
+    }
+    if args.format == ListFormat::Json {
+        print_json(&listed)?;
     }
     match left {
         0 => Ok(()),

@@ -1,16 +1,18 @@
 //! `imgtool prune`
 
+use serde_json::json;
+
 use super::images::human;
-use super::print;
-use crate::cli::PruneArgs;
+use super::{print, print_json};
+use crate::cli::{ListFormat, PruneArgs};
 use crate::error::{Error, Result};
-use crate::layout::{Collected, NAME, Store};
+use crate::layout::{Collected, NAME, Removed, Store};
 use crate::platform::Platform;
 
 /// Removes images without a name (with `--all`: all that no bundle stands on), and whatever nothing uses.
 pub(crate) fn run(store: &Store, args: &PruneArgs) -> Result<()> {
     if !store.root().join("index.json").exists() {
-        return print("Total reclaimed space: 0B");
+        return show(args.format, &[], &Removed::default());
     }
     let store = &store.with_rights()?;
     store.create()?;
@@ -32,16 +34,23 @@ pub(crate) fn run(store: &Store, args: &PruneArgs) -> Result<()> {
             Ok::<Vec<_>, Error>(gone)
         })
     })?;
-    for name in gone.iter().filter_map(|entry| entry.annotation(NAME)) {
-        print(format!("Untagged: {name}"))?;
-    }
+    let names: Vec<String> = gone.iter().filter_map(|entry| entry.annotation(NAME)).map(str::to_owned).collect();
     match store.collect_all()? {
-        Collected::Removed(removed) => {
-            for digest in &removed.blobs {
-                print(format!("Deleted: {digest}"))?;
-            }
-            print(format!("Total reclaimed space: {}", human(removed.bytes)))
+        Collected::Removed(removed) => show(args.format, &names, &removed),
+        Collected::Busy => {
+            names.iter().try_for_each(|name| print(format!("Untagged: {name}")))?;
+            Err(Error::other("another imgtool is adding to the store: try again when it is done"))
         }
-        Collected::Busy => Err(Error::other("another imgtool is adding to the store: try again when it is done")),
     }
+}
+
+fn show(format: ListFormat, names: &[String], removed: &Removed) -> Result<()> {
+    if format == ListFormat::Json {
+        return print_json(&json!({
+            "untagged": names, "deleted": removed.blobs, "layers": removed.layers, "reclaimed": removed.bytes,
+        }));
+    }
+    names.iter().try_for_each(|name| print(format!("Untagged: {name}")))?;
+    removed.blobs.iter().try_for_each(|digest| print(format!("Deleted: {digest}")))?;
+    print(format!("Total reclaimed space: {}", human(removed.bytes)))
 }

@@ -1,7 +1,9 @@
 //! `imgtool rm`
 
-use super::print;
-use crate::cli::RmArgs;
+use serde_json::json;
+
+use super::{print, print_json};
+use crate::cli::{ListFormat, RmArgs};
 use crate::error::{Error, Result, tell};
 use crate::layout::{Collected, Image, NAME, Store};
 use crate::oci::Descriptor;
@@ -16,10 +18,13 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
     let store = &store.with_rights()?;
     store.create()?;
     store.settle()?;
-    let (mut failed, mut removed) = (None, false);
+    let (mut failed, mut removed, mut untagged) = (None, false, Vec::new());
     for name in &args.images {
         match store.with_room(|| remove(store, name, args.force)) {
-            Ok(()) => removed = true,
+            Ok(names) => {
+                removed = true;
+                untagged.extend(names);
+            }
             // All but the last failure are told here, the last one by main.
             Err(e) => {
                 if let Some(earlier) = failed.replace(e) {
@@ -31,20 +36,25 @@ pub(crate) fn run(store: &Store, args: &RmArgs) -> Result<()> {
     if !removed {
         return failed.map_or(Ok(()), Err);
     }
+    if args.format == ListFormat::Table {
+        untagged.iter().try_for_each(|name| print(format!("Untagged: {name}")))?;
+    }
+    let mut deleted = Vec::new();
     match store.collect()? {
-        Collected::Removed(removed) => {
-            for digest in removed.blobs {
-                print(format!("Deleted: {digest}"))?;
-            }
-        }
+        Collected::Removed(removed) => deleted = removed.blobs,
         Collected::Busy => tell(format_args!(
             "imgtool: rm: another imgtool is adding to the store: what nothing uses any more goes with the next rm"
         )),
     }
+    match args.format {
+        ListFormat::Json => print_json(&json!({"untagged": untagged, "deleted": deleted}))?,
+        ListFormat::Table => deleted.iter().try_for_each(|digest| print(format!("Deleted: {digest}")))?,
+    }
     failed.map_or(Ok(()), Err)
 }
 
-fn remove(store: &Store, name: &str, force: bool) -> Result<()> {
+/// Gives the names that are gone.
+fn remove(store: &Store, name: &str, force: bool) -> Result<Vec<String>> {
     let _hold = store.hold()?;
     let platform = Platform::host();
     if let Some(entry) = store.find_name(name)? {
@@ -85,16 +95,11 @@ fn check_uses(store: &Store, entry: &Descriptor, image: Option<&Image>, force: b
     }
 }
 
-fn untag(store: &Store, matches: impl Fn(&Descriptor) -> bool) -> Result<()> {
+fn untag(store: &Store, matches: impl Fn(&Descriptor) -> bool) -> Result<Vec<String>> {
     let removed = store.update_index(|index| {
         let (gone, kept) = index.manifests.drain(..).partition(|entry| matches(entry));
         index.manifests = kept;
         Ok::<Vec<Descriptor>, Error>(gone)
     })?;
-    for entry in removed {
-        if let Some(name) = entry.annotation(NAME) {
-            print(format!("Untagged: {name}"))?;
-        }
-    }
-    Ok(())
+    Ok(removed.iter().filter_map(|entry| entry.annotation(NAME)).map(str::to_owned).collect())
 }

@@ -204,3 +204,27 @@ fn what_a_killed_copy_left_beside_its_archive_goes_with_the_next() {
     names.sort();
     assert_eq!(names, [".imgtool-held", ".imgtool-link", ".imgtool-other", "a.tar"]);
 }
+
+#[test]
+fn what_is_removed_and_found_is_told_to_machines_too() {
+    let place = Place::new();
+    let (first, _) = replaced(&place);
+    let json = |args: &[&str]| place.ours("imgtool", &[args, &["--format", "json"]].concat()).ok().json();
+    assert_eq!(json(&["fsck"]), serde_json::json!([]));
+    assert_eq!(json(&["inspect", "small:1"])[0]["name"], "docker.io/library/small:1");
+    assert_eq!(json(&["images", "-a"]).as_array().unwrap().len(), 2);
+    let removed = json(&["rmi", "small:1"]);
+    assert_eq!(removed["untagged"], serde_json::json!(["docker.io/library/small:1"]));
+    // The layer is the other image's too.
+    assert_eq!(removed["deleted"].as_array().unwrap().len(), 2, "manifest and config: {removed}");
+    let config = place.ours("imgtool", &["inspect", &first]).ok().json()[0]["id"].as_str().unwrap().to_owned();
+    fs::write(place.dir.join("store/blobs/sha256").join(&config[7..]), "{}").unwrap();
+    let out = place.ours("imgtool", &["fsck", "--format", "json"]).is(1);
+    let faults = out.json();
+    assert_eq!((&faults[0]["kind"], &faults[0]["what"]), (&"blob".into(), &config.as_str().into()), "{faults}");
+    assert_eq!(faults[0]["mended"], false);
+    let pruned = json(&["prune", "-a", "-f"]);
+    assert_eq!(pruned["layers"].as_array().unwrap().len(), 1, "{pruned}");
+    assert!(pruned["reclaimed"].as_u64().unwrap() > 100_000, "{pruned}");
+    assert_eq!(place.ours("imgtool", &["images", "-q"]).ok().stdout, "");
+}
