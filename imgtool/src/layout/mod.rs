@@ -96,12 +96,12 @@ impl Store {
     }
 
     fn make(&self) -> Result<()> {
-        if let Some(meta) = if_there(fs::metadata(&self.root).map_err(Error::from))? {
-            check_ours(&meta)?;
-        }
         for dir in ["", "blobs/sha256", "layers", "uses", "ingest", "tmp", "locks"] {
             // Images hold set-user-ID programs: other users of the machine must not reach them (CVE-2021-41091).
-            DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))?;
+            let path = self.root.join(dir);
+            DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+            // It may have been there before us, and the store itself comes first.
+            check_ours(&fs::metadata(&path)?).map_err(|e| if dir.is_empty() { e } else { e.at(dir) })?;
         }
         if !self.root.join("oci-layout").exists() {
             // What is synced in them from now on must not lie in directories that a power cut takes.
@@ -183,10 +183,11 @@ impl Store {
 /// bundle's hooks are run.
 pub(crate) fn check_ours(meta: &fs::Metadata) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
-    if meta.uid() != own {
+    if meta.uid() != own && meta.uid() != 0 {
         return Err(Error::other(format!("belongs to another user ({}), not to {own}: act as that one", meta.uid())));
     }
-    if meta.mode() & 0o002 != 0 {
+    // With the sticky bit others can add to it, and change nothing that is there.
+    if meta.mode() & 0o1002 == 0o002 {
         return Err(Error::other(format!("every user can change it (mode {:o}): chmod o-w", meta.mode() & 0o7777)));
     }
     Ok(())

@@ -166,6 +166,12 @@ fn a_store_that_another_user_can_change_is_not_used() {
     chown(&store, Some(0), None).unwrap();
     fs::set_permissions(&store, fs::Permissions::from_mode(0o777)).unwrap();
     place.ours("imgtool", &import).refused(&["every user can change it (mode 777)"]);
+    // Where all can add, what is there must be ours.
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o1777)).unwrap();
+    place.ours("imgtool", &import).ok();
+    chown(store.join("layers"), Some(OTHER), None).unwrap();
+    place.ours("imgtool", &import).refused(&["layers", "belongs to another user"]);
+    chown(store.join("layers"), Some(0), None).unwrap();
     fs::set_permissions(&store, fs::Permissions::from_mode(0o755)).unwrap();
     place.ours("imgtool", &import).ok();
     // Whatever the umask is, what we make is ours alone.
