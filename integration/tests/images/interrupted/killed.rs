@@ -233,6 +233,68 @@ fn rm_and_prune_and_tag() {
     steps.each(&["tag", KEPT, "new:1"], [1, 0], || {}, |_| drop(steps.ours(&["tag", KEPT, "new:1"]).ok()));
 }
 
+#[test]
+fn volumes() {
+    let mut steps = Steps::new();
+    steps.ours(&["volume", "create", "kept"]).ok();
+    steps.before = files(&steps.store);
+    let file = steps.store.join("volumes/gone/directory/file");
+    let make = || {
+        steps.ours(&["volume", "create", "gone"]).ok();
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "").unwrap();
+    };
+    let names = || steps.ours(&["volume", "ls", "-q"]).ok().stdout;
+    steps.each(&["volume", "rm", "gone"], [1, 0], make, |out| {
+        assert!(file.exists() || names() == "kept\n", "all of it is there, or nothing: {out}");
+        steps.ours(&["volume", "rm", "-f", "gone"]).ok();
+    });
+    steps.each(
+        &["volume", "create", "gone"],
+        [1, 0],
+        || {},
+        |_| drop(steps.ours(&["volume", "rm", "-f", "gone"]).ok()),
+    );
+}
+
+#[test]
+fn copy_into_an_archive_and_a_layout() {
+    let steps = Steps::new();
+    let beside = steps.yard.place.dir.join("beside");
+    let (archive, layout) = (beside.join("a.tar"), beside.join("layout"));
+    let target = |kind: &str, path: &Path| format!("{kind}:{}:new", path.display());
+    let listed = |directory: &Path| {
+        let mut names: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let fresh = || {
+        let _ = fs::remove_dir_all(&beside);
+        fs::create_dir(&beside).unwrap();
+    };
+    let source = format!("store:{KEPT}");
+    let verb = ["copy", "-q", &source, &target("docker-archive", &archive)];
+    steps.each(&verb, [3, 3], fresh, |out| {
+        // What has the name is whole, and the next one takes away what this one left.
+        if !archive.exists() {
+            steps.ours(&verb).ok();
+        }
+        steps.ours(&["load", "-q", "-i", archive.to_str().unwrap()]).ok();
+        steps.ours(&["copy", "-q", &source, &target("oci-archive", &beside.join("b.tar"))]).ok();
+        assert_eq!(listed(&beside), ["a.tar", "b.tar"], "{out}");
+    });
+    let verb = ["copy", "-q", &source, &target("oci", &layout)];
+    steps.each(&verb, [3, 3], fresh, |out| {
+        steps.ours(&verb).ok();
+        // Files under way have no name, except while they take another's.
+        let mut named = files(&layout);
+        named.retain(|path| !path.file_name().unwrap().to_string_lossy().starts_with(".imgtool-"));
+        assert_eq!(named.iter().filter(|path| layout.join(path).is_file()).count(), 5, "{named:?} {out}");
+        let source = format!("oci:{}:new", layout.display());
+        steps.ours(&["copy", "-q", &source, &target("oci", &beside.join("again"))]).ok();
+    });
+}
+
 impl Steps {
     fn bundle(&self) -> PathBuf {
         self.yard.place.dir.join("bundle")
