@@ -180,7 +180,7 @@ impl Registry {
     /// The address of something in this repository, or what is a whole address already.
     fn address(&self, scheme: &str, path: &str) -> Result<String> {
         let home = format!("{scheme}://{}", self.host);
-        if path.contains("://") {
+        if is_whole(path) {
             // An upload's place, which the registry named.
             if scheme == "https" && !origin(path)?.secure && self.access.tls_verify != Some(false) {
                 return Err(Error::other(format!("upload from HTTPS to plain HTTP refused: {path}")));
@@ -283,6 +283,11 @@ impl Registry {
     }
 }
 
+/// Whether a path is a whole address. One in the query of a path is none.
+pub(super) fn is_whole(path: &str) -> bool {
+    path.starts_with("http://") || path.starts_with("https://")
+}
+
 /// A request.
 pub(super) struct Ask<'a> {
     pub(super) method: &'static str,
@@ -336,7 +341,7 @@ fn judge(ask: &Ask<'_>, mut response: Response<Body>) -> Result<Judgement> {
     let complaint = complaint(&mut response);
     // "manifests/TAG" and "blobs/DIGEST" are what the protocol calls them.
     let what = match ask.path {
-        path if path.contains("uploads/") || path.contains("://") => "upload".to_owned(),
+        path if path.contains("uploads/") || is_whole(path) => "upload".to_owned(),
         path => path.split('?').next().unwrap_or(path).trim_start_matches('/').replacen("s/", " ", 1),
     };
     let text = match status {

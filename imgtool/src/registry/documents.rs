@@ -12,8 +12,9 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result, Step};
 use crate::oci::{self, Descriptor, MANIFEST_MAX};
 
-/// Pages of a list of tags that are read at most.
+/// Pages of a list that are read at most, and bytes of all of them.
 const PAGES_MAX: usize = 10_000;
+const PAGES_BYTES_MAX: usize = 64 << 20;
 
 /// A document as the registry sent it, its digest proved.
 #[derive(Clone, Debug)]
@@ -123,17 +124,12 @@ impl Registry {
             tags: Option<Vec<String>>,
         }
         let mut all: Vec<String> = Vec::new();
-        let mut path = "tags/list?n=1000".to_owned();
-        for _ in 0..PAGES_MAX {
-            let mut response = self.get(&path, &[])?;
-            let bytes = body(&mut response, "list of tags")?;
-            let page: Tags = oci::json(&bytes).at("list of tags")?;
+        self.pages("tags/list?n=1000", &[], |bytes| {
+            let page: Tags = oci::json(bytes)?;
             all.extend(page.tags.unwrap_or_default());
-            match next_page(&response, &path)? {
-                Some(next) if next != path => path = next,
-                _ => break,
-            }
-        }
+            Ok(())
+        })
+        .at("list of tags")?;
         all.sort();
         all.dedup();
         Ok(all)
@@ -143,22 +139,33 @@ impl Registry {
     pub(crate) fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let accept = [("Accept", oci::OCI_INDEX.to_owned())];
         let mut all = Vec::new();
-        let mut path = format!("referrers/{subject}");
+        let listed = self.pages(&format!("referrers/{subject}"), &accept, |bytes| {
+            all.extend(oci::json::<oci::Index>(bytes)?.manifests);
+            Ok(())
+        });
+        match listed {
+            Err(e) if e.kind() == Kind::Missing => Ok(self.tagged_referrers(subject)?.1),
+            listed => listed.at("list of referrers").map(|()| all),
+        }
+    }
+
+    /// Reads a list to its last page.
+    fn pages(&self, first: &str, headers: &[(&str, String)], mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let (mut path, mut seen) = (first.to_owned(), 0);
         for _ in 0..PAGES_MAX {
-            let response = match self.get(&path, &accept) {
-                Err(e) if e.kind() == Kind::Missing => return Ok(self.tagged_referrers(subject)?.1),
-                response => response,
-            };
-            let mut response = response?;
-            let bytes = body(&mut response, "list of referrers")?;
-            let index: oci::Index = oci::json(&bytes).at("list of referrers")?;
-            all.extend(index.manifests);
+            let mut response = self.get(&path, headers)?;
+            let bytes = body(&mut response, "page")?;
+            seen += bytes.len();
+            if seen > PAGES_BYTES_MAX {
+                return Err(Error::malformed(format!("larger than {PAGES_BYTES_MAX} bytes")));
+            }
+            take(&bytes)?;
             match next_page(&response, &path)? {
                 Some(next) if next != path => path = next,
-                _ => break,
+                _ => return Ok(()),
             }
         }
-        Ok(all)
+        Err(Error::malformed(format!("more than {PAGES_MAX} pages")))
     }
 
     /// The referrers by the tag schema (distribution-spec, "Referrers Tag Schema"), with the index that lists them.

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use ureq::Body;
 use ureq::http::Response;
 
-use super::client::{Ask, Payload, Registry};
+use super::client::{Ask, Payload, Registry, is_whole};
 use super::transport::RETRIES;
 use super::url::{escape, resolve};
 use crate::error::{Error, Kind, Result, Step};
@@ -103,7 +103,7 @@ impl Registry {
     fn location(&self, response: &Response<Body>, path: &str) -> Result<String> {
         let location = response.headers().get("location").and_then(|v| v.to_str().ok());
         let location = location.ok_or_else(|| Error::malformed("upload: the registry named no location"))?;
-        if location.contains("://") || location.starts_with('/') {
+        if is_whole(location) || (location.starts_with('/') && !location.starts_with("//")) {
             return Ok(location.to_owned());
         }
         let base = format!("http://registry/v2/{}/{path}", self.reference.path());

@@ -356,6 +356,31 @@ fn hostile_token_servers() {
 }
 
 #[test]
+fn lists_without_an_end() {
+    let (fake, reference, digest) = simple();
+    let place = Place::new();
+    let registry = Registry::new(&reference.parse().unwrap(), &place.access, Arc::default());
+    // Pages of four megabytes, of which each says that there is another.
+    let tags = format!("{{\"tags\":[\"{}\"]}}", "t".repeat((4 << 20) - 100));
+    let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let index = format!("{index}{}", " ".repeat((4 << 20) - 100));
+    let next = |request: &super::fake::Request| {
+        let (path, n) = request.path.split_once("?n=").unwrap_or((&request.path, "0"));
+        let n = n.split('&').next().and_then(|n| n.parse::<u64>().ok()).map_or(1, |n| n + 1);
+        // An address in the query is none to go to.
+        format!("<{path}?n={n}&last=http://elsewhere.example/>; rel=\"next\"")
+    };
+    fake.fault(move |request, _| {
+        let body = if request.path.contains("/tags/") { tags.clone() } else { index.clone() };
+        Some(Reply { body: body.into_bytes(), ..Reply::status(200) }.with("Link", &next(request)))
+    });
+    let error = registry.tags().map(|tags| tags.len()).unwrap_err().to_string();
+    assert!(error.contains("list of tags: larger than"), "{error}");
+    let error = registry.referrers(&digest).map(|all| all.len()).unwrap_err().to_string();
+    assert!(error.contains("list of referrers: larger than"), "{error}");
+}
+
+#[test]
 fn redirects_that_are_not_followed() {
     let (fake, reference, digest) = simple();
     for (location, word) in [
