@@ -83,6 +83,9 @@ fn cve_2024_9407_a_bind_asks_for_propagation_to_the_host() {
 fn cve_2024_9675_the_id_or_target_of_a_cache_climbs_out_of_the_caches() {
     let yard = Yard::new();
     let host = host(&yard);
+    // Where a cache might begin below the directory that its id names.
+    fs::create_dir(host.join("0")).unwrap();
+    fs::write(host.join("0/mark"), MARK).unwrap();
     let up = "../".repeat(20);
     for mount in [
         format!("type=cache,id={up}{},target=/m", host.display()),
@@ -94,7 +97,10 @@ fn cve_2024_9675_the_id_or_target_of_a_cache_climbs_out_of_the_caches() {
         let out = yard
             .build(&format!("FROM base\nRUN --mount={mount} cat /m/mark; busybox rm -rf /m/mark /m/*; true\n"), &[]);
         assert!(!out.stderr.contains(MARK), "{mount}: {out}");
-        assert_eq!(fs::read_to_string(host.join("mark")).unwrap(), MARK, "{mount}");
+        for mark in ["mark", "0/mark"] {
+            assert_eq!(fs::read_to_string(host.join(mark)).unwrap(), MARK, "{mount}");
+        }
+        assert_eq!(fs::read_dir(&host).unwrap().count(), 2, "{mount}: something was made there");
     }
 }
 
@@ -126,13 +132,15 @@ fn cve_2024_23652_a_step_makes_the_place_of_a_mount_a_link_before_it_is_cleared_
     let host = host(&yard);
     fs::write(host.join("empty"), "").unwrap();
     fs::create_dir(host.join("dir")).unwrap();
+    // A link is what a step can replace although something is mounted behind it.
     let dockerfile = format!(
-        "FROM base\nRUN --mount=type=tmpfs,target=/a/dir --mount=type=secret,id=s,target=/a/empty busybox mv /a /b; busybox ln -s {} /a; true\n",
+        "FROM base\nRUN busybox mkdir /x && busybox ln -s x /a\nRUN --mount=type=tmpfs,target=/a/dir --mount=type=secret,id=s,target=/a/empty busybox rm /a && busybox ln -s {} /a && ! busybox cat /a/mark\n",
         host.display()
     );
     let secret = yard.place.dir.join("s");
     fs::write(&secret, "s").unwrap();
-    yard.build(&dockerfile, &["--secret", &format!("id=s,src={}", secret.display())]);
+    yard.build(&dockerfile, &["--secret", &format!("id=s,src={}", secret.display())]).ok();
+    assert_eq!(yard.prints("app", &["/bin/busybox", "readlink", "/a"]).trim(), host.to_str().unwrap());
     assert!(host.join("empty").exists() && host.join("dir").exists() && host.join("mark").exists());
 }
 
