@@ -19,7 +19,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use crate::bundle::{mount_stack, unmount_stack};
 use crate::error::{Error, Result, Step};
 use crate::layer::{OverlayForm, Powers, remove_all};
-use crate::layout::{Layer, Store, random_hex};
+use crate::layout::{Hold, Layer, Store, random_hex};
 
 const PREFIX: &str = "build-";
 
@@ -27,17 +27,25 @@ const PREFIX: &str = "build-";
 pub(crate) struct Claim {
     pub(crate) directory: PathBuf,
     _lock: File,
+    /// What is in `tmp` is somebody's as long as this is held.
+    _hold: Hold,
 }
 
 /// Makes the directory of a new build, and clears away those of builds that were killed.
 pub(crate) fn claim(store: &Store, runtime: Option<&Path>) -> Result<Claim> {
+    let hold = store.hold()?;
     let tmp = store.path("tmp");
+    // One at a time: between its making and its locking a directory looks like one that was left.
+    let turn = File::open(&tmp).and_then(|tmp| tmp.lock().map(|()| tmp)).with(|| format!("lock {}", tmp.display()))?;
     for entry in fs::read_dir(&tmp).with(|| format!("read {}", tmp.display()))?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX)
-            && let Ok(lock) = File::open(entry.path().join("lock"))
-            && lock.try_lock().is_ok()
-        {
-            clear(&entry.path(), runtime);
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        match File::open(entry.path().join("lock")) {
+            Ok(lock) if lock.try_lock().is_ok() => clear(&entry.path(), runtime),
+            // Killed before it was more than a directory.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => clear(&entry.path(), runtime),
+            _ => {}
         }
     }
     let directory = tmp.join(format!("{PREFIX}{}", random_hex(12)?));
@@ -51,7 +59,8 @@ pub(crate) fn claim(store: &Store, runtime: Option<&Path>) -> Result<Claim> {
         Ok(lock)
     };
     let lock = make().with(|| format!("mkdir {}", directory.display()))?;
-    Ok(Claim { directory, _lock: lock })
+    drop(turn);
+    Ok(Claim { directory, _lock: lock, _hold: hold })
 }
 
 /// Takes away what a build left: first its containers' cgroups, by the runtime that made them.
