@@ -27,9 +27,12 @@ pub(crate) enum Form {
     /// Bars on a terminal, lines elsewhere.
     #[default]
     Auto,
+    #[value(alias = "tty")]
     Bar,
     Plain,
+    #[value(alias = "rawjson")]
     Json,
+    #[value(alias = "quiet")]
     None,
 }
 

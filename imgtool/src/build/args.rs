@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::expand::{Env, Expander};
 use super::parse::Dockerfile;
 use super::source::{Locate as _, Result};
+use crate::error::Error;
 use crate::platform::Platform;
 
 /// Given by `--build-arg` without an ARG, and kept out of history and cache: how a machine reaches the network says nothing
@@ -33,6 +34,15 @@ pub(crate) fn proxies(args: &BuildArgs) -> impl Iterator<Item = (&str, &str)> {
 /// Whether an argument counts although no ARG names it.
 pub(crate) fn is_predefined(key: &str) -> bool {
     PROXIES.contains(&key) || key.starts_with("BUILDKIT_") || key == "SOURCE_DATE_EPOCH"
+}
+
+/// An argument that turns something on or off; off if it is not given.
+pub(crate) fn switch(given: &BuildArgs, key: &str) -> crate::error::Result<bool> {
+    match given.get(key).map(String::as_str) {
+        None | Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some(other) => Err(Error::malformed(format!("--build-arg {key}={other}: want true or false"))),
+    }
 }
 
 /// The arguments of the platform, which a stage sees after `ARG NAME`.

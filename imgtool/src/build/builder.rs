@@ -18,7 +18,7 @@ use super::workspace::Workspace;
 use crate::archive::{LayerCompression, new_layer};
 use crate::bundle::Options;
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, Step as _};
 use crate::layer::Unpacked;
 use crate::layout::{Layer, Store};
 use crate::oci::Descriptor;
@@ -53,6 +53,8 @@ pub(crate) struct Builder {
     pub(crate) imported: Option<super::exchange::Imported>,
     pub(crate) stages: Stages,
     pub(crate) views: Views,
+    /// Named contexts that something was taken from.
+    pub(crate) opened: Mutex<HashMap<String, Arc<Context>>>,
     /// Images that went into it, by name and digest of their manifest.
     pub(crate) materials: Mutex<std::collections::BTreeMap<String, Digest>>,
     /// The steps that this build used or made, for `--cache-to`.
@@ -64,6 +66,8 @@ pub(crate) struct Builder {
 pub(crate) struct Stages {
     states: Mutex<HashMap<usize, Progress>>,
     changed: Condvar,
+    /// The first failure: those of the stages that waited for this one only follow from it.
+    cause: Mutex<Option<Fault>>,
 }
 
 #[derive(Clone)]
@@ -90,11 +94,17 @@ pub(crate) fn build(builder: &Arc<Builder>) -> Result<Arc<State>> {
         std::thread::Builder::new().name(format!("stage-{number}")).spawn(work).map_err(Error::from)?;
     }
     drop(send);
-    // The first failure is the cause; with the process all other steps end.
+    // With the process all other steps end.
     for result in failures {
-        result?;
+        result.map_err(|fault| builder.stages.cause(fault))?;
     }
-    builder.stage(builder.plan.target)
+    builder.stage(builder.plan.target).map_err(|fault| builder.stages.cause(fault))
+}
+
+impl Stages {
+    fn cause(&self, fault: Fault) -> Fault {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(fault)
+    }
 }
 
 impl Builder {
@@ -114,7 +124,11 @@ impl Builder {
         }
         states.insert(number, Progress::Running);
         drop(states);
-        let result = self.make_stage(number).map(Arc::new);
+        let result = self.make_stage(number).map(Arc::new).map_err(|fault| {
+            let mut cause = self.stages.cause.lock().unwrap_or_else(PoisonError::into_inner);
+            cause.get_or_insert(fault);
+            Fault::from(Error::other("a stage that this one needs failed"))
+        });
         let progress = result.as_ref().map_or(Progress::Failed, |state| Progress::Done(Arc::clone(state)));
         lock().insert(number, progress);
         self.stages.changed.notify_all();
@@ -193,6 +207,24 @@ impl Builder {
         let view = Arc::new(self.workspace.mount(&state.layers, None, None)?);
         views.insert(chain, Arc::clone(&view));
         Ok(view)
+    }
+
+    /// The named context of this name to copy from, opened or fetched once; `None` if there is none, or if it is an image.
+    pub(crate) fn named_context(&self, name: &str) -> crate::error::Result<Option<Arc<Context>>> {
+        let Some((key, named)) = self.contexts.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)) else {
+            return Ok(None);
+        };
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = opened.get(key) {
+            return Ok(Some(Arc::clone(context)));
+        }
+        let Some(context) = Context::named(named, &self.workspace, &self.secrets).with(|| format!("context {name}"))?
+        else {
+            return Ok(None);
+        };
+        let context = Arc::new(context);
+        opened.insert(key.clone(), Arc::clone(&context));
+        Ok(Some(context))
     }
 
     fn use_step(&self, stage: usize, key: &Digest, record: &Record) {

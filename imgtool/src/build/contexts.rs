@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::fetch;
 use super::ignore::{IGNORE_MAX, Ignore};
 use super::root::Root;
+use super::secrets::Secrets;
 use super::workspace::Workspace;
 use crate::error::{Error, Kind, Result, Step};
 use crate::layer::{self, Job, Limits, LowerStack, Powers};
@@ -26,6 +28,10 @@ pub(crate) struct Context {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
     Directory(PathBuf),
+    /// A git repository.
+    Git(String),
+    /// The URL of a tar.
+    Tar(String),
     /// `docker-image://REF`.
     Image(String),
     /// `oci-layout://DIR[:NAME]`.
@@ -42,9 +48,15 @@ impl std::str::FromStr for Named {
         if let Some(layout) = text.strip_prefix("oci-layout://") {
             return Ok(Self::Layout(layout.to_owned()));
         }
+        if is_git(text) {
+            return Ok(Self::Git(text.to_owned()));
+        }
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return Ok(Self::Tar(text.to_owned()));
+        }
         if text.contains("://") {
             return Err(Error::malformed(format!(
-                "{text}: want a directory, docker-image://REF or oci-layout://DIR[:NAME]"
+                "{text}: want a directory, a git repository, the URL of a tar, docker-image://REF or oci-layout://DIR[:NAME]"
             )));
         }
         Ok(Self::Directory(text.into()))
@@ -64,6 +76,10 @@ pub(crate) struct Found {
 pub(crate) struct Asked<'a> {
     pub(crate) context: &'a str,
     pub(crate) file: Option<&'a str>,
+    /// Leave `.git` in what is checked out.
+    pub(crate) keep_git_dir: bool,
+    /// How servers let one in.
+    pub(crate) secrets: &'a Secrets,
 }
 
 impl Context {
@@ -79,6 +95,24 @@ impl Context {
         Ok(Self { root: Root::of(fd), ignore: self.ignore.clone(), path: self.path.clone() })
     }
 
+    /// What another context has to copy from; `None` if it is an image. A directory's own `.dockerignore` counts in it.
+    pub(crate) fn named(named: &Named, workspace: &Workspace, secrets: &Secrets) -> Result<Option<Self>> {
+        let path = match named {
+            Named::Directory(path) => path.clone(),
+            Named::Git(text) => fetch::git(text, workspace, secrets, &fetch::Checkout::default())?,
+            Named::Tar(url) => match fetched(url, workspace, secrets)? {
+                (path, None) => path,
+                (_, Some(_)) => return Err(Error::malformed(format!("{url}: not a tar"))),
+            },
+            Named::Image(_) | Named::Layout(_) => return Ok(None),
+        };
+        let mut context = Self::directory(&path, Ignore::default())?;
+        if matches!(named, Named::Directory(_)) {
+            context.ignore = context.own_ignore_file(&[".dockerignore"])?;
+        }
+        Ok(Some(context))
+    }
+
     /// The main context and the Dockerfile. `-` is a Dockerfile or a tar of a context on standard input.
     pub(crate) fn main(asked: &Asked<'_>, workspace: &Workspace) -> Result<(Self, Found)> {
         let (path, stdin) = match asked.context {
@@ -89,12 +123,11 @@ impl Context {
                 let path = workspace.directory()?;
                 (path.clone(), standard_input(&path, workspace.powers())?)
             }
-            git if is_git(git) => (super::fetch::git(git, workspace, false, None)?, None),
-            url if url.starts_with("http://") || url.starts_with("https://") => {
-                let path = workspace.directory()?;
-                let (file, _) = super::fetch::url(url, workspace, None)?;
-                (path.clone(), from_stream(File::open(&file)?, &path, workspace.powers()).with(|| url.to_owned())?)
+            git if is_git(git) => {
+                let wanted = fetch::Checkout { keep_git_dir: asked.keep_git_dir, checksum: None };
+                (fetch::git(git, workspace, asked.secrets, &wanted)?, None)
             }
+            url if url.starts_with("http://") || url.starts_with("https://") => fetched(url, workspace, asked.secrets)?,
             directory => (PathBuf::from(directory), None),
         };
         let mut context = Self::directory(&path, Ignore::default())?;
@@ -158,7 +191,11 @@ impl Context {
                 return Ignore::parse(&String::from_utf8_lossy(&text), &path.display().to_string());
             }
         }
-        for name in [".containerignore", ".dockerignore"] {
+        self.own_ignore_file(&[".containerignore", ".dockerignore"])
+    }
+
+    fn own_ignore_file(&self, names: &[&str]) -> Result<Ignore> {
+        for name in names {
             match self.root.read(name, IGNORE_MAX) {
                 Ok(Some(text)) => return Ignore::parse(&String::from_utf8_lossy(&text), name),
                 Ok(None) => {}
@@ -168,6 +205,14 @@ impl Context {
         }
         Ok(Ignore::default())
     }
+}
+
+/// A tar of the network, unpacked; or the text of a Dockerfile.
+fn fetched(url: &str, workspace: &Workspace, secrets: &Secrets) -> Result<(PathBuf, Option<Vec<u8>>)> {
+    let path = workspace.directory()?;
+    let (file, _) = fetch::url(url, workspace, secrets, None)?;
+    let text = from_stream(File::open(&file)?, &path, workspace.powers()).with(|| url.to_owned())?;
+    Ok((path, text))
 }
 
 fn standard_input(directory: &Path, powers: Powers) -> Result<Option<Vec<u8>>> {

@@ -9,7 +9,7 @@ use rustix::fs::{FileType, OFlags, fstat, readlinkat};
 use super::builder::Work;
 use super::cache::Key;
 use super::chmod::Chmod;
-use super::contexts::{Named, is_git};
+use super::contexts::is_git;
 use super::files::{Filter, Sums, list};
 use super::glob::is_pattern;
 use super::ignore::{Ignore, clean};
@@ -133,22 +133,19 @@ impl Work<'_> {
         let found = origins(command, |name| builder.plan.origin_before(name, self.number, &[]))?;
         let (origin, at) = found.into_iter().next().unwrap_or((Origin::Context, command.span()));
         let named = match &origin {
-            Origin::Image(name) => builder.contexts.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)),
+            Origin::Image(name) => builder.named_context(name).locate(at)?,
             _ => None,
         };
-        let directory = match named {
-            Some((_, Named::Directory(path))) => Some(Root::open(path).at("context").locate(at)?),
-            _ => None,
-        };
-        let state = match directory {
+        let state = match named {
             Some(_) => None,
             None => builder.origin(&origin, &self.platform, at)?,
         };
         let view: Option<Arc<Mounted>> = state.as_ref().map(|state| builder.view(state)).transpose()?;
         let view_root = view.as_ref().map(|view| Root::open(&view.target)).transpose()?;
-        let root = directory.as_ref().or(view_root.as_ref()).unwrap_or(&builder.context.root);
+        let context = named.as_deref().unwrap_or(&builder.context);
+        let root = view_root.as_ref().unwrap_or(&context.root);
         let from_context = state.is_none();
-        let ignore = (origin == Origin::Context).then_some(&builder.context.ignore).filter(|i| !i.is_empty());
+        let ignore = from_context.then_some(&context.ignore).filter(|i| !i.is_empty());
 
         let mut pieces = Vec::new();
         let mut sums = Sums::default();

@@ -30,6 +30,8 @@ enum Face {
 pub(crate) struct Display {
     face: Face,
     steps: Mutex<Vec<Entry>>,
+    /// All has been said.
+    closed: Mutex<bool>,
 }
 
 struct Entry {
@@ -55,7 +57,7 @@ impl Display {
             Form::Auto if std::io::stderr().is_terminal() => terminal(),
             Form::Plain | Form::Auto => Face::Plain,
         };
-        Self { face, steps: Mutex::default() }
+        Self { face, steps: Mutex::default(), closed: Mutex::default() }
     }
 
     /// For what pulls and pushes within a build.
@@ -68,6 +70,13 @@ impl Display {
     }
 
     fn write(&self, line: &str) {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*closed {
+            self.put(line);
+        }
+    }
+
+    fn put(&self, line: &str) {
         match &self.face {
             Face::Quiet => {}
             Face::Terminal(all) => drop(all.println(line)),
@@ -206,12 +215,20 @@ impl Display {
         self.tell(|| line.clone(), || json!({"event": "note", "text": line}));
     }
 
-    /// Several lines, as they are: an excerpt.
+    /// Several lines, as they are and in one piece: an excerpt.
     pub(crate) fn excerpt(&self, text: &str) {
         match &self.face {
             Face::Json => self.write(&json!({"event": "note", "text": text}).to_string()),
             Face::Quiet => drop(writeln!(std::io::stderr().lock(), "{text}")),
-            _ => text.lines().for_each(|line| self.write(line)),
+            _ => self.write(text.trim_end_matches('\n')),
+        }
+    }
+
+    /// The build has failed: nothing of the steps that still run is said after it.
+    pub(crate) fn close(&self) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        if let Face::Terminal(all) = &self.face {
+            let _ = all.clear();
         }
     }
 }

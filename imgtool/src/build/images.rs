@@ -40,8 +40,8 @@ impl Builder {
         let result = match self.contexts.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)) {
             Some((_, Named::Image(image))) => self.named_image(image, platform),
             Some((_, Named::Layout(layout))) => self.layout_image(layout, platform),
-            Some((_, Named::Directory(path))) => {
-                Err(Error::malformed(format!("{name} is the directory {}: it cannot be an image", path.display())))
+            Some((_, Named::Directory(_) | Named::Git(_) | Named::Tar(_))) => {
+                Err(Error::malformed("the context of this name has files to copy: it cannot be an image"))
             }
             None => self.named_image(name, platform),
         };

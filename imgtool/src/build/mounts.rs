@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::builder::Work;
 use super::cache::Key;
-use super::contexts::Named;
+use super::contexts::Context;
 use super::files::{Filter, Sums, list};
-use super::ignore::clean;
+use super::ignore::{Ignore, clean};
 use super::parse::{Instruction, Mount, MountKind, Run, Sharing};
 use super::place::{Look, Placer};
 use super::plan::Origin;
@@ -35,7 +35,7 @@ pub(crate) struct Resolved {
 }
 
 enum Source {
-    Root(Root),
+    Context(Root, Ignore),
     /// Mounted root file system of a stage or an image.
     View {
         root: Root,
@@ -47,8 +47,21 @@ enum Source {
 impl Source {
     fn root(&self) -> &Root {
         match self {
-            Self::Root(root) | Self::View { root, .. } => root,
+            Self::Context(root, _) | Self::View { root, .. } => root,
         }
+    }
+
+    /// What of it does not count.
+    fn ignore(&self) -> Option<&Ignore> {
+        match self {
+            Self::Context(_, ignore) => Some(ignore).filter(|ignore| !ignore.is_empty()),
+            Self::View { .. } => None,
+        }
+    }
+
+    fn of(context: &Context) -> crate::error::Result<Self> {
+        let Context { root, ignore, .. } = context.again()?;
+        Ok(Self::Context(root, ignore))
     }
 }
 
@@ -94,18 +107,17 @@ impl Work<'_> {
                 mount.id = id.or_else(|| target.rsplit('/').next().map(str::to_owned));
             }
             let origin = match (mount.kind, &mount.from) {
-                (MountKind::Bind, None) => Some(Source::Root(Root::of(
-                    builder.context.root.enter("", OFlags::RDONLY | OFlags::DIRECTORY).map_err(Error::from)?,
-                ))),
+                (MountKind::Bind, None) => Some(Source::of(&builder.context)?),
                 (MountKind::Bind | MountKind::Cache, Some(from)) => {
                     let origin = builder.plan.origin_before(from, self.number, &[]).locate(at)?;
-                    let named = builder.contexts.iter().find(|(have, _)| have.eq_ignore_ascii_case(from));
-                    match (named, &origin) {
-                        (Some((_, Named::Directory(path))), Origin::Image(_)) => {
-                            Some(Source::Root(Root::open(path).locate(at)?))
-                        }
-                        _ if from == "scratch" => None,
-                        _ => {
+                    let named = match &origin {
+                        Origin::Image(name) => builder.named_context(name).locate(at)?,
+                        _ => None,
+                    };
+                    match named {
+                        Some(context) => Some(Source::of(&context).locate(at)?),
+                        None if from == "scratch" => None,
+                        None => {
                             let state = builder.origin(&origin, &self.platform, at)?;
                             let state = state.ok_or_else(|| Error::other("no stage"))?;
                             let view = builder.view(&state)?;
@@ -129,8 +141,8 @@ impl Work<'_> {
             && let Some(source) = origin
         {
             let path = mount.source.as_deref().unwrap_or("/");
-            let context = matches!(source, Source::Root(_)) && mount.from.is_none();
-            let ignore = context.then_some(&self.builder.context.ignore).filter(|i| !i.is_empty());
+            let context = matches!(source, Source::Context(..));
+            let ignore = source.ignore();
             let mut sums = Sums::default();
             for one in source.root().find(path).with(|| format!("--mount source={path}"))? {
                 let tree = list(one, &Filter { ignore, ..Filter::default() })?;
@@ -335,10 +347,9 @@ impl Work<'_> {
         let workspace = &self.builder.workspace;
         let path = mount.source.as_deref().unwrap_or("/");
         let step = || format!("--mount source={path}");
-        let ignore = &self.builder.context.ignore;
         let own = workspace.directory()?;
         fs::set_permissions(&own, fs::Permissions::from_mode(0o755))?;
-        if mount.from.is_none() && !ignore.is_empty() {
+        if let Some(ignore) = source.ignore() {
             // Not all of the context counts: what does is copied.
             let place = own.join(format!("context-{number}"));
             fs::create_dir(&place)?;
@@ -377,7 +388,10 @@ impl Work<'_> {
         origin: Option<&Source>,
         held: &mut Held,
     ) -> crate::error::Result<PathBuf> {
-        let id = mount.id.clone().unwrap_or_else(|| target.to_owned());
+        let mut id = mount.id.clone().unwrap_or_else(|| target.to_owned());
+        if let Some(space) = self.builder.args.get("BUILDKIT_CACHE_MOUNT_NS") {
+            id = format!("{space}/{id}");
+        }
         // What a cache begins with is part of what it is.
         let from = match origin {
             Some(Source::View { chain, .. }) => {

@@ -74,16 +74,15 @@ impl Work<'_> {
         };
         let workspace = &self.builder.workspace;
         if is_git(source) {
-            let directory = super::fetch::git(
-                source,
-                workspace,
-                copy.keep_git_dir.unwrap_or(false),
-                checksum.as_deref().map(|text| text.trim_start_matches("sha1:")),
-            )?;
+            let wanted = super::fetch::Checkout {
+                keep_git_dir: copy.keep_git_dir.unwrap_or(false),
+                checksum: checksum.as_deref().map(|text| text.trim_start_matches("sha1:")),
+            };
+            let directory = super::fetch::git(source, workspace, &self.builder.secrets, &wanted)?;
             return Self::whole(&directory, &Ignore::default(), What::Plain);
         }
         let digest = checksum.map(|text| text.parse::<Digest>()).transpose().at("--checksum")?;
-        let (file, modified) = super::fetch::url(source, workspace, digest.as_ref())?;
+        let (file, modified) = super::fetch::url(source, workspace, &self.builder.secrets, digest.as_ref())?;
         // As docker has it: a file of the network is for root alone, and as old as the server says.
         let fd = std::fs::File::open(&file)?;
         rustix::fs::fchmod(&fd, rustix::fs::Mode::from_raw_mode(0o600))?;

@@ -95,6 +95,10 @@ impl Work<'_> {
         if let Some((_, text)) = script {
             key.add("script", text);
         }
+        let hostname = builder.args.get("BUILDKIT_SANDBOX_HOSTNAME").map_or(HOSTNAME, String::as_str);
+        if hostname != HOSTNAME {
+            key.add("host name", hostname);
+        }
         key.add("user", &self.state.config.config.user);
         key.add("working directory", self.state.workdir());
         // Proxies say nothing of the result.
@@ -167,7 +171,7 @@ impl Work<'_> {
             user: &user,
             network,
             insecure: run.security == Security::Insecure,
-            hostname: HOSTNAME,
+            hostname: builder.args.get("BUILDKIT_SANDBOX_HOSTNAME").map_or(HOSTNAME, String::as_str),
             mounts: Vec::new(),
             options: builder.options.clone(),
             hooks: None,

@@ -33,13 +33,15 @@ pub(crate) fn run(store: &Store, args: &Cli, directory: &Path) -> crate::error::
     let workspace = Arc::new(Workspace::enter(directory, store.rights().powers())?);
     let mut source = Source::default();
     let result = whole(store, args, &display, &workspace, &mut source);
-    result.map_err(|Fault { span, error }| match span {
+    let result = result.map_err(|Fault { span, error }| match span {
         None => error,
         Some(span) => {
             display.excerpt(&source.excerpt(span));
             error.at(source.place(span))
         }
-    })
+    });
+    display.close();
+    result
 }
 
 fn whole(
@@ -50,13 +52,19 @@ fn whole(
     source: &mut Source,
 ) -> Result<String> {
     let _hold = store.hold()?;
-    let asked = Asked { context: &args.context, file: args.file.as_deref() };
+    let given = build_args(args)?;
+    let secrets = Secrets::of(&args.secret, &args.ssh)?;
+    let asked = Asked {
+        context: &args.context,
+        file: args.file.as_deref(),
+        keep_git_dir: args::switch(&given, "BUILDKIT_CONTEXT_KEEP_GIT_DIR")?,
+        secrets: &secrets,
+    };
     let (context, found) = Context::main(&asked, workspace)?;
     *source = Source::new(&found.name, &found.text);
     let text =
         String::from_utf8(found.text).map_err(|_| Error::malformed(format!("{}: not UTF-8 text", source.name)))?;
     let file = parse(&text)?;
-    let given = build_args(args)?;
     let contexts: Contexts = args.build_context.iter().cloned().collect();
     let platforms = if args.platform.is_empty() { vec![Platform::host()] } else { args.platform.clone() };
     let host = Platform::host();
@@ -76,7 +84,6 @@ fn whole(
     }
     let cache = Cache::of(store)?;
     let access = args.registry.access();
-    let secrets = Secrets::of(&args.secret, &args.ssh)?;
     let mut context = Some(context);
     let mut made: Vec<(Arc<Builder>, Arc<State>)> = Vec::new();
     for platform in &platforms {
@@ -118,6 +125,7 @@ fn whole(
             imported: Imported::of(&args.cache_from, &access, display),
             stages: Stages::default(),
             views: Views::default(),
+            opened: std::sync::Mutex::default(),
             materials: std::sync::Mutex::default(),
             used: std::sync::Mutex::default(),
         });

@@ -34,7 +34,8 @@ pub(crate) struct BuildArgs {
     /// Argument for ARG; without a value, this process's variable; may be repeated
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) build_arg: Vec<String>,
-    /// Another context, for FROM, COPY --from and RUN --mount=from: NAME=DIR, docker-image://REF or oci-layout://DIR
+    /// Another context, for FROM, COPY --from and RUN --mount=from: NAME=DIR, a git repository, the URL of a tar,
+    /// docker-image://REF or oci-layout://DIR
     #[arg(long, value_name = "NAME=CONTEXT", value_parser = named_context)]
     pub(crate) build_context: Vec<(String, Named)>,
     /// Platform to build for; several make an index [default: this machine's]

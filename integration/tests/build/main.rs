@@ -5,6 +5,7 @@
 
 mod attacks;
 mod cache;
+mod contexts;
 mod copies;
 mod flask;
 mod instructions;
@@ -12,6 +13,7 @@ mod mistakes;
 mod mounts;
 mod outputs;
 mod rootless;
+mod together;
 
 use std::fs;
 use std::path::PathBuf;
