@@ -144,10 +144,8 @@ pub(crate) fn git(text: &str, workspace: &Workspace, secrets: &Secrets, wanted: 
     let parts = repository(text)?;
     let host = host(&parts.remote);
     let is_http = parts.remote.starts_with("http://") || parts.remote.starts_with("https://");
-    let header = match is_http {
-        true => authorization(secrets, "GIT_AUTH", &[format!(".{host}"), String::new()])?,
-        false => None,
-    };
+    let names = [format!(".{host}"), String::new()];
+    let header = if is_http { authorization(secrets, "GIT_AUTH", &names)? } else { None };
     let bad = |why: &str| Error::malformed(format!("{text}: {why}"));
     if parts.remote.starts_with('-') || parts.reference.starts_with('-') {
         return Err(bad("begins with a dash"));

@@ -5,7 +5,7 @@
 //! parse/       text -> instructions, each with its place       expand.rs   variables
 //! plan.rs      stages -> graph                                 lint.rs     what is probably not meant
 //! builder.rs   the stages side by side; a step is cached or done, and becomes a layer
-//!   instructions.rs   run.rs (mounts.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
+//!   instructions.rs   run.rs (mounts.rs, held.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
 //! cache.rs     keys and records                                exchange.rs the cache in other places
 //! output.rs    where the image goes                            display.rs  what the user sees
 //! ```
@@ -25,6 +25,7 @@ mod expand;
 mod fetch;
 mod files;
 mod glob;
+mod held;
 mod ignore;
 mod images;
 mod instructions;

@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::builder::{Keyed, Work};
 use super::cache::Key;
 use super::display::StepId;
-use super::mounts::{Held, Resolved, bind};
+use super::held::{Held, bind};
+use super::mounts::Resolved;
 use super::parse::{Instruction, Run, Security, StepNetwork};
 use super::source::{Fault, Locate as _, Result};
 use crate::bundle::{Network, StepSpec, connect_step, step_spec};
@@ -108,7 +109,7 @@ impl Work<'_> {
         key.add("network", &format!("{:?} {:?}", run.network, builder.options.network));
         key.add("security", &format!("{:?}", run.security));
         for resolved in &mounts {
-            self.mount_key(&mut key, resolved).locate(resolved.at)?;
+            resolved.key(&mut key).locate(resolved.at)?;
         }
         let keyed: Keyed = self.keyed(key, &format!("RUN {shown}"));
         if let Some(made) = self.cached(step, &keyed)? {

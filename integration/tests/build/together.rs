@@ -50,11 +50,9 @@ fn builds_that_begin_at_once_leave_one_another_alone() {
 #[test]
 fn of_stages_that_fail_one_after_the_other_the_first_is_told_and_nothing_after_it() {
     let yard = Yard::new();
-    let waiting: String = (0..6).map(|n| format!("FROM base AS w{n}\nCOPY --from=broken /x /x\nRUN true\n")).collect();
-    let dockerfile = format!(
-        "FROM base AS broken\nRUN exit 7\n{waiting}FROM w0\n{}",
-        (0..6).map(|n| format!("COPY --from=w{n} /x /x{n}\n")).collect::<String>()
-    );
+    let each = |line: &str| (0..6).map(|n| line.replace('@', &n.to_string())).collect::<String>();
+    let waiting = each("FROM base AS w@\nCOPY --from=broken /x /x\nRUN true\n");
+    let dockerfile = format!("FROM base AS broken\nRUN exit 7\n{waiting}FROM w0\n{}", each("COPY --from=w@ /x /x@\n"));
     for _ in 0..5 {
         let out = yard.build(&dockerfile, &[]);
         assert_eq!(out.code, 1, "{out}");
