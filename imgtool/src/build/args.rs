@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::expand::{Env, Expander};
+use super::env::Env;
+use super::expand::Expander;
 use super::parse::Dockerfile;
 use super::source::{Locate as _, Result};
 use crate::error::Error;

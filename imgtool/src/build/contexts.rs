@@ -144,7 +144,8 @@ impl Context {
         match file {
             Some("-") => {
                 let mut text = Vec::new();
-                std::io::stdin().take(DOCKERFILE_MAX).read_to_end(&mut text).at("standard input")?;
+                std::io::stdin().take(DOCKERFILE_MAX + 1).read_to_end(&mut text).at("standard input")?;
+                small(&text).at("standard input")?;
                 Ok(Found { name: "Dockerfile".to_owned(), text, beside: None })
             }
             Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
@@ -156,6 +157,7 @@ impl Context {
                     Ok(file) => {
                         let mut text = Vec::new();
                         file.take(DOCKERFILE_MAX + 1).read_to_end(&mut text).with(|| format!("read {name}"))?;
+                        small(&text).with(|| name.to_owned())?;
                         Ok(Found { name: name.to_owned(), text, beside: Some(PathBuf::from(name)) })
                     }
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => match inside(name)? {
@@ -207,6 +209,14 @@ impl Context {
     }
 }
 
+/// A Dockerfile that is cut off somewhere would be another one.
+fn small(text: &[u8]) -> Result<()> {
+    if text.len() as u64 > DOCKERFILE_MAX {
+        return Err(Error::malformed(format!("a Dockerfile larger than {DOCKERFILE_MAX} bytes")));
+    }
+    Ok(())
+}
+
 /// A tar of the network, unpacked; or the text of a Dockerfile.
 fn fetched(url: &str, workspace: &Workspace, secrets: &Secrets) -> Result<(PathBuf, Option<Vec<u8>>)> {
     let path = workspace.directory()?;
@@ -225,7 +235,8 @@ fn from_stream(input: impl Read + Send, directory: &Path, powers: Powers) -> Res
     let start = std::io::BufRead::fill_buf(&mut input)?;
     if super::archives::kind(start).is_none() {
         let mut text = Vec::new();
-        input.take(DOCKERFILE_MAX).read_to_end(&mut text)?;
+        input.take(DOCKERFILE_MAX + 1).read_to_end(&mut text)?;
+        small(&text)?;
         return Ok(Some(text));
     }
     super::archives::unpack(input, directory, powers)?;

@@ -5,43 +5,9 @@ use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::str::Chars;
 
+use super::env::Env;
 use super::glob::{Dialect, Glob};
 use crate::error::{Error, Result};
-
-/// Names and values, in the order in which they were set first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Env(Vec<(String, String)>);
-
-impl Env {
-    /// From `NAME=VALUE`; without a `=` the value is empty.
-    pub(crate) fn of<S: AsRef<str>>(entries: impl IntoIterator<Item = S>) -> Self {
-        let mut env = Self::default();
-        for entry in entries {
-            let (key, value) = entry.as_ref().split_once('=').unwrap_or((entry.as_ref(), ""));
-            env.set(key, value);
-        }
-        env
-    }
-
-    pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(have, _)| have == key).map(|(_, value)| value.as_str())
-    }
-
-    pub(crate) fn set(&mut self, key: &str, value: &str) {
-        match self.0.iter_mut().find(|(have, _)| have == key) {
-            Some((_, have)) => value.clone_into(have),
-            None => self.0.push((key.to_owned(), value.to_owned())),
-        }
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
-    }
-
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(key, _)| key.as_str())
-    }
-}
 
 /// How text is expanded.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +43,8 @@ impl Expander {
 
     /// Expands `text` with the variables of `env`.
     pub(crate) fn expand(self, text: &str, env: &Env) -> Result<Expanded> {
-        let mut run = Run { how: self, chars: text.chars().peekable(), env, done: Expanded::default() };
+        let mut run =
+            Run { how: self, chars: text.chars().peekable(), env, done: Expanded::default(), depth: 0, bytes: 0 };
         let (text, words) = run.until(None, self.raw_escapes)?;
         Ok(Expanded { text, words, ..run.done })
     }
@@ -112,15 +79,26 @@ impl Words {
     }
 }
 
+/// Bytes that the variables of one text may become: one that has itself twice, and so on, would soon fill the memory.
+const VALUES_MAX: usize = 16 << 20;
+/// How deep variables may stand in the words of others.
+const DEPTH_MAX: usize = 100;
+
 struct Run<'a> {
     how: Expander,
     chars: Peekable<Chars<'a>>,
     env: &'a Env,
     done: Expanded,
+    depth: usize,
+    bytes: usize,
 }
 
 fn syntax(why: impl std::fmt::Display) -> Error {
     Error::malformed(format!("syntax error: {why}"))
+}
+
+fn too_much() -> Error {
+    Error::malformed(format!("the variables in it make more than {VALUES_MAX} bytes"))
 }
 
 impl Run<'_> {
@@ -225,6 +203,20 @@ impl Run<'_> {
 
     /// What follows a dollar.
     fn dollar(&mut self) -> Result<String> {
+        if self.depth == DEPTH_MAX {
+            return Err(syntax(format!("more than {DEPTH_MAX} variables, one in the other")));
+        }
+        self.depth += 1;
+        let value = self.reference()?;
+        self.depth -= 1;
+        self.bytes += value.len();
+        if self.bytes > VALUES_MAX {
+            return Err(too_much());
+        }
+        Ok(value)
+    }
+
+    fn reference(&mut self) -> Result<String> {
         if self.chars.next_if_eq(&'{').is_none() {
             let name = self.name();
             return Ok(match self.get(&name) {
@@ -324,6 +316,9 @@ impl Run<'_> {
             let length = if all || !replaced { glob.prefixes(&value[at..]).last().copied() } else { None };
             if let Some(length) = length.filter(|&length| length > 0) {
                 text.push_str(&replacement);
+                if text.len() > VALUES_MAX {
+                    return Err(too_much());
+                }
                 at += length;
                 replaced = true;
             } else {
@@ -423,6 +418,26 @@ mod tests {
             let error = Expander::new('\\').word(text, &env()).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_would_fill_the_memory_or_the_stack_is_refused() {
+        let how = Expander::new('\\');
+        let mut env = Env::of(["A=aaaaaaaa"]);
+        let mut grow = |text: &str| {
+            for _ in 0..40 {
+                match how.word(text, &env) {
+                    Ok(value) => env.set("A", &value),
+                    Err(e) => return e.to_string(),
+                }
+            }
+            panic!("{text} goes on and on")
+        };
+        assert!(grow("$A$A").contains("more than"));
+        assert!(grow("${A//a/aaaaaaaa}").contains("more than"));
+        let deep = |n: usize| format!("{}x{}", "${N:-".repeat(n), "}".repeat(n));
+        assert_eq!(how.word(&deep(50), &Env::default()).unwrap(), "x");
+        assert!(how.word(&deep(100_000), &Env::default()).is_err());
     }
 
     #[test]

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::builder::Work;
 use super::cache::Key;
-use super::expand::{Env, Expander};
+use super::env::Env;
+use super::expand::Expander;
 use super::parse::{Arg, Command, Instruction, Kind, Pair, Word};
 use super::source::{Fault, Locate as _, Result};
 use crate::error::Error;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! process.rs   two processes, so that nothing is left whatever happens
-//! parse/       text -> instructions, each with its place       expand.rs   variables
+//! parse/       text -> instructions, each with its place       expand.rs   variables (env.rs)
 //! plan.rs      stages -> graph                                 lint.rs     what is probably not meant
 //! builder.rs   the stages side by side; a step is cached or done, and becomes a layer
 //!   instructions.rs   run.rs (mounts.rs, held.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
@@ -20,6 +20,7 @@ mod chmod;
 mod contexts;
 mod copy;
 mod display;
+mod env;
 mod exchange;
 mod expand;
 mod fetch;

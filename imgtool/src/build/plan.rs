@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::args::{self, BuildArgs};
-use super::expand::{Env, Expander};
+use super::env::Env;
+use super::expand::Expander;
 use super::parse::{Dockerfile, Instruction, Kind, Mount, MountKind};
 use super::source::{Fault, Locate as _, Result, Span, did_you_mean};
 use crate::error::Error;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::expand::Env;
+use super::env::Env;
 use crate::archive::as_oci;
 use crate::digest::Digest;
 use crate::layout::{Image, Layer};

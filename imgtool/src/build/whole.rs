@@ -18,7 +18,7 @@ use super::secrets::Secrets;
 use super::source::{Fault, Locate as _, Result, Source};
 use super::state::State;
 use super::workspace::Workspace;
-use super::{attest, expand::Env, process};
+use super::{attest, env::Env, process};
 use crate::bundle::{Network, Options};
 use crate::cli::{BuildArgs as Cli, PullPolicy};
 use crate::error::{Error, Step};

@@ -1,6 +1,7 @@
 //! Warnings: what builds, and is probably not meant. The rules and their names are those of BuildKit's checks.
 
 mod checks;
+mod walk;
 
 use serde_json::json;
 

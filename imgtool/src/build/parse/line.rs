@@ -1,6 +1,7 @@
 //! Logical lines: directives, comments, continuations and heredocs, with the place of every character.
 
-use super::super::expand::{Env, Expander};
+use super::super::env::Env;
+use super::super::expand::Expander;
 use super::super::source::{Fault, Pos, Result, Span};
 use super::{Heredoc, words};
 

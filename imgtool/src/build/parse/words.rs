@@ -1,6 +1,7 @@
 //! The arguments of an instruction: flags, words, JSON lists, pairs, heredocs.
 
-use super::super::expand::{Env, Expander};
+use super::super::env::Env;
+use super::super::expand::Expander;
 use super::{Args, Heredoc, Pair, Word};
 use crate::error::{Error, Result};
 
