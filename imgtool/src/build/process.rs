@@ -39,16 +39,18 @@ fn signals() -> SigSet {
 pub(crate) fn guard(store: &Store, runtime: Option<&Path>, epoch: Option<&str>) -> Result<u8> {
     let claim = workspace::claim(store, runtime)?;
     let directory = claim.directory.clone();
-    let result = watch(&directory, epoch);
+    signals().thread_block().map_err(std::io::Error::from)?;
+    // In a thread: once a pid namespace has lost its first process, who unshared it starts no other, and what is left of
+    // the build is cleared away by the runtime.
+    let result = std::thread::scope(|scope| scope.spawn(|| watch(&directory, epoch)).join());
+    let result = result.unwrap_or_else(|_| Err(Error::other("the watch over the builder failed")));
     workspace::clear(&directory, runtime);
     drop(claim);
     result
 }
 
 fn watch(directory: &Path, epoch: Option<&str>) -> Result<u8> {
-    let set = signals();
-    set.thread_block().map_err(std::io::Error::from)?;
-    let signal = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).map_err(std::io::Error::from)?;
+    let signal = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC).map_err(std::io::Error::from)?;
     unshare(CloneFlags::CLONE_NEWPID).map_err(std::io::Error::from).at("make a pid namespace (building needs root)")?;
     let program = std::env::current_exe().at("the path of imgtool")?;
     let mut command = Command::new(program);

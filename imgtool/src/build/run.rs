@@ -162,7 +162,7 @@ impl Work<'_> {
             StepNetwork::Host => Network::Host,
             StepNetwork::Default => builder.options.network.clone(),
         };
-        let name = format!("build-{}", crate::layout::random_hex(12)?);
+        let name = builder.workspace.container();
         let user = self.state.config.config.user.clone();
         let mut spec = StepSpec {
             rootfs,

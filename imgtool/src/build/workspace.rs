@@ -74,14 +74,47 @@ pub(crate) fn clear(directory: &Path, runtime: Option<&Path>) {
             let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
+    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if name.starts_with(PREFIX) {
+        clear_cgroups(&format!("{name}-"));
+    }
     // Layers that it had begun.
-    let drafts = directory.file_name().map(|name| format!("layer-{}-", name.to_string_lossy())).unwrap_or_default();
+    let drafts = format!("layer-{name}-");
     for entry in directory.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten() {
-        if !drafts.is_empty() && entry.file_name().to_string_lossy().starts_with(&drafts) {
+        if entry.file_name().to_string_lossy().starts_with(&drafts) {
             let _ = remove_all(&entry.path());
         }
     }
     let _ = remove_all(directory);
+}
+
+/// A runtime that was killed while it made a container has no record of it yet, but may have made its cgroup.
+fn clear_cgroups(prefix: &str) {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let hierarchies = table.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        if !kind.starts_with("cgroup") {
+            return None;
+        }
+        mount.split(' ').nth(4).map(Path::new)
+    });
+    for hierarchy in hierarchies {
+        for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                remove_cgroup(&entry.path());
+            }
+        }
+    }
+}
+
+/// Removes a cgroup whose processes are gone, and those below it.
+fn remove_cgroup(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(path);
 }
 
 /// The same directory, as the process that builds has it.
@@ -129,6 +162,12 @@ impl Workspace {
         let path = self.directory.join(self.number().to_string());
         DirBuilder::new().mode(0o700).create(&path).with(|| format!("mkdir {}", path.display()))?;
         Ok(path)
+    }
+
+    /// The name of a new container: by it the guard knows what is left of the build.
+    pub(crate) fn container(&self) -> String {
+        let name = self.directory.file_name().unwrap_or_default().to_string_lossy();
+        format!("{name}-{}", self.number())
     }
 
     /// A new directory in memory.

@@ -2,13 +2,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 
 use super::{Store, random_hex, sync_parent};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result, Step};
 use crate::oci::Descriptor;
+
+/// Where files without a name are.
+const NAMELESS: &str = "/proc/self/fd";
 
 /// What [`Store::acquire`] found.
 pub(crate) enum Acquired {
@@ -72,7 +78,15 @@ impl Store {
     pub(crate) fn adopt_blob(&self, digest: &Digest, file: &std::path::Path) -> Result<()> {
         self.make_blob_directory(digest)?;
         let target = self.blob_path(digest);
-        fs::rename(file, &target).with(|| format!("blob {digest}"))?;
+        let moved = if file.starts_with(NAMELESS) {
+            match linkat(CWD, file, CWD, &target, AtFlags::SYMLINK_FOLLOW) {
+                Err(rustix::io::Errno::EXIST) => Ok(()), // the same content
+                result => result.map_err(std::io::Error::from),
+            }
+        } else {
+            fs::rename(file, &target)
+        };
+        moved.with(|| format!("blob {digest}"))?;
         sync_parent(&target)
     }
 
@@ -104,8 +118,16 @@ impl Store {
         }
     }
 
-    /// A file in `tmp/` for a blob whose digest is not known yet.
+    /// A file for a blob whose digest is not known yet: without a name, so that nothing is left of it whatever happens, or
+    /// in `tmp/` where the file system knows of no such files. It must be open when it is adopted.
     pub(crate) fn spool(&self) -> Result<(PathBuf, File)> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        if let Ok(fd) = openat(CWD, self.path("tmp"), flags, Mode::from_raw_mode(0o644)) {
+            let path = std::path::Path::new(NAMELESS).join(fd.as_raw_fd().to_string());
+            if path.exists() {
+                return Ok((path, File::from(fd)));
+            }
+        }
         let path = self.path("tmp").join(format!("spool.{}", random_hex(16)?));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
         Ok((path.clone(), file.with(|| format!("create {}", path.display()))?))

@@ -1,5 +1,6 @@
 //! What a hostile Dockerfile, image or step might do to the host. Each test is named after the attack that it repeats.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -236,6 +237,8 @@ fn a_build_that_is_interrupted_leaves_no_process_no_mount_and_a_sound_store() {
     {
         let yard = Yard::new();
         let mut child = sleeping(&yard);
+        let builds = under_way(&yard);
+        assert!(!cgroups_of(&builds).is_empty(), "its step has one");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
         let code = command::code(child.wait().unwrap());
         assert_eq!(code, 128 + signal as i32);
@@ -245,9 +248,61 @@ fn a_build_that_is_interrupted_leaves_no_process_no_mount_and_a_sound_store() {
             "{signal}"
         );
         assert!(leak::mounts(&yard.place.id).is_empty());
+        if signal != nix::sys::signal::Signal::SIGKILL {
+            assert!(cgroups_of(&builds).is_empty(), "{signal}: {:?}", cgroups_of(&builds));
+        }
         // What a guard that was killed could not clear away, the next build does; what was done before counts.
         let out = yard.build("FROM base\nRUN echo before > /before\n", &[]).ok();
         assert!(out.stderr.contains("CACHED"), "{signal}: {out}");
+        assert!(cgroups_of(&builds).is_empty(), "{signal}: {:?}", cgroups_of(&builds));
         yard.place.ours("imgtool", &["fsck"]).ok();
     }
+}
+
+/// Names of the builds that have a directory.
+fn under_way(yard: &Yard) -> BTreeSet<String> {
+    let all = fs::read_dir(yard.place.dir.join("store/tmp")).unwrap().flatten();
+    let names = all.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("build-")).collect()
+}
+
+/// Names of cgroups at the top of any hierarchy that containers of these builds had.
+fn cgroups_of(builds: &BTreeSet<String>) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let hierarchies = table.lines().filter(|line| line.contains(" - cgroup")).map(|l| l.split(' ').nth(4).unwrap());
+    let entries = hierarchies.flat_map(|at| fs::read_dir(at).into_iter().flatten().flatten());
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| builds.iter().any(|build| name.starts_with(build))).collect()
+}
+
+#[test]
+fn a_build_that_is_killed_at_any_moment_leaves_no_cgroup_and_no_file_to_the_next() {
+    let yard = Yard::new();
+    let dockerfile = "FROM base\nRUN busybox dd if=/dev/urandom of=/1 bs=1M count=2\nCOPY . /x/\nRUN busybox dd if=/dev/urandom of=/2 bs=1M count=2\n";
+    yard.file("Dockerfile", dockerfile);
+    let mut builds = BTreeSet::new();
+    for round in 0..24 {
+        let mut command = Command::new(programs::ours("imgtool"));
+        command.arg("--root").arg(yard.place.dir.join("store")).args([
+            "build",
+            "-q",
+            "--no-cache",
+            "--network",
+            "none",
+        ]);
+        command.arg("--runtime").arg(&Runtime::under_test().binary).arg(&yard.context);
+        command.env("TARE_TEST", &yard.place.id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(12 * round));
+        builds.extend(under_way(&yard));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(!builds.is_empty(), "none of them had begun");
+    let gone = || leak::processes(&yard.place.id).is_empty().then_some(());
+    assert!(integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, gone).is_some());
+    // It looks for what is left in tmp, too.
+    yard.build("FROM base\nRUN true\n", &[]).ok();
+    assert!(cgroups_of(&builds).is_empty(), "{:?}", cgroups_of(&builds));
+    yard.place.ours("imgtool", &["fsck"]).ok();
 }

@@ -1,9 +1,10 @@
 //! Builds of an ordinary user.
 
 use std::fs;
+use std::path::Path;
 
-use integration::skip;
 use integration::user::{User, impossible};
+use integration::{programs, skip};
 use serde_json::Value;
 
 /// Owners, links, deletions and replacements, of another user's process too; and all kinds of mounts.
@@ -93,5 +94,43 @@ fn without_ranges_all_steps_are_the_users() {
     let bundle = user.bundle(&["app"]);
     assert_eq!(user.container(&bundle).stdout, "0\n");
     user.imgtool(&["unbundle", &bundle]).ok();
+    user.leave();
+}
+
+#[test]
+fn on_cgroup_version_2_alone_a_step_is_confined_and_connected_by_pasta() {
+    integration::cgroups::enter_v2();
+    if let Some(why) = impossible() {
+        skip!("{why}");
+    }
+    if programs::find(Path::new("pasta")).is_none() {
+        skip!("pasta is not installed");
+    }
+    let routes = fs::read_to_string("/proc/net/route").unwrap();
+    if !routes.lines().any(|line| line.split('\t').nth(1) == Some("00000000")) {
+        skip!("this machine has no way out, which pasta would copy");
+    }
+    let user = User::new(true);
+    user.image();
+    let context = user.home.join("context");
+    fs::create_dir(&context).unwrap();
+    let dockerfile = "FROM small:1\nUSER 0\nRUN cat /proc/net/dev /proc/net/route; cat /proc/self/cgroup; grep cgroup /proc/self/mountinfo; true\nRUN --network=none cat /proc/net/dev\n";
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let context = context.to_str().unwrap();
+    let out = user.imgtool(&["build", "--progress", "plain", "-t", "app", context]).ok();
+    let lines = |step: &str| -> Vec<&str> {
+        let of = |line: &&str| line.split(' ').next() == Some(step);
+        out.stderr.lines().filter(of).filter_map(|line| line.splitn(3, ' ').nth(2)).collect()
+    };
+    let connected = lines("#2");
+    let default = connected.iter().any(|line| line.split_whitespace().nth(1) == Some("00000000"));
+    assert!(default, "a default route: {out}");
+    assert!(connected.contains(&"0::/"), "its cgroup is the top of what it sees: {out}");
+    let interfaces =
+        lines("#3").iter().filter(|line| line.trim_start().split(' ').next().is_some_and(|w| w.ends_with(':'))).count();
+    assert_eq!(interfaces, 1, "loopback alone: {out}");
+    // What an ordinary user may not ask of a host without delegation is refused before anything is done.
+    let out = user.imgtool(&["build", "-q", "--no-cache", "--memory", "64m", context]);
+    assert!(out.code == 1 && out.stderr.contains("--memory"), "{out}");
     user.leave();
 }
