@@ -38,7 +38,7 @@ pub(super) struct NewBlob {
 
 impl NewBlob {
     pub(super) fn new(store: &Store, compression: LayerCompression, level: Option<i32>) -> Result<Self> {
-        let (path, file) = store.spool()?;
+        let (path, file) = store.nameless()?;
         let spool = Spool { path };
         let output = Output { file, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
         let checked = |most: i32, usual: i32| match level.unwrap_or(usual) {

@@ -220,7 +220,7 @@ pub(crate) fn take_blob(store: &Store, other: &Store, blob: &Descriptor) -> Resu
 }
 
 fn store_blob(store: &Store, blob: &Descriptor, reader: impl std::io::Read) -> Result<()> {
-    let (path, file) = store.spool()?;
+    let (path, file) = store.nameless()?;
     let copy = || -> Result<()> {
         let mut file = &file;
         std::io::copy(&mut VerifiedReader::new(reader, blob), &mut file)?;

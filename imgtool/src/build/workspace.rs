@@ -8,6 +8,7 @@
 //!   state/        the runtime's state
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -88,18 +89,18 @@ pub(crate) fn clear(directory: &Path, runtime: Option<&Path>) {
     let _ = remove_all(directory);
 }
 
-/// A runtime that was killed while it made a container has no record of it yet, but may have made its cgroup.
+/// A runtime that was killed while it made a container has no record of it yet, but may have made its cgroup: beside or below
+/// the one that it was in, or at the top.
 fn clear_cgroups(prefix: &str) {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let above: BTreeSet<&Path> = own.flat_map(|path| Path::new(path).ancestors()).collect();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let hierarchies = table.lines().filter_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        if !kind.starts_with("cgroup") {
-            return None;
-        }
-        mount.split(' ').nth(4).map(Path::new)
-    });
-    for hierarchy in hierarchies {
-        for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+    for (mount, kind) in table.lines().filter_map(|line| line.split_once(" - ")) {
+        let mut fields = mount.split(' ').skip(3);
+        let (Some(root), Some(at), true) = (fields.next(), fields.next(), kind.starts_with("cgroup")) else { continue };
+        let shown = above.iter().filter_map(|path| path.strip_prefix(root).ok());
+        for entry in shown.flat_map(|path| fs::read_dir(Path::new(at).join(path)).into_iter().flatten().flatten()) {
             if entry.file_name().to_string_lossy().starts_with(prefix) {
                 remove_cgroup(&entry.path());
             }

@@ -118,9 +118,16 @@ impl Store {
         }
     }
 
-    /// A file for a blob whose digest is not known yet: without a name, so that nothing is left of it whatever happens, or
-    /// in `tmp/` where the file system knows of no such files. It must be open when it is adopted.
+    /// A file in `tmp/` for a blob whose digest is not known yet.
     pub(crate) fn spool(&self) -> Result<(PathBuf, File)> {
+        let path = self.path("tmp").join(format!("spool.{}", random_hex(16)?));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
+        Ok((path.clone(), file.with(|| format!("create {}", path.display()))?))
+    }
+
+    /// The same without a name where the file system knows of such files: nothing is left of it, whatever happens. It must
+    /// be open when it is adopted.
+    pub(crate) fn nameless(&self) -> Result<(PathBuf, File)> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         if let Ok(fd) = openat(CWD, self.path("tmp"), flags, Mode::from_raw_mode(0o644)) {
             let path = std::path::Path::new(NAMELESS).join(fd.as_raw_fd().to_string());
@@ -128,9 +135,7 @@ impl Store {
                 return Ok((path, File::from(fd)));
             }
         }
-        let path = self.path("tmp").join(format!("spool.{}", random_hex(16)?));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
-        Ok((path.clone(), file.with(|| format!("create {}", path.display()))?))
+        self.spool()
     }
 }
 

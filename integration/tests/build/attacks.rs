@@ -266,13 +266,12 @@ fn under_way(yard: &Yard) -> BTreeSet<String> {
     names.filter(|name| name.starts_with("build-")).collect()
 }
 
-/// Names of cgroups at the top of any hierarchy that containers of these builds had.
+/// Cgroups of these builds' containers, wherever they are.
 fn cgroups_of(builds: &BTreeSet<String>) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let hierarchies = table.lines().filter(|line| line.contains(" - cgroup")).map(|l| l.split(' ').nth(4).unwrap());
-    let entries = hierarchies.flat_map(|at| fs::read_dir(at).into_iter().flatten().flatten());
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| builds.iter().any(|build| name.starts_with(build))).collect()
+    // Others come and go meanwhile, which find complains about.
+    let all = command::tool("find", &["/sys/fs/cgroup", "-maxdepth", "9", "-type", "d", "-name", "build-*"]).stdout;
+    let name = |path: &&str| path.rsplit('/').next().is_some_and(|name| builds.iter().any(|b| name.starts_with(b)));
+    all.lines().filter(name).map(str::to_owned).collect()
 }
 
 #[test]
@@ -293,7 +292,8 @@ fn a_build_that_is_killed_at_any_moment_leaves_no_cgroup_and_no_file_to_the_next
         command.arg("--runtime").arg(&Runtime::under_test().binary).arg(&yard.context);
         command.env("TARE_TEST", &yard.place.id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(12 * round));
+        let moment = std::time::Duration::from_millis(12 * round);
+        integration::wait::until(std::time::Duration::from_millis(4), moment, || child.try_wait().unwrap());
         builds.extend(under_way(&yard));
         child.kill().unwrap();
         child.wait().unwrap();
