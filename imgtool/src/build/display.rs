@@ -202,6 +202,16 @@ impl Display {
             }
             return;
         }
+        if matches!(self.face, Face::Quiet) {
+            // Without it nobody would know what was wrong.
+            let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+            if !*closed {
+                for line in &last {
+                    let _ = writeln!(std::io::stderr().lock(), "{line}");
+                }
+            }
+            return;
+        }
         let number = id.0 + 1;
         self.tell(
             || format!("#{number} ERROR: {error}"),

@@ -62,6 +62,20 @@ fn files_that_are_missing_are_named() {
 }
 
 #[test]
+fn a_quiet_build_that_fails_shows_the_last_of_its_steps_output() {
+    let yard = Yard::new();
+    yard.file(
+        "Dockerfile",
+        "FROM base\nRUN echo fine\nRUN for n in $(busybox seq 30); do echo line $n; done; exit 3\n",
+    );
+    let runtime = integration::programs::Runtime::under_test().binary.to_str().unwrap();
+    let args = ["build", "-q", "--network", "none", "--runtime", runtime, yard.context.to_str().unwrap()];
+    let out = yard.place.ours("imgtool", &args);
+    assert!(out.code == 1 && out.stderr.contains("line 30\n") && out.stderr.contains("Dockerfile:3:1"), "{out}");
+    assert!(out.stderr.lines().all(|line| line != "fine" && line != "line 10"), "{out}");
+}
+
+#[test]
 fn checks_are_told_and_fail_only_if_asked() {
     let yard = Yard::new();
     let dockerfile = "FROM base as Build\nMAINTAINER me\nCMD echo x\n";
