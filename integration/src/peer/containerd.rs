@@ -35,6 +35,11 @@ impl Containerd {
         this
     }
 
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Starts the daemon (again).
     pub fn up(&mut self) {
         let path = format!("{}:{}", self.dir.join("bin").display(), crate::criu::path().display());

@@ -25,6 +25,7 @@ pub(crate) fn containerd(place: &Place) -> Containerd {
 /// A running container named `web` that waits for signals. One that does not yet would never get what is sent to it now: the
 /// kernel drops signals to the init of a pid namespace that it has no answer to.
 pub(crate) fn web(containerd: &Containerd) {
+    let log = containerd.dir().join("web.log");
     containerd
         .ctr(&[
             "run",
@@ -33,17 +34,14 @@ pub(crate) fn web(containerd: &Containerd) {
             &Containerd::runtime(),
             "--env",
             &format!("TARE_TEST={}", containerd.id),
+            "--log-uri",
+            &format!("file://{}", log.display()),
             IMAGE,
             "web",
         ])
         .ok();
     assert_eq!(status(containerd, "web"), "RUNNING");
-    let waits = wait::until(Duration::from_millis(10), LIMIT, || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", pid(containerd, "web")?)).ok()?;
-        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
-        (u64::from_str_radix(blocked.trim(), 16).ok()? != 0).then_some(())
-    });
-    assert!(waits.is_some());
+    assert!(wait::file(&log, LIMIT, |text| text.contains("ready")));
 }
 
 /// The pid of a container's init.
