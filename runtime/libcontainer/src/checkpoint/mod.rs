@@ -224,7 +224,7 @@ fn write_new(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> std::io::Result<(
     written
 }
 
-/// Adds where criu says more, with the last of what its log calls errors; the others go to ours.
+/// Adds where criu says more, with what its log calls the first error; all of them go to ours.
 fn explain(error: Error, dirs: &Dirs, options: &Options, log: &str) -> Error {
     // There is no such file where criu did not start.
     let Ok(bytes) = read_in(dirs.work(), log, MAX_LOG) else { return error };
@@ -234,8 +234,9 @@ fn explain(error: Error, dirs: &Dirs, options: &Options, log: &str) -> Error {
     for line in &lines {
         tracing::debug!("{}: {line}", path.display());
     }
-    let last = lines.last().copied().unwrap_or("no error there");
-    Error::new(error.kind(), format!("{error}: see {}: {last}", path.display()))
+    // The first is the cause of those after it. That it may not raise its limit of files stops nothing.
+    let cause = lines.iter().find(|line| !line.contains("RLIMIT_NOFILE")).copied().unwrap_or("no error there");
+    Error::new(error.kind(), format!("{error}: see {}: {cause}", path.display()))
 }
 
 fn refuse_parent(parent: &str, images: &Path) -> Result<()> {
