@@ -115,6 +115,10 @@ impl Placer<'_> {
     }
 
     fn one(&self, tree: &Tree, parents: &mut Parents<'_>, entry: &Entry, to: &OwnedFd, name: &[u8]) -> Result<()> {
+        // Nothing but a name in this directory, whoever thought of it.
+        if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+            return Err(Error::malformed(format!("{:?} is no name of a file", String::from_utf8_lossy(name))));
+        }
         remove(to, name)?;
         let stat = &entry.stat;
         let (uid, gid) = self.look.ids(stat);

@@ -52,8 +52,10 @@ impl Work<'_> {
             [doc, ..] if super::parse::heredoc(&text).is_some() => {
                 let data = doc.text();
                 if data.starts_with("#!") {
-                    let path = format!("/dev/pipes/{}", doc.name);
-                    script = Some((doc.name.clone(), data));
+                    // The name is a word of the Dockerfile's, and would lead anywhere on this machine.
+                    let name = doc.file_name().unwrap_or("script");
+                    let path = format!("/dev/pipes/{name}");
+                    script = Some((name.to_owned(), data));
                     return (vec![path], script);
                 }
                 data

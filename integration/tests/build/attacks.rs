@@ -34,6 +34,29 @@ fn hostile_image(yard: &Yard, host: &Path) {
 }
 
 #[test]
+fn a_heredocs_name_leads_out_of_the_image() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    let up = "../".repeat(16);
+    for dir in [host.display().to_string(), format!("{up}{}", host.strip_prefix("/").unwrap().display())] {
+        for (name, mark) in [("new", "#!/bin/sh\necho evil\n"), ("mark", "#!/bin/sh\necho evil\n")] {
+            let path = format!("{dir}/{name}");
+            for instruction in ["RUN", "COPY", "ADD --chmod=4755", "ONBUILD COPY"] {
+                let target = if instruction == "RUN" { "" } else { " /x/" };
+                let dockerfile = format!("FROM base\n{instruction} <<{path}{target}\n{mark}{path}\n");
+                let out = yard.build(&dockerfile, &["--no-cache"]);
+                assert!(out.code == 0 || out.stderr.contains("Dockerfile:2"), "{out}");
+                let left: Vec<_> = fs::read_dir(&host).unwrap().flatten().map(|entry| entry.file_name()).collect();
+                assert_eq!(left, ["mark"], "{instruction}: {out}");
+                assert_eq!(fs::read_to_string(host.join("mark")).unwrap(), MARK, "{instruction}: {out}");
+            }
+        }
+    }
+    let out = yard.build("FROM base\nRUN <</a/b\n#!/bin/sh\necho $0\n/a/b\n", &[]).ok();
+    assert!(out.stderr.contains("/dev/pipes/"), "it is a script nevertheless: {out}");
+}
+
+#[test]
 fn cve_2024_1753_the_source_of_a_bind_is_a_link_to_the_hosts_root() {
     let yard = Yard::new();
     let host = host(&yard);

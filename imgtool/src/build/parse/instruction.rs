@@ -234,7 +234,12 @@ fn copy(statement: &Statement, flags: &mut Flags<'_>) -> Result<Copy> {
         match heredoc(&source.text) {
             Some(named) if !statement.args.json => {
                 let found = statement.heredocs.iter().find(|doc| doc.name == named.name);
-                copy.inline.push(found.cloned().unwrap_or(named));
+                let doc = found.cloned().unwrap_or(named);
+                if doc.file_name().is_none() {
+                    let text = format!("{upper}: no file can have the name {:?} of this heredoc", doc.name);
+                    return Err(Fault::at(statement.line.span(source.at), text));
+                }
+                copy.inline.push(doc);
             }
             _ => copy.sources.push(source.clone()),
         }

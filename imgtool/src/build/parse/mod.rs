@@ -84,6 +84,12 @@ impl Heredoc {
         }
         self.content.clone()
     }
+
+    /// Its name, if a file can have it: it may be any word.
+    pub(crate) fn file_name(&self) -> Option<&str> {
+        let name = self.name.as_str();
+        (!matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])).then_some(name)
+    }
 }
 
 /// An instruction in its parts.
