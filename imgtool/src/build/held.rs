@@ -166,10 +166,19 @@ impl Work<'_> {
         }
         let fd = source.root().enter(path, OFlags::PATH).with(step)?;
         let (place, is_directory) = pin(&fd, &own, held).with(step)?;
-        if mount.read_only || !is_directory {
+        if mount.read_only {
             return Ok(place);
         }
         // What the step writes there is seen by nobody else, and forgotten.
+        if !is_directory {
+            // An overlay is of directories: a file is copied.
+            let one = source.root().find(path).with(step)?.pop().ok_or_else(|| Error::missing(path.to_owned()))?;
+            let tree = list(one, &Filter::default()).with(step)?;
+            let root = Root::open(&own)?;
+            let look = Look { keep_owners: true, ..Look::default() };
+            Placer { root: &root, look: &look }.file(&tree, root.fd(), "written").with(step)?;
+            return Ok(own.join("written"));
+        }
         let (upper, work, target) = (own.join("upper"), own.join("work"), own.join("written"));
         for path in [&upper, &work, &target] {
             fs::create_dir(path)?;

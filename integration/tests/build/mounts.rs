@@ -66,6 +66,17 @@ fn binds_show_the_context_stages_and_images() {
 }
 
 #[test]
+fn what_a_step_writes_to_a_file_that_it_binds_is_forgotten() {
+    let yard = Yard::new();
+    yard.file("file", "context\n");
+    let dockerfile = "FROM base AS one\nRUN echo stage > /made\nFROM base\nRUN --mount=source=file,target=/f,rw echo written >> /f && cat /f\nRUN --mount=from=one,source=/made,target=/m,rw echo written > /m\nRUN --mount=from=one,source=/made,target=/m cat /m\n";
+    let out = yard.build(dockerfile, &[]).ok();
+    assert_eq!(out.stderr.matches(" written\n").count(), 1, "the step itself sees it: {out}");
+    assert!(out.stderr.contains(" stage\n"), "another step does not: {out}");
+    assert_eq!(fs::read_to_string(yard.context.join("file")).unwrap(), "context\n");
+}
+
+#[test]
 fn caches_stay_and_are_shared_as_asked() {
     let yard = Yard::new();
     let count = |sharing: &str, salt: &str| {
