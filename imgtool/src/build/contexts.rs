@@ -124,7 +124,7 @@ impl Context {
                 (path.clone(), standard_input(&path, workspace.powers())?)
             }
             git if is_git(git) => {
-                let wanted = fetch::Checkout { keep_git_dir: asked.keep_git_dir, checksum: None };
+                let wanted = fetch::Checkout { keep_git_dir: asked.keep_git_dir, ..fetch::Checkout::default() };
                 (fetch::git(git, workspace, asked.secrets, &wanted)?, None)
             }
             url if url.starts_with("http://") || url.starts_with("https://") => fetched(url, workspace, asked.secrets)?,

@@ -135,8 +135,24 @@ fn repository(text: &str) -> Result<Repository> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Checkout<'a> {
     pub(crate) keep_git_dir: bool,
+    /// A Dockerfile's author has chosen the address, and gets what is there: who builds lets nobody in by being who he is, but
+    /// by `--secret` and `--ssh` alone.
+    pub(crate) is_foreign: bool,
     pub(crate) checksum: Option<&'a str>,
 }
+
+/// By which git and ssh would find out who builds, or be told to do something else.
+const OWN: [&str; 9] = [
+    "SSH_AUTH_SOCK",
+    "SSH_ASKPASS",
+    "GIT_ASKPASS",
+    "GIT_SSH",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "XDG_CONFIG_HOME",
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+];
 
 /// Checks a repository out, by the git of this machine; gives the directory. What the repository names is hostile: no hooks,
 /// no protocols but the usual ones, and a directory in it is found beneath it (CVE-2024-23651's kind).
@@ -151,6 +167,7 @@ pub(crate) fn git(text: &str, workspace: &Workspace, secrets: &Secrets, wanted: 
         return Err(bad("begins with a dash"));
     }
     let checkout = workspace.directory()?;
+    let agent = if wanted.is_foreign { secrets.agent("default", &workspace.memory()?)? } else { None };
     let run = |args: &[&str]| -> Result<String> {
         let mut command = Command::new("git");
         command
@@ -158,6 +175,17 @@ pub(crate) fn git(text: &str, workspace: &Workspace, secrets: &Secrets, wanted: 
             .arg(&checkout)
             .args(args);
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_NOSYSTEM", "1").stdin(Stdio::null());
+        if wanted.is_foreign {
+            for variable in OWN {
+                command.env_remove(variable);
+            }
+            // No helpers for credentials, no .netrc, no keys of ~/.ssh.
+            command.env("HOME", "/dev/null").env("GIT_CONFIG_GLOBAL", "/dev/null");
+            command.env("GIT_SSH_COMMAND", "ssh -F none -o IdentityFile=none -o BatchMode=yes");
+            if let Some(agent) = &agent {
+                command.env("SSH_AUTH_SOCK", agent);
+            }
+        }
         if let Some(header) = &header {
             // Not among the arguments, which everybody on the machine may read.
             let scheme = parts.remote.split("://").next().unwrap_or_default();

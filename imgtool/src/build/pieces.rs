@@ -76,6 +76,7 @@ impl Work<'_> {
         if is_git(source) {
             let wanted = super::fetch::Checkout {
                 keep_git_dir: copy.keep_git_dir.unwrap_or(false),
+                is_foreign: true,
                 checksum: checksum.as_deref().map(|text| text.trim_start_matches("sha1:")),
             };
             let directory = super::fetch::git(source, workspace, &self.builder.secrets, &wanted)?;

@@ -82,6 +82,23 @@ fn a_repository_is_a_context_with_its_git_directory_if_asked() {
     let named = format!("named={url}#main:sub");
     yard.build("FROM base\nCOPY --from=named file /n/\n", &["--build-context", &named]).ok();
     assert_eq!(list("/n"), "file\n");
+    // What the user's own git knows of servers is for contexts that the user names, and not for those of a Dockerfile.
+    let home = yard.place.dir.join("home");
+    fs::create_dir(&home).unwrap();
+    let config = format!("[url \"git://127.0.0.1:{port}/\"]\ninsteadOf = git://mine.invalid/\n");
+    fs::write(home.join(".gitconfig"), config).unwrap();
+    let at_home = |args: &[&str]| {
+        let mut command = std::process::Command::new(integration::programs::ours("imgtool"));
+        command.arg("--root").arg(yard.place.dir.join("store")).env("TARE_TEST", &yard.place.id);
+        command.args(["build", "-q", "--network", "none", "-t", "app"]).args(args).env("HOME", &home);
+        integration::command::run(&mut command, &integration::command::Files::new(&home, "call"))
+    };
+    at_home(&["git://mine.invalid/repository.git"]).ok();
+    for (address, code) in [(&*url, 0), ("git://mine.invalid/repository.git", 1)] {
+        yard.file("Dockerfile", &format!("FROM base\nADD {address} /added/\n"));
+        let out = at_home(&["--no-cache", yard.context.to_str().unwrap()]);
+        assert_eq!(out.code, code, "{out}");
+    }
     daemon.kill().unwrap();
     daemon.wait().unwrap();
 }
