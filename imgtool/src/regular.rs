@@ -20,7 +20,8 @@ pub(crate) fn open_at(dir: impl AsFd, name: &[u8]) -> io::Result<File> {
     reopened(&openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn reopened(found: &OwnedFd) -> io::Result<File> {
+/// Opens what was found, if it is a file, to read it.
+pub(crate) fn reopened(found: &OwnedFd) -> io::Result<File> {
     if FileType::from_raw_mode(fstat(found)?.st_mode) != FileType::RegularFile {
         return Err(Error::malformed("not a regular file").into());
     }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::glob::{Dialect, Glob, is_pattern};
 use super::ignore::clean;
 use crate::error::{Error, Result, Step};
+use crate::regular;
 
 /// Most names that one source pattern may match.
 const MATCHES_MAX: usize = 1_000_000;
@@ -81,13 +82,13 @@ impl Root {
 
     /// Reads a small text file; `None` if there is none.
     pub(crate) fn read(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>> {
-        // Without NONBLOCK a fifo in the file's place would hold us for ever.
-        let fd = match self.enter(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Ok(fd) => fd,
+        let found = match self.enter(path, OFlags::PATH) {
+            Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(e) => return Err(e).with(|| path.to_owned()),
         };
-        read_file(fd, most).with(|| path.to_owned()).map(Some)
+        let read = || read_file(regular::reopened(&found)?.into(), most);
+        read().with(|| path.to_owned()).map(Some)
     }
 
     /// What a source path or pattern means, in order of their names. A path that does not exist is an error, a pattern that

@@ -1,7 +1,6 @@
 //! The container's root file system, reached beneath a descriptor only: whatever the image has in it, no path of ours
 //! leaves it.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Step};
+use crate::regular;
 
 /// A mounted root file system.
 pub(super) struct RootFs {
@@ -39,16 +39,12 @@ impl RootFs {
 
     /// Reads a text file of the image of at most `most` bytes; `None` if there is none.
     pub(super) fn read(&self, path: &str, most: u64) -> Result<Option<String>> {
-        // Without NONBLOCK a fifo in the file's place would hold us for ever.
-        let fd = match self.open_in(path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK) {
-            Ok(fd) => fd,
+        let found = match self.open_in(path.as_bytes(), OFlags::PATH) {
+            Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(e) => return Err(e).with(|| format!("{path} in the image")),
         };
-        let file = File::from(fd);
-        if !file.metadata()?.is_file() {
-            return Err(Error::malformed(format!("{path} in the image: not a regular file")));
-        }
+        let file = regular::reopened(&found).with(|| format!("{path} in the image"))?;
         let mut bytes = Vec::new();
         file.take(most + 1).read_to_end(&mut bytes).with(|| format!("{path} in the image"))?;
         if bytes.len() as u64 > most {
@@ -121,6 +117,26 @@ mod tests {
         fs.make_directory("/var/lib/app").unwrap();
         assert!(root.join("var/lib/app").is_dir());
         assert!(!dir.path().join("made").exists());
+    }
+
+    #[test]
+    fn a_device_in_place_of_a_file_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwd");
+        let made = rustix::fs::mknodat(
+            CWD,
+            &path,
+            rustix::fs::FileType::CharacterDevice,
+            Mode::RUSR,
+            // No driver has it: to open it fails.
+            rustix::fs::makedev(4095, 1),
+        );
+        if made.is_err() {
+            println!("skipped: no device can be made here");
+            return;
+        }
+        let error = RootFs::open(dir.path()).unwrap().read("passwd", 10).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]
