@@ -1,7 +1,7 @@
 //! Where a built image goes: `--output`, `--push`, `--tag`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,8 @@ use super::workspace::Workspace;
 use crate::archive::{Format, save};
 use crate::error::{Error, Result, Step};
 use crate::layer::{TreeForm, open_root, write_tree};
-use crate::layout::{Image, Layer, Store, random_hex};
+use crate::layout::{Image, Layer, Store};
+use crate::new_file::NewFile;
 use crate::oci::Descriptor;
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -225,18 +226,21 @@ fn write_file(dest: &Path, write: &mut dyn FnMut(&mut dyn Write) -> Result<()>) 
         return write(&mut BufWriter::with_capacity(1 << 20, stdout.lock()));
     }
     let step = || dest.display().to_string();
-    let name = dest.file_name().ok_or_else(|| Error::other("not a file name")).with(step)?;
-    let temporary = dest.with_file_name(format!(".{}.{}", name.to_string_lossy(), random_hex(8)?));
+    // A device or a pipe is written to; it must not be replaced.
+    if fs::metadata(dest).is_ok_and(|meta| !meta.is_file()) {
+        let file = OpenOptions::new().write(true).open(dest).with(step)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        return write(&mut out).and_then(|()| Ok(out.flush()?)).with(step);
+    }
     let mut made = || -> Result<()> {
-        let file = File::create_new(&temporary)?;
-        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        let mut new = NewFile::at(dest)?;
+        let mut out = BufWriter::with_capacity(1 << 20, new.file());
         write(&mut out)?;
         out.flush()?;
         drop(out);
-        file.sync_data()?;
-        Ok(fs::rename(&temporary, dest)?)
+        new.finish()
     };
-    made().inspect_err(|_| drop(fs::remove_file(&temporary))).with(step)
+    made().with(step)
 }
 
 /// Copies a root file system over what is in a directory of the user's.

@@ -1,6 +1,7 @@
 //! Where a built image goes.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::process::Command;
 
 use integration::command::{self, Files};
@@ -39,6 +40,17 @@ fn archives_layouts_directories_and_tars() {
     assert_eq!(yard.prints("other:1", &["/bin/cat", "/made"]), "made\n");
     let skopeo = command::tool("skopeo", &["inspect", "--config", &format!("oci:{}", layout.display())]).ok();
     assert!(skopeo.stdout.contains("buildkit.dockerfile.v0"), "{skopeo}");
+}
+
+#[test]
+fn a_device_is_written_to_and_not_replaced() {
+    let yard = Yard::new();
+    let null = yard.place.dir.join("null");
+    command::tool("mknod", &[null.to_str().unwrap(), "c", "1", "3"]).ok();
+    for kind in ["tar", "oci"] {
+        yard.build("FROM base\nRUN true\n", &["-o", &format!("type={kind},dest={}", null.display())]).ok();
+        assert!(fs::metadata(&null).unwrap().file_type().is_char_device(), "{kind}");
+    }
 }
 
 #[test]
