@@ -1,8 +1,9 @@
 //! Links, and links that change meanwhile, where the runtime mounts or makes something.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use integration::case::Case;
@@ -120,6 +121,42 @@ fn cve_2025_31133_a_mask_that_leads_elsewhere() {
         assert!(out.peer || out.stderr.lines().count() == 1, "{out}");
         case.nothing_left();
     }
+}
+
+#[test]
+fn the_hosts_null_device_is_not_the_containers_to_change() {
+    // What covers masked files and what is read where there is no input may be the host's own: then so are its owner and its
+    // mode, and root of the container would make it useless for everybody else.
+    let mut case = Case::new();
+    fs::write(case.rootfs().join("etc/masked"), "secret").unwrap();
+    case.spec["linux"]["maskedPaths"].as_array_mut().unwrap().push(json!("/etc/masked"));
+    for set in ["bounding", "effective", "permitted"] {
+        case.spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_CHOWN"));
+    }
+    let before = fs::metadata("/dev/null").unwrap().uid();
+    let unchanged = |by: &str| {
+        let after = fs::metadata("/dev/null").unwrap().uid();
+        std::os::unix::fs::lchown("/dev/null", Some(before), None).unwrap();
+        assert_eq!(after, before, "{by}");
+    };
+    case.args(&["/probe", "try", "chown /etc/masked 7", "read /etc/masked"]);
+    let outcomes = case.run().ok().outcomes();
+    unchanged("by its own process");
+    assert_eq!((outcomes[1].errno.as_deref(), outcomes[1].value.as_str()), (None, ""), "{outcomes:?}");
+    case.args(&["/probe", "wait"]);
+    case.run_detached(&[]).ok();
+    // Also where the container has hidden its own.
+    for hide in ["stat /dev/null", "unlink /dev/null"] {
+        let mut command = case.command();
+        command.args(["exec", &case.id, "/probe", "try", hide, "chown /proc/self/fd/0 7"]).stdin(Stdio::null());
+        case.finish(&mut command, &case.files()).ok();
+        unchanged("by a process that was sent into it");
+    }
+    let mut command = case.command();
+    command.args(["exec", &case.id, "/probe", "try", "chown /proc/self/fd/0 7"]).stdin(Stdio::null());
+    let out = case.finish(&mut command, &case.files()).ok();
+    unchanged("by one that found no null device in it");
+    assert!(out.peer || out.outcomes()[0].errno.as_deref() == Some("EROFS"), "{out}");
 }
 
 #[test]

@@ -273,6 +273,7 @@ fn enter_namespaces(prepared: &Prepared, link: &ToOutside) -> Result<()> {
 
 fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
     rustix::process::umask(Mode::empty());
+    descriptors::seal_null()?;
     enter_namespaces(&prepared, link)?;
 
     link.expect(Outside::Go)?;
@@ -285,6 +286,8 @@ fn become_ready(prepared: Prepared, link: &ToOutside) -> Result<Poised> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).at("open /")?);
         console::set_up(&root, socket.as_fd(), plan.console_size, plan.user.uid).at("console")?;
+    } else {
+        descriptors::reopen_null()?;
     }
     sys::exit_on(&[]).at("reset signals")?;
     let poised =

@@ -5,10 +5,11 @@
 
 use crate::{
     error::{At, Error, Kind, Result},
-    sys,
+    inside::{devices::open_null, mounts::clone_of},
+    sys::{self, MountAttr, mount_setattr},
 };
 use rustix::{
-    fd::{AsFd, AsRawFd, BorrowedFd},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
 };
 
@@ -61,26 +62,50 @@ pub(crate) fn hand_over(keep: u32) -> Result<()> {
 }
 
 /// Puts the container's own null device where a standard stream is the host's: its mount is the host's as well, which
-/// `/proc/<pid>/fdinfo` tells the container, and which nobody can checkpoint. To be called in the container's root.
+/// `/proc/<pid>/fdinfo` tells the container, and which nobody can checkpoint; and through the descriptor root of the container
+/// could change the owner and mode that it has for everybody. To be called in the container's root.
 pub(crate) fn reopen_null() -> Result<()> {
-    use rustix::{fs, stdio};
-    let is_null = |fd: BorrowedFd<'_>| {
-        fs::fstat(fd)
-            .is_ok_and(|it| fs::FileType::from_raw_mode(it.st_mode).is_char_device() && it.st_rdev == fs::makedev(1, 3))
-    };
-    let streams = [stdio::stdin(), stdio::stdout(), stdio::stderr()].map(is_null);
-    if streams == [false; 3] {
+    if null_streams() == [false; 3] {
         return Ok(());
     }
-    let flags = fs::OFlags::RDWR | fs::OFlags::NOFOLLOW | fs::OFlags::CLOEXEC;
-    let null = match fs::open("/dev/null", flags, fs::Mode::empty()) {
-        Ok(null) if is_null(null.as_fd()) => null,
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+    match rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()) {
+        Ok(null) if is_null(null.as_fd()) => replace_null(&null),
         // The container has none, or another.
-        _ => return Ok(()),
-    };
-    let replace = [stdio::dup2_stdin, stdio::dup2_stdout, stdio::dup2_stderr];
-    for (replace, _) in replace.into_iter().zip(streams).filter(|(_, is_null)| *is_null) {
-        replace(&null).at("put the container's /dev/null in place of the host's")?;
+        _ => Ok(()),
+    }
+}
+
+/// The same for a container that may have hidden its own null device: the host's stays, by a mount that is read-only.
+/// To be called while the host's files are still in sight.
+pub(crate) fn seal_null() -> Result<()> {
+    if null_streams() == [false; 3] {
+        return Ok(());
+    }
+    // Who may not do this has no container whose root the device belongs to.
+    let Ok(mount) = open_null().and_then(|null| clone_of(null.as_fd(), false)) else { return Ok(()) };
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    mount_setattr(mount.as_fd(), false, attr).at("make the null device read-only")?;
+    let own = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    replace_null(&rustix::fs::open(own, flags, rustix::fs::Mode::empty()).at("open the null device")?)
+}
+
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    use rustix::fs::{FileType, fstat, makedev};
+    fstat(fd).is_ok_and(|it| FileType::from_raw_mode(it.st_mode).is_char_device() && it.st_rdev == makedev(1, 3))
+}
+
+fn null_streams() -> [bool; 3] {
+    use rustix::stdio::{stderr, stdin, stdout};
+    [stdin(), stdout(), stderr()].map(is_null)
+}
+
+fn replace_null(null: &OwnedFd) -> Result<()> {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    let replace = [dup2_stdin, dup2_stdout, dup2_stderr];
+    for (replace, _) in replace.into_iter().zip(null_streams()).filter(|(_, is_null)| *is_null) {
+        replace(null).at("put another null device in place of the host's")?;
     }
     Ok(())
 }

@@ -54,7 +54,9 @@ fn cover_file(null: &mut Option<OwnedFd>, place: BorrowedFd<'_>) -> Result<()> {
         return attach(clone_of(attached.as_fd(), false)?.as_fd(), place);
     }
     let mount = clone_of(open_null()?.as_fd(), false)?;
-    set(mount.as_fd(), false, MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() })?;
+    // Read-only: its mode and owner are the host's. Devices are read and written nevertheless.
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    set(mount.as_fd(), false, attr)?;
     attach(mount.as_fd(), place)?;
     *null = Some(mount);
     Ok(())
