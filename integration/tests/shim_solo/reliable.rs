@@ -216,6 +216,24 @@ fn hostile_peers_harm_nobody() {
     drop((silent, half, deaf));
 }
 
+#[test]
+fn who_goes_on_writing_for_a_container_that_has_ended_is_not_waited_for() {
+    let solo = Solo::new();
+    let flags = ["-d", "--log-opt", "max-size=1m"];
+    solo.run(&flags).ok();
+    let state = fs::read_to_string(solo.case.dir.join("containers").join(solo.name()).join("state.json")).unwrap();
+    let pid = serde_json::from_str::<serde_json::Value>(&state).unwrap()["pid"].as_i64().unwrap();
+    // Somebody outside, as another container that was passed the descriptor.
+    let mut output = fs::File::options().write(true).open(format!("/proc/{pid}/fd/1")).unwrap();
+    let text = vec![b'x'; 1 << 16];
+    let writer = std::thread::spawn(move || while output.write_all(&text).is_ok() {});
+    solo.shim(&["kill", "-s", "KILL", solo.name()]).ok();
+    assert_eq!(solo.shim(&["wait", solo.name()]).ok().stdout, "137\n");
+    solo.shim(&["rm", solo.name()]).ok();
+    solo.gone();
+    writer.join().unwrap();
+}
+
 /// How many rounds each of the containers gets: 5, or as many as `TARE_TEST_ROUNDS` says in all.
 fn rounds(containers: usize) -> usize {
     std::env::var("TARE_TEST_ROUNDS").ok().and_then(|all| all.parse::<usize>().ok()).map_or(5, |all| all / containers)

@@ -37,6 +37,9 @@ const OOM: u64 = 9;
 pub(super) const JOURNAL: u64 = 10;
 pub(super) const FIRST_CLIENT: u64 = 11;
 
+/// How often an output is read once the container has ended: what was in it is read by then.
+const LAST_READS: usize = 128;
+
 /// What the caller reaches the container by, if it wants to.
 #[derive(Debug, Default)]
 pub(super) struct Doors {
@@ -172,9 +175,12 @@ impl<'a> Watch<'a> {
             }
         };
         while self.admit()? {}
-        // What is there is all there is: others may hold a pipe open for ever.
+        // What is there is all there is: others may hold a pipe open for ever, and go on writing.
         for index in [0, 1] {
-            while self.read_output(index)? {
+            for _ in 0..LAST_READS {
+                if !self.read_output(index)? {
+                    break;
+                }
                 self.logs.iter_mut().for_each(Log::settle);
             }
         }
@@ -203,9 +209,10 @@ impl<'a> Watch<'a> {
         if count == 0 {
             self.intake.calm([&self.born.stdout, &self.born.stderr].into_iter().flatten());
             self.logs.iter_mut().for_each(Log::calm);
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Ok(None);
-            }
+        }
+        // However much there is to do: a container that never falls silent has no more time than others.
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Ok(None);
         }
         let mut events: Vec<_> = events[..count].iter().map(|event| (event.data.u64(), event.flags)).collect();
         events.sort_unstable_by_key(|&(token, _)| token);

@@ -26,6 +26,8 @@ use crate::solo::sdnotify::Herald;
 
 /// How long a pipe that somebody holds open keeps us after the container's end.
 const LINGER: Duration = Duration::from_secs(5);
+/// How often they are read after that: what was in them is read by then. Who goes on writing is not waited for.
+const LAST_READS: usize = 128;
 /// How long clients may take to read what is left at the end.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -200,7 +202,8 @@ impl Monitor {
     /// killed in it for want of memory.
     pub(super) fn serve(&mut self) -> Result<(Exit, bool)> {
         let mut exit = None;
-        let mut deadline = None;
+        let mut deadline: Option<Instant> = None;
+        let mut late = 0;
         loop {
             // A check that is at work ends with the container.
             if exit.is_some() && self.outputs.iter().all(Option::is_none) && !self.is_checking() {
@@ -209,6 +212,10 @@ impl Monitor {
             let Some(events) = self.wait(deadline)? else {
                 break;
             };
+            late = if deadline.is_some_and(|deadline| deadline <= Instant::now()) { late + 1 } else { 0 };
+            if late > LAST_READS {
+                break;
+            }
             for (token, flags) in events {
                 if token == INIT {
                     exit = reap::collect(self.pidfd.as_fd())?;
