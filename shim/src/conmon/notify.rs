@@ -14,6 +14,8 @@ use super::socket;
 use crate::error::{Context, Result};
 
 const WHOLE: [&str; 5] = ["READY=1", "RELOADING=1", "STOPPING=1", "WATCHDOG=1", "WATCHDOG=trigger"];
+/// How many messages are passed on before others have their turn.
+const AT_ONCE: usize = 16;
 const BEGINNINGS: [&str; 4] = ["STATUS=", "ERRNO=", "BUSERROR=", "MONOTONIC_USEC="];
 
 /// The container's socket and the host's.
@@ -30,10 +32,11 @@ impl Notify {
         Ok(Self { container: container.into(), host: host.to_owned() })
     }
 
-    /// Passes on what has come.
+    /// Passes on what has come; of a flood a part, for there is more to do than to listen to it.
     pub(crate) fn relay(&self) {
         let mut buffer = [0_u8; 8192];
-        while let Ok(count) = self.container.recv(&mut buffer) {
+        for _ in 0..AT_ONCE {
+            let Ok(count) = self.container.recv(&mut buffer) else { break };
             let text = String::from_utf8_lossy(&buffer[..count]);
             let passed = filter(&text);
             if !passed.is_empty() {
