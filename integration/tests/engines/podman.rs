@@ -9,6 +9,7 @@ use integration::command::{self, Files, LIMIT, Out};
 use integration::console::Pty;
 use integration::place::Place;
 use integration::programs::{Runtime, ours};
+use integration::user::User;
 use integration::{skip, wait};
 
 /// `podman` with everything below the test's directory.
@@ -110,6 +111,33 @@ fn the_same_with_the_shim_for_conmon() {
     let podman = Podman::with_shim(&place);
     lives(&podman);
     podman.done();
+}
+
+#[test]
+fn an_ordinary_user_runs_a_container_under_podman() {
+    if let Some(reason) = integration::user::impossible() {
+        skip!("{reason}");
+    }
+    if integration::programs::find("podman".as_ref()).is_none() {
+        skip!("podman is not installed");
+    }
+    let user = User::new(true);
+    user.image();
+    user.imgtool(&["save", "--quiet", "-o", "small.oci.tar", "small:1"]).ok();
+    let runtime = user.program("runtime");
+    let podman = |args: &[&str]| {
+        let flags = ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver", "vfs"];
+        user.run("/usr/bin/podman", &[&flags[..], &["--runtime", &runtime], args].concat())
+    };
+    podman(&["load", "-q", "-i", "small.oci.tar"]).ok();
+    let run = Podman::words("--rm", &["small:1", "/bin/sh", "-c", "id -u; echo >/dev/null; ls -l /dev/zero"]);
+    let out = podman(&run).ok();
+    assert!(out.stdout.starts_with("33\ncrw-rw-rw-"), "{out}");
+    let out = podman(&Podman::words("--rm", &["-i", "-u", "0", "--read-only", "small:1", "/bin/sh", "-c", "exit 7"]));
+    out.is(7);
+    podman(&["rmi", "-a", "-f"]).ok();
+    // Its process that keeps the user namespace.
+    podman(&["system", "migrate"]).ok();
 }
 
 fn lives(podman: &Podman<'_>) {

@@ -21,6 +21,7 @@ pub(crate) mod update;
 use crate::cli::Global;
 use libcontainer::{
     At, Error, Kind, Result,
+    outside::ids,
     store::{Slot, Store},
 };
 use rustix::{
@@ -42,12 +43,15 @@ fn root(global: &Global) -> Result<PathBuf> {
     if let Some(root) = &global.root {
         return std::path::absolute(root).at("--root");
     }
-    if rustix::process::geteuid().is_root() {
-        return Ok("/run/tare".into());
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(dir) if !dir.is_empty() => Ok(Path::new(&dir).join("tare")),
-        _ => Err(Error::other("XDG_RUNTIME_DIR is not set: set it, or use --root")),
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    // Root of a user namespace that an engine has made for an ordinary user has that user's directory, as with runc.
+    let is_user = || std::env::var_os("USER").is_none_or(|name| name != "root") && ids::is_within_user_namespace();
+    match own {
+        Some(own) if !rustix::process::geteuid().is_root() || is_user() => Ok(Path::new(&own).join("tare")),
+        None if !rustix::process::geteuid().is_root() => {
+            Err(Error::other("XDG_RUNTIME_DIR is not set: set it, or use --root"))
+        }
+        _ => Ok("/run/tare".into()),
     }
 }
 

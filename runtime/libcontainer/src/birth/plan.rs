@@ -24,6 +24,8 @@ use std::{
 /// Everything about a birth.
 pub(crate) struct Plan {
     pub(crate) cradle: Cradle,
+    /// Whether the caller is in a user namespace already, as in that of an engine without privilege.
+    pub(crate) caller_is_within: bool,
     pub(crate) maps: Option<Maps>,
     /// The host's number of the user who gets the container's cgroup (runtime-spec `config-linux.md`, "Cgroup ownership").
     pub(crate) cgroup_owner: Option<u32>,
@@ -144,8 +146,14 @@ impl Plan {
             domainname: spec.domainname.clone(),
             net_devices: net_devices::devices(linux, privileged)?,
             process: ProcessPlan::of(process, linux)?,
+            caller_is_within: false,
             cradle,
         })
+    }
+
+    /// Whether the kernel forbids init mknod(2), as it does in every user namespace but the first.
+    pub(crate) fn binds_nodes(&self) -> bool {
+        self.in_user_namespace() || self.caller_is_within
     }
 
     /// Whether init is in a user namespace other than the caller's: the kernel then forbids it mknod(2), and paths of the

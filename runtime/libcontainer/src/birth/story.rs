@@ -102,9 +102,11 @@ impl Prepared {
 /// Makes a container, up to the point where its init waits for `start`. On failure nothing is left of it.
 pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Created> {
     let privileged = rustix::process::geteuid().is_root();
-    let owns_host = privileged && !ids::is_within_user_namespace();
-    let plan = Plan::of(spec, request.bundle, privileged)
+    let is_within = ids::is_within_user_namespace();
+    let owns_host = privileged && !is_within;
+    let mut plan = Plan::of(spec, request.bundle, privileged)
         .at_with(|| request.bundle.join("config.json").display().to_string())?;
+    plan.caller_is_within = is_within;
     plan.process.check_console(request.console.as_ref())?;
     let driver = cgroup::Driver::of(request.systemd_cgroup, &spec.annotations)?;
     let host = cgroup::Host::look(&spec.linux.cgroups_path, &driver)?;
@@ -388,8 +390,13 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     link.say(Inside::MountsDone)?;
 
     let watched = prepared.hooks.see_the_root();
-    if watched {
+    // On v1 there is a moment in which all devices are denied.
+    let opens = prepared.console.is_some() || descriptors::has_null();
+    let stops = watched || (opens && prepared.state.cgroup.mode == cgroup::Mode::V1);
+    if stops {
         link.expect(Outside::HooksDone)?;
+    }
+    if watched {
         let oci = oci_state(&prepared.state, "creating");
         // In the root, as with runc; by its descriptor, which a hook of the host can be given no other name for.
         let inside_root = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
@@ -412,7 +419,7 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
     if plan.own_dev && prepared.console.is_none() {
         descriptors::reopen_null()?;
     }
-    if !watched {
+    if !stops {
         // Not earlier: there was no need to stop.
         link.expect(Outside::HooksDone)?;
     }

@@ -44,7 +44,7 @@ impl HostTrees {
             }
             Ok(Some(tree))
         };
-        let nodes = if plan.in_user_namespace() { plan.nodes.as_slice() } else { &[] };
+        let nodes = if plan.binds_nodes() { plan.nodes.as_slice() } else { &[] };
         Ok(Self {
             // Never a peer: what the container mounts on it would be mounted on the host. Once it is the root it becomes
             // what was asked, in a peer group of its own.

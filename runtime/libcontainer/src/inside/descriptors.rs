@@ -65,7 +65,7 @@ pub(crate) fn hand_over(keep: u32) -> Result<()> {
 /// `/proc/<pid>/fdinfo` tells the container, and which nobody can checkpoint; and through the descriptor root of the container
 /// could change the owner and mode that it has for everybody. To be called in the container's root.
 pub(crate) fn reopen_null() -> Result<()> {
-    if null_streams() == [false; 3] {
+    if !has_null() {
         return Ok(());
     }
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
@@ -79,7 +79,7 @@ pub(crate) fn reopen_null() -> Result<()> {
 /// The same for a container that may have hidden its own null device: the host's stays, by a mount that is read-only.
 /// To be called while the host's files are still in sight.
 pub(crate) fn seal_null() -> Result<()> {
-    if null_streams() == [false; 3] {
+    if !has_null() {
         return Ok(());
     }
     // Who may not do this has no container whose root the device belongs to.
@@ -94,6 +94,11 @@ pub(crate) fn seal_null() -> Result<()> {
 fn is_null(fd: BorrowedFd<'_>) -> bool {
     use rustix::fs::{FileType, fstat, makedev};
     fstat(fd).is_ok_and(|it| FileType::from_raw_mode(it.st_mode).is_char_device() && it.st_rdev == makedev(1, 3))
+}
+
+/// Whether a standard stream is a null device.
+pub(crate) fn has_null() -> bool {
+    null_streams() != [false; 3]
 }
 
 fn null_streams() -> [bool; 3] {

@@ -50,7 +50,8 @@ impl Maps {
 
 /// Whether this process is in a user namespace that an engine without privilege has made: root there may do no more to the
 /// host's cgroups than who made it.
-pub(crate) fn is_within_user_namespace() -> bool {
+#[must_use]
+pub fn is_within_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     !map.is_empty() && !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }

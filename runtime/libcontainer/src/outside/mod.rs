@@ -4,7 +4,7 @@ pub(crate) mod affinity;
 pub mod cgroup;
 pub mod hooks;
 pub(crate) mod id_list;
-pub(crate) mod ids;
+pub mod ids;
 pub(crate) mod limits;
 pub(crate) mod net_devices;
 pub mod network;
