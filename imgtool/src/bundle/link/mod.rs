@@ -14,7 +14,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub(super) use cni::NAMESPACE;
@@ -22,7 +22,8 @@ pub(super) use ports::{is_taken, overlap, refused};
 
 use super::network::Plan;
 use crate::error::{Error, Result, Step};
-use crate::oci;
+use crate::layout::check_ours;
+use crate::{oci, regular};
 
 pub(super) const PLAN: &str = "network.json";
 pub(super) const STATE: &str = "network-state.json";
@@ -104,8 +105,18 @@ pub(crate) fn down(directory: &Path) -> Result<()> {
 }
 
 fn plan(directory: &Path) -> Result<Plan> {
-    let path = directory.join(PLAN);
-    oci::json(&fs::read(&path).with(|| format!("read {}", path.display()))?).with(|| path.display().to_string())
+    read(&directory.join(PLAN))
+}
+
+/// What we wrote. Programs are run by what it says, so that nobody else may have put it there: a bundle in a directory of another
+/// user's can be exchanged.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let name = || path.display().to_string();
+    let mut file = regular::open(path).with(|| format!("read {}", path.display()))?;
+    file.metadata().map_err(Error::from).and_then(|meta| check_ours(&meta)).with(name)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).with(|| format!("read {}", path.display()))?;
+    oci::json(&bytes).with(name)
 }
 
 fn write(directory: &Path, state: &State) -> Result<()> {
@@ -117,8 +128,7 @@ fn write(directory: &Path, state: &State) -> Result<()> {
 
 fn undo(directory: &Path, plan: &Plan) -> Result<()> {
     let path = directory.join(STATE);
-    let state: State =
-        oci::json(&fs::read(&path).with(|| format!("read {}", path.display()))?).with(|| path.display().to_string())?;
+    let state: State = read(&path)?;
     match &plan.cni {
         Some(list) => {
             let kept = cni::kept_namespace(directory).at(NAMESPACE)?;
