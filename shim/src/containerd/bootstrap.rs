@@ -14,7 +14,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ use std::process::{Child, Command, Stdio};
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -35,6 +37,8 @@ use crate::error::{Context, Error, Result};
 const MAX_VERSION_VARIABLE: &str = "MAX_SHIM_VERSION";
 /// Where sockets are unless containerd says otherwise. Short, for a socket's path must stay below 108 bytes.
 const SOCKET_DIR: &str = "/run/containerd/s";
+/// How many may knock before they are let in, as Rust's standard library has it.
+const BACKLOG: i32 = 128;
 /// The file in the bundle by which a restarted containerd finds the shim again.
 const ADDRESS_FILE: &str = "address";
 /// Annotations that name the group of containers that share a shim; the first that is present counts.
@@ -148,23 +152,28 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(|| format!("make {}", dir.display()))?;
     }
-    let listener = match UnixListener::bind(path) {
+    let listener = match bind_private(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             if UnixStream::connect(path).is_ok() {
                 return Ok(None);
             }
             // Its shim died without cleaning up.
             fs::remove_file(path).context(|| format!("remove the dead socket {}", path.display()))?;
-            UnixListener::bind(path).context(step)?
+            bind_private(path).context(step)?
         }
         other => other.context(step)?,
     };
-    let restricted = fs::set_permissions(path, fs::Permissions::from_mode(0o600)).context(step);
-    if let Err(error) = restricted {
-        let _: io::Result<()> = fs::remove_file(path);
-        return Err(error);
-    }
     Ok(Some(listener))
+}
+
+/// A listening socket that only its owner can connect to, from its first moment on, whatever the umask is.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // What the socket has when it is bound is what its file gets.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Removes the socket of the shim that served the container of `bundle`, if nobody listens there any more: a shim that
@@ -246,6 +255,8 @@ fn place(shim: &Child, options: &Options) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use containerd_shim_protos::bootstrap_api::Extension;
     use containerd_shim_protos::shim::oci::Options as RuncOptions;
@@ -337,7 +348,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/socket");
         let first = listen(&path).unwrap().expect("nobody was there");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o777, 0o600);
         assert!(listen(&path).unwrap().is_none(), "a shim answers");
         drop(first);
         assert!(listen(&path).unwrap().is_some(), "nobody answers any more");
