@@ -14,11 +14,9 @@ impl Watch<'_> {
     pub(super) fn adjust(&self) {
         let held_up = self.clients.iter().flatten().any(Client::holds_up) || self.logs.iter().any(Log::is_behind);
         for (token, output) in [(STDOUT, &self.born.stdout), (STDERR, &self.born.stderr)] {
-            let flags = match held_up {
-                true => EventFlags::empty(),
-                false if self.hung && token == STDOUT => EventFlags::IN | EventFlags::ET,
-                false => EventFlags::IN,
-            };
+            let mut flags = if held_up { EventFlags::empty() } else { EventFlags::IN };
+            // That nobody has it open is told however little we ask for.
+            flags.set(EventFlags::ET, self.hung && token == STDOUT);
             if let Some(output) = output {
                 self.modify(output, token, flags);
             }
@@ -135,8 +133,12 @@ impl Watch<'_> {
             self.born.stdin = None;
             self.input.clear();
         }
-        if let Some(stdin) = &self.born.stdin {
-            let flags = if self.input.is_empty() { EventFlags::empty() } else { EventFlags::OUT };
+        if let Some(stdin) = &self.born.stdin
+            && self.input_waits == self.input.is_empty()
+        {
+            // Only when it changes: to be watched anew is to be told anew that nobody has it open.
+            self.input_waits = !self.input.is_empty();
+            let flags = if self.input_waits { EventFlags::OUT } else { EventFlags::ET };
             self.modify(stdin, STDIN, flags);
         }
         if self.input.is_empty() {

@@ -86,6 +86,8 @@ pub(super) struct Watch<'a> {
     pub(super) clients: Vec<Option<Client>>,
     /// Input that the container has not read yet.
     pub(super) input: Vec<u8>,
+    /// Whether the container's stdin is watched for room.
+    pub(super) input_waits: bool,
     /// Whether the container's stdin ends with the waiting input.
     pub(super) input_ends: bool,
 }
@@ -116,6 +118,7 @@ impl<'a> Watch<'a> {
             oom,
             clients,
             input,
+            input_waits: false,
             input_ends: false,
         };
         watch.add(signals, SIGNALS, EventFlags::IN)?;
@@ -126,7 +129,8 @@ impl<'a> Watch<'a> {
             }
         }
         if let Some(stdin) = &watch.born.stdin {
-            watch.add(stdin, STDIN, EventFlags::empty())?;
+            // That nobody has it open any more is told once: it stays so, and nobody can do anything about it.
+            watch.add(stdin, STDIN, EventFlags::ET)?;
         }
         if let Some(listener) = &watch.doors.attach {
             watch.add(listener, LISTENER, EventFlags::IN)?;

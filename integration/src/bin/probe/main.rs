@@ -5,6 +5,7 @@
 //! probe try ATTEMPT...          each attempt is one argument, see `attempt.rs`; prints a list of outcomes
 //! probe hold                    says "ready", prints every signal it gets, ends with status 0 at TERM, 2 at INT
 //! probe crowd N                 the same with N children that wait beside it
+//! probe aloof                   says "ready", closes its standard streams and waits for ever
 //! probe wait                    waits for ever, every signal keeps its default
 //! probe exit N                  ends with status N
 //! probe say TEXT...             prints the text
@@ -56,9 +57,12 @@ fn main() -> ExitCode {
         }
         Some("hold") => return hold(0),
         Some("crowd") => return hold(rest[0].parse().unwrap()),
-        Some("wait") => loop {
-            nix::unistd::pause();
-        },
+        Some("wait") => wait(),
+        Some("aloof") => {
+            println!("ready");
+            (0..3).for_each(|stream| nix::unistd::close(stream).unwrap());
+            wait()
+        }
         Some("exit") => return ExitCode::from(rest[0].parse::<u8>().unwrap()),
         Some("ask") => ask(rest[0], rest[1]),
         Some("say") => println!("{}", rest.join(" ")),
@@ -93,6 +97,12 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn wait() -> ! {
+    loop {
+        nix::unistd::pause();
+    }
 }
 
 fn cat() {

@@ -65,6 +65,8 @@ pub(super) struct Monitor {
     pub(super) clients: Vec<Option<Client>>,
     /// Input that the container has not read yet.
     pub(super) input: Vec<u8>,
+    /// Whether the container's stdin is watched for room.
+    pub(super) input_waits: bool,
     /// Whether the container's stdin ends with the waiting input.
     pub(super) input_ends: bool,
     /// Whether somebody has said that it is not to be run again.
@@ -113,6 +115,7 @@ impl Monitor {
             intake: Intake::default(),
             clients: Vec::new(),
             input: Vec::new(),
+            input_waits: false,
             input_ends: false,
             stopped: false,
             draining: false,
@@ -146,7 +149,8 @@ impl Monitor {
         }
         if let Some(stdin) = &self.stdin {
             // A terminal's master is watched for output already; a duplicate has a place of its own.
-            self.watch(stdin, STDIN, EventFlags::empty())?;
+            // That nobody has it open any more is told once: it stays so, and nobody can do anything about it.
+            self.watch(stdin, STDIN, EventFlags::ET)?;
         }
         if let Some(oom) = &self.oom {
             self.watch(oom, OOM, EventFlags::IN)?;
@@ -181,7 +185,7 @@ impl Monitor {
         (0..self.outputs.len()).for_each(|index| self.close_output(index));
         (self.pidfd, self.pid) = (born.pidfd, born.state.pid);
         (self.oom, self.oom_killed) = (born.oom, false);
-        self.stdin = born.streams.stdin;
+        (self.stdin, self.input_waits) = (born.streams.stdin, false);
         self.outputs = [born.streams.stdout, born.streams.stderr];
         self.draining = false;
         self.vitals.iter_mut().for_each(Vitals::restart);

@@ -110,8 +110,10 @@ impl Monitor {
             let _: rustix::io::Result<()> = epoll::delete(&self.epoll, stdin);
             self.stdin = None;
             self.input.clear();
-        } else {
-            let flags = if self.input.is_empty() { EventFlags::empty() } else { EventFlags::OUT };
+        } else if self.input_waits == self.input.is_empty() {
+            // Only when it changes: to be watched anew is to be told anew that nobody has it open.
+            self.input_waits = !self.input.is_empty();
+            let flags = if self.input_waits { EventFlags::OUT } else { EventFlags::ET };
             let modified = epoll::modify(&self.epoll, stdin, EventData::new_u64(STDIN), flags);
             modified.context(|| "watch the container's input")?;
         }
