@@ -205,6 +205,8 @@ fn a_paused_container_is_thawed_to_be_stopped() {
     assert_eq!(inspect(&solo)["status"], "paused");
     assert!(solo.ps().unwrap().contains("(Paused)"));
     solo.shim(&["pause", solo.name()]).is(1);
+    let exec = solo.shim(&["exec", solo.name(), "/probe", "say", "there"]).is(1);
+    assert!(exec.stderr.contains("unpause it first"), "{exec}");
     solo.shim(&["unpause", solo.name()]).ok();
     assert_eq!(inspect(&solo)["status"], "running");
     solo.shim(&["unpause", solo.name()]).is(1);

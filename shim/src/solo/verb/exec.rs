@@ -38,6 +38,9 @@ pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
     let Status::Running { state, .. } = directory.status()? else {
         return Err(not_running(&exec.name));
     };
+    if directory.is_paused() {
+        return Err(Error::other(format!("container {0} is paused: unpause it first (shim unpause {0})", exec.name)));
+    }
     if exec.tty && exec.interactive && !exec.detach && !isatty(io::stdin()) {
         return Err(Error::invalid("the input device is not a TTY: leave out -t, or -i, or use -d"));
     }
