@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::solo::health::GoDuration;
@@ -130,7 +131,7 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value_t = Mode::Ignore, value_name = "WHO")]
     pub(crate) sdnotify: Mode,
     /// Directory with config.json and the root file system
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) bundle: PathBuf,
 }
 

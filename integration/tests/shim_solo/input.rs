@@ -32,6 +32,8 @@ fn a_bundle_that_is_not_there_or_broken() {
     let solo = Solo::new();
     let out = solo.shim(&["run", "-d", "--name", solo.name(), "/no/such/bundle"]).is(125);
     assert!(out.stderr.contains("/no/such/bundle") && out.stderr.lines().count() == 1, "{out}");
+    let out = solo.shim(&["run", "-d", "--name", solo.name(), ""]).is(125);
+    assert!(out.stderr.contains("BUNDLE is empty") && out.stderr.lines().count() == 1, "{out}");
     for text in ["", "{", "[]", "{\"process\": 7}"] {
         fs::write(solo.case.bundle().join("config.json"), text).unwrap();
         let bundle = solo.case.bundle();

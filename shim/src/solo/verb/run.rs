@@ -64,6 +64,9 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
     if run.rm && run.restart != RestartPolicy::No {
         return Err(Error::invalid("--rm and --restart contradict each other: choose one"));
     }
+    if run.bundle.as_os_str().is_empty() {
+        return Err(Error::invalid("BUNDLE is empty: was the bundle not made?"));
+    }
     let log = LogOptions::parse(run.log_driver, &run.log_opt)?;
     let bundle = std::path::absolute(&run.bundle).context(|| format!("find the bundle {}", run.bundle.display()))?;
     let path = bundle.join("config.json");
