@@ -125,7 +125,7 @@ fn default_run_root() -> Result<PathBuf> {
         return Ok("/run/tare/shim".into());
     }
     let run = variable("XDG_RUNTIME_DIR");
-    Ok(run.ok_or_else(|| Error::invalid("XDG_RUNTIME_DIR is not set: pass --run-root"))?.join("tare/shim"))
+    Ok(run.ok_or_else(|| Error::invalid("XDG_RUNTIME_DIR is not set: set it, or pass --run-root"))?.join("tare/shim"))
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
