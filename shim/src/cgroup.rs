@@ -33,6 +33,14 @@ impl Cgroup {
         Ok(Self { unified: is_unified(), membership })
     }
 
+    /// Whether these are the cgroups of this container alone: one that may not have any stays in those of whoever started
+    /// it, which count others too.
+    pub(crate) fn is_own(&self, starter: &Self) -> bool {
+        self.membership
+            .lines()
+            .any(|line| !line.ends_with(":/") && !starter.membership.lines().any(|other| other == line))
+    }
+
     /// The directory in the version 2 hierarchy.
     pub(crate) fn unified_dir(&self) -> Option<PathBuf> {
         let path = member_path(&self.membership, "")?;
@@ -107,6 +115,16 @@ mod tests {
 31 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
 32 25 0:28 /default /mnt/m rw - cgroup cgroup rw,pids
 33 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+
+    #[test]
+    fn a_container_in_its_starters_cgroups_has_none() {
+        let cgroup = |membership: &str| Cgroup { unified: true, membership: membership.to_owned() };
+        let starter = cgroup("4:memory:/user\n0::/user/session\n");
+        assert!(!starter.is_own(&starter));
+        assert!(!cgroup("4:memory:/\n0::/\n").is_own(&starter));
+        assert!(cgroup("4:memory:/web\n0::/user/session\n").is_own(&starter));
+        assert!(cgroup("0::/user/session/web\n").is_own(&starter));
+    }
 
     #[test]
     fn directories_follow_the_mounts() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cgroup::Cgroup;
-use crate::error::Result;
+use crate::error::{Context, Error, Result};
 
 /// Counters and limits at one moment. What the kernel does not count here is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -28,23 +28,29 @@ pub(crate) struct Usage {
 const NO_LIMIT: u64 = 1 << 62;
 
 impl Usage {
-    /// Of the container whose init is `pid`.
-    pub(crate) fn of(pid: u32) -> Result<Self> {
+    /// Of the container whose init is `pid`. `None` means that it has no cgroup of its own: nobody counts what it uses.
+    pub(crate) fn of(pid: u32) -> Result<Option<Self>> {
         let cgroup = Cgroup::of(pid)?;
+        // Its monitor, which stays where it was started. Whoever adopts the orphan of one that is lost is not there either.
+        let starter = Cgroup::of(parent(pid)?)?;
+        Ok(cgroup.is_own(&starter).then(|| Self::in_cgroup(&cgroup)))
+    }
+
+    fn in_cgroup(cgroup: &Cgroup) -> Self {
         if cgroup.unified {
-            return Ok(cgroup.unified_dir().map_or_else(Self::default, |dir| Self::v2(&dir)));
+            return cgroup.unified_dir().map_or_else(Self::default, |dir| Self::v2(&dir));
         }
         let number = |controller: &str, file: &str| number(&cgroup.legacy_dir(controller)?.join(file));
         let io = cgroup.legacy_dir("blkio").map(|dir| read(&dir.join("blkio.throttle.io_service_bytes")));
         let io = io.as_deref().unwrap_or_default();
-        Ok(Self {
+        Self {
             cpu_ns: number("cpuacct", "cpuacct.usage"),
             memory: number("memory", "memory.usage_in_bytes"),
             memory_limit: number("memory", "memory.limit_in_bytes").filter(|&limit| limit < NO_LIMIT),
             pids: number("pids", "pids.current"),
             io_read: sum_v1(io, "Read"),
             io_write: sum_v1(io, "Write"),
-        })
+        }
     }
 
     fn v2(dir: &Path) -> Self {
@@ -60,6 +66,14 @@ impl Usage {
             io_write: sum_v2(&io, "wbytes="),
         }
     }
+}
+
+/// The parent of process `pid`.
+fn parent(pid: u32) -> Result<u32> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).context(|| format!("read {path}"))?;
+    let field = text.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
+    field.ok_or_else(|| Error::other(format!("{path}: no parent")))
 }
 
 fn read(path: &Path) -> String {
@@ -100,7 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn our_own_cgroup_can_be_read() {
-        assert!(Usage::of(std::process::id()).is_ok());
+    fn a_cgroup_can_be_read_and_is_known_to_be_somebody_elses() {
+        let own = std::process::id();
+        assert!(Usage::in_cgroup(&Cgroup::of(own).unwrap()).cpu_ns.is_some_and(|cpu| cpu > 0));
+        assert_eq!(parent(own).unwrap(), std::os::unix::process::parent_id());
+        assert_eq!(Usage::of(own).unwrap(), None, "it is our starter's too");
     }
 }

@@ -1,6 +1,7 @@
 //! `shim stats`: what containers use, once or as it changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, poll};
@@ -30,12 +31,12 @@ pub(crate) fn stats(layout: &Layout, stats: &Stats) -> Result<u8> {
         }
     }
     let containers = || if chosen.is_empty() { layout.all() } else { Ok(chosen.clone()) };
-    let mut before = HashMap::new();
-    sample(&containers()?, &mut before);
+    let (mut before, mut told) = (HashMap::new(), HashSet::new());
+    sample(&containers()?, &mut before, &mut told);
     loop {
         let timeout = Timespec { tv_sec: INTERVAL.as_secs() as i64, tv_nsec: 0 };
         let _: rustix::io::Result<usize> = poll(&mut [], Some(&timeout));
-        let rows = sample(&containers()?, &mut before);
+        let rows = sample(&containers()?, &mut before, &mut told);
         match stats.format {
             Format::Json => say(&serde_json::to_string(&rows.iter().map(Row::json).collect::<Vec<_>>())?),
             Format::Table => {
@@ -54,14 +55,19 @@ pub(crate) fn stats(layout: &Layout, stats: &Stats) -> Result<u8> {
     }
 }
 
-/// Measures all that run, and remembers that for the next time.
-fn sample(containers: &[Directory], before: &mut HashMap<String, Sample>) -> Vec<Row> {
+/// Measures all that run, and remembers that for the next time, and of whom it is told that it cannot be measured.
+fn sample(containers: &[Directory], before: &mut HashMap<String, Sample>, told: &mut HashSet<String>) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut now = HashMap::new();
     for directory in containers {
         // One that ends meanwhile uses nothing.
         let Ok(Status::Running { state, .. }) = directory.status() else { continue };
         let Ok(usage) = Usage::of(state.pid) else { continue };
+        if usage.is_none() && told.insert(directory.name.clone()) {
+            let name = &directory.name;
+            let _: io::Result<()> = writeln!(io::stderr(), "shim: {name} has no cgroup: what it uses is not known");
+        }
+        let usage = usage.unwrap_or_default();
         let moment = Instant::now();
         let percent = before.get(&directory.name).and_then(|(past, then)| percent(past, &usage, moment - *then));
         rows.push(Row { name: directory.name.clone(), percent, usage: usage.clone() });

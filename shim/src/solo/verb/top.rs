@@ -16,5 +16,9 @@ pub(crate) fn top(layout: &Layout, top: &Top) -> Result<u8> {
     let runtime = directory.runtime(&directory.options()?);
     let table = runtime.call("ps").arg(&top.name).args(&top.options).run()?;
     let _: io::Result<()> = io::stdout().write_all(&table);
+    // One that runs has a process: the runtime knows them by the cgroup.
+    if memchr::memchr_iter(b'\n', &table).count() <= 1 {
+        let _: io::Result<()> = writeln!(io::stderr(), "shim: {} has no cgroup: its processes are not known", top.name);
+    }
     Ok(0)
 }
