@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
-use crate::bundle::{mount_stack, unmount_stack};
-use crate::error::{Error, Result, Step};
+use crate::bundle::{down_after_death, mount_stack, unmount_stack};
+use crate::error::{Error, Result, Step, tell};
 use crate::layer::{OverlayForm, Powers, remove_all};
 use crate::layout::{Hold, Layer, Store, random_hex};
 
@@ -78,6 +78,12 @@ pub(crate) fn clear(directory: &Path, runtime: Option<&Path>) {
     let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if name.starts_with(PREFIX) {
         clear_cgroups(&format!("{name}-"));
+    }
+    // The runtime calls hooks in the bundle, which went with the build's mounts; or it was killed before it had a record of any.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if let Err(e) = down_after_death(&entry.path()) {
+            tell(format_args!("imgtool: what a build left: network: {e}"));
+        }
     }
     // Layers that it had begun.
     let drafts = format!("layer-{name}-");

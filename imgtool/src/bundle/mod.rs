@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use health::HealthArgs;
-pub(crate) use link::{down as network_down, up as network_up};
+pub(crate) use link::{down as network_down, down_after_death, up as network_up};
 pub(crate) use made::Bundle;
 pub(crate) use network::{HostEntry, Network, Publish};
 pub(crate) use options::{Options, parse_cpus, parse_memory, parse_size, read_env_file};

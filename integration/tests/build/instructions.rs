@@ -185,16 +185,57 @@ iptables -t nat -S 2>/dev/null | grep -c 10.87 || echo undone
 ls /var/lib/cni/networks/tare | grep -c ^10.87 || echo freed
 "#;
 
+/// A RUN that is interrupted by each signal; after SIGKILL it is the next build that clears away.
+const INTERRUPTED: &str = r#"
+set -e
+ip link set lo up
+mkdir -p /var/lib/cni && mount -t tmpfs tmpfs /var/lib/cni
+networks=/var/lib/cni/networks/tare
+build() { exec "$IMGTOOL" --root "$PLACE/store" build --progress plain --runtime "$RUNTIME" "$PLACE/context"; }
+for signal in INT TERM KILL; do
+    printf 'FROM base\nRUN busybox ip address show eth0 && echo connected && busybox sleep 1000\n' > "$PLACE/context/Dockerfile"
+    build 2>"$PLACE/said" & build=$!
+    tries=0
+    until grep -q " connected$" "$PLACE/said"; do tries=$((tries + 1)); [ $tries -lt 300 ] || { cat "$PLACE/said" >&2; exit 1; }; sleep 0.1; done
+    ls $networks | grep -q ^10.87
+    iptables -t nat -S | grep -q 10.87
+    kill -$signal $build
+    wait $build || :
+    if [ $signal = KILL ]; then
+        printf 'FROM base\nRUN --network=none true\n' > "$PLACE/context/Dockerfile"
+        (build)
+    fi
+    ls $networks | grep ^10.87 || echo "$signal: freed"
+    iptables -t nat -S | grep -E 'CNI-[0-9a-f]|10[.]87' || echo "$signal: undone"
+    iptables -S | grep 10.87 || echo "$signal: forwards nothing"
+done
+"#;
+
+#[test]
+fn a_build_that_is_interrupted_leaves_nothing_of_its_network() {
+    let yard = Yard::new();
+    let out = in_a_network(&yard, INTERRUPTED, "interrupted").ok();
+    for signal in ["INT", "TERM", "KILL"] {
+        for line in ["freed", "undone", "forwards nothing"] {
+            assert!(out.stdout.contains(&format!("{signal}: {line}\n")), "{out}");
+        }
+    }
+}
+
 #[test]
 fn a_run_has_a_network_by_default_and_gives_it_back() {
     let yard = Yard::new();
+    let out = in_a_network(&yard, CONNECTED, "connected").ok();
+    assert!(out.stderr.contains(" reached"), "{out}");
+    assert!(out.stdout.contains("freed"), "{out}");
+}
+
+/// Runs a script in network, mount and pid namespaces of its own.
+fn in_a_network(yard: &Yard, script: &str, name: &str) -> integration::command::Out {
     let mut command = std::process::Command::new("unshare");
-    command.args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", CONNECTED]);
+    command.args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script]);
     command.env("TARE_TEST", &yard.place.id).env("PLACE", &yard.place.dir);
     command.env("IMGTOOL", integration::programs::ours("imgtool")).stdin(std::process::Stdio::null());
     command.env("RUNTIME", &integration::programs::Runtime::under_test().binary);
-    let files = integration::command::Files::new(&yard.place.dir, "connected");
-    let out = integration::command::run(&mut command, &files).ok();
-    assert!(out.stderr.contains(" reached"), "{out}");
-    assert!(out.stdout.contains("freed"), "{out}");
+    integration::command::run(&mut command, &integration::command::Files::new(&yard.place.dir, name))
 }

@@ -19,6 +19,8 @@ use crate::oci;
 /// The network namespace, kept until the container is disconnected: plugins take their address translation off by the addresses
 /// that they find in it.
 pub(crate) const NAMESPACE: &str = "network-namespace";
+/// The container's device.
+pub(super) const INTERFACE: &str = "eth0";
 /// `NSFS_MAGIC` of the kernel.
 const NSFS: i64 = 0x6e73_6673;
 /// Where distributions keep CNI's plugins.
@@ -97,8 +99,14 @@ fn plugins(list: &Value, plan: &Plan) -> Vec<Value> {
     .collect()
 }
 
-/// Connects a namespace by all plugins of a list, one after the other; gives what the last one answered.
-pub(super) fn add(list: &Value, plan: &Plan, id: &str, netns: &Path) -> Result<Value> {
+/// Connects a namespace by all plugins of a list, one after the other; tells `answered` what each of them answered.
+pub(super) fn add(
+    list: &Value,
+    plan: &Plan,
+    id: &str,
+    netns: &Path,
+    mut answered: impl FnMut(&Value) -> Result<()>,
+) -> Result<()> {
     let netns = &netns.display().to_string();
     let plugins = plugins(list, plan);
     if !plan.ports.is_empty() && !plugins.iter().any(|plugin| plugin.get("runtimeConfig").is_some()) {
@@ -112,9 +120,15 @@ pub(super) fn add(list: &Value, plan: &Plan, id: &str, netns: &Path) -> Result<V
         if let Some(previous) = result.take() {
             plugin["prevResult"] = previous;
         }
-        result = run_plugin(&plugin, "ADD", id, netns, "eth0")?;
+        result = run_plugin(&plugin, "ADD", id, netns, INTERFACE)?;
+        if let Some(result) = &result {
+            answered(result)?;
+        }
     }
-    result.ok_or_else(|| Error::malformed("the CNI network has no plugins, or they gave no result"))
+    match result {
+        Some(_) => Ok(()),
+        None => Err(Error::malformed("the CNI network has no plugins, or they gave no result")),
+    }
 }
 
 /// Disconnects it again, by as many of the plugins as can. `result` is what `add` gave.
@@ -133,7 +147,7 @@ pub(super) fn delete(
         if let Some(result) = result {
             plugin["prevResult"] = result.clone();
         }
-        if let Err(e) = run_plugin(&plugin, "DEL", id, &namespace, "eth0") {
+        if let Err(e) = run_plugin(&plugin, "DEL", id, &namespace, INTERFACE) {
             failed.get_or_insert(e);
         }
     }

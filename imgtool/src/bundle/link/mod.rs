@@ -9,6 +9,7 @@
 mod cni;
 mod pasta;
 mod ports;
+mod stand_in;
 
 use std::fs;
 use std::io::Read as _;
@@ -21,7 +22,7 @@ pub(super) use cni::NAMESPACE;
 pub(super) use ports::{is_taken, overlap, refused};
 
 use super::network::Plan;
-use crate::error::{Error, Result, Step};
+use crate::error::{Error, Result, Step, tell};
 use crate::layout::check_ours;
 use crate::{oci, regular};
 
@@ -81,8 +82,12 @@ pub(crate) fn up(directory: &Path) -> Result<()> {
             return pasta::start(directory, &plan, container.pid);
         };
         let netns = cni::keep_namespace(directory, container.pid).at("keep the network namespace")?;
-        state.result = Some(cni::add(list, &plan, &state.id, &netns)?);
-        write(directory, &state)?;
+        let id = state.id.clone();
+        // After each of them: who is killed in the middle leaves the addresses by which the first ones can undo theirs.
+        cni::add(list, &plan, &id, &netns, |result| {
+            state.result = Some(result.clone());
+            write(directory, &state)
+        })?;
         let mut hosts = plan.hosts.clone();
         let addresses = state.result.iter().filter_map(|result| result["ips"].as_array()).flatten();
         for address in addresses.filter_map(|ip| ip["address"].as_str()?.split('/').next()) {
@@ -102,6 +107,12 @@ pub(crate) fn up(directory: &Path) -> Result<()> {
 /// Undoes what `up` did, if anything is left of it.
 pub(crate) fn down(directory: &Path) -> Result<()> {
     if directory.join(STATE).exists() { undo(directory, &plan(directory)?) } else { Ok(()) }
+}
+
+/// Undoes what `up` did for a container whose processes and mounts are all gone, and with them its network namespace.
+pub(crate) fn down_after_death(directory: &Path) -> Result<()> {
+    // Pasta has died too, and its number may be another's.
+    if directory.join(STATE).exists() && plan(directory)?.cni.is_some() { down(directory) } else { Ok(()) }
 }
 
 fn plan(directory: &Path) -> Result<Plan> {
@@ -131,7 +142,13 @@ fn undo(directory: &Path, plan: &Plan) -> Result<()> {
     let state: State = read(&path)?;
     match &plan.cni {
         Some(list) => {
-            let kept = cni::kept_namespace(directory).at(NAMESPACE)?;
+            let mut kept = cni::kept_namespace(directory).at(NAMESPACE)?;
+            if let (None, Some(result)) = (&kept, &state.result) {
+                // Without one plugins do what they can.
+                kept = stand_in::make(cni::INTERFACE, result)
+                    .inspect_err(|e| tell(format_args!("imgtool: a network namespace for the one that is gone: {e}")))
+                    .ok();
+            }
             cni::delete(list, plan, &state.id, state.result.as_ref(), kept.as_ref())?;
             cni::forget_namespace(directory).with(|| format!("unmount {NAMESPACE}"))?;
         }
