@@ -70,13 +70,15 @@ pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<Pa
         tell(format_args!("imgtool: {}: network: {e}", directory.display()));
     }
     overlay::unmount_rootfs(&directory.join("rootfs"))?;
-    let copied = read_record(directory).is_ok_and(|record: Record| record.copied);
+    // First what may be refused, and leaves the rest whole then: something is mounted there. A copy goes after config.json, which
+    // is there as long as the files are. What was mounted has none there but those that somebody made while it was not.
+    if !read_record(directory).is_ok_and(|record: Record| record.copied) {
+        remove_all(&directory.join("rootfs"))?;
+    }
     // The record goes last: until then an interrupted removal can be taken up again.
     for name in OURS {
         let path = directory.join(name);
         let result = match fs::symlink_metadata(&path) {
-            // Never into what is still mounted there.
-            Ok(meta) if meta.is_dir() && name == "rootfs" && !copied => fs::remove_dir(&path),
             Ok(meta) if meta.is_dir() => remove_all(&path).map_err(Into::into),
             Ok(_) if name == RECORD => {
                 store.remove_use(directory)?;

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, chmodat, fstat, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, chmodat, fstat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 
 use super::dirs::open_dir;
@@ -28,6 +28,14 @@ impl Descent {
     /// Steps into the directory `name`, which must not be a symlink.
     pub(super) fn enter(&mut self, name: &[u8]) -> Result<()> {
         let next = open_dir(&self.at, name)?;
+        self.above.push(identity(&self.at)?);
+        self.at = next;
+        Ok(())
+    }
+
+    /// The same, and never into what is mounted there.
+    fn enter_own(&mut self, name: &[u8]) -> Result<()> {
+        let next = open_own(&self.at, name)?;
         self.above.push(identity(&self.at)?);
         self.at = next;
         Ok(())
@@ -64,18 +72,17 @@ pub(crate) fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-/// Removes the directory `name` in `dir` and all below it, never through a symlink.
+/// Removes the directory `name` in `dir` and all below it, never through a symlink, and nothing that is mounted there.
 pub(super) fn remove_tree(dir: impl AsFd, name: &[u8]) -> Result<()> {
     struct Level {
         name: Vec<u8>,
         directories: Vec<Vec<u8>>,
     }
-    let mut walk = Descent::at(open_any(&dir, name)?);
+    let mut walk = Descent::at(open_own(&dir, name)?);
     let mut levels = vec![Level { name: name.to_vec(), directories: remove_files(walk.fd())? }];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.directories.pop() {
-            make_searchable(walk.fd(), &name);
-            walk.enter(&name)?;
+            walk.enter_own(&name)?;
             levels.push(Level { name, directories: remove_files(walk.fd())? });
             continue;
         }
@@ -90,9 +97,13 @@ pub(super) fn remove_tree(dir: impl AsFd, name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn open_any(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+fn open_own(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     make_searchable(&dir, name);
-    open_dir(dir, name)
+    openat2(dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV).map_err(|e| match e {
+        Errno::XDEV => Error::other(format!("{}: something is mounted there", String::from_utf8_lossy(name))),
+        e => e.into(),
+    })
 }
 
 /// A user who is not root can only empty a directory that its mode lets him into. Root needs no mode.

@@ -100,6 +100,25 @@ fn a_bundle_is_mounted_writable_and_leaves_nothing_when_it_goes() {
 }
 
 #[test]
+fn what_was_made_in_an_unmounted_root_goes_and_what_is_mounted_there_does_not() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
+    let bundle = place.bundle("b", &Options::default()).unwrap();
+    Bundle::open(&place.store, &bundle).unwrap().unmount().unwrap();
+    let (kept, at) = (place.dir.path().join("kept"), bundle.join("rootfs/dev/shm"));
+    // As a runtime does that is to mount there.
+    fs::create_dir_all(&at).unwrap();
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("file"), "x").unwrap();
+    rustix::mount::mount_bind(&kept, &at).unwrap();
+    let refused = remove(&place.store, &bundle).unwrap_err().to_string();
+    assert!(refused.contains("shm: something is mounted there"), "{refused}");
+    assert!(kept.join("file").exists() && bundle.join("config.json").exists());
+    rustix::mount::unmount(&at, rustix::mount::UnmountFlags::empty()).unwrap();
+    assert_eq!(remove(&place.store, &bundle).unwrap(), Vec::<PathBuf>::new());
+    assert!(kept.join("file").exists() && !bundle.exists());
+}
+
+#[test]
 fn layers_of_a_bundle_outlive_the_images_name() {
     let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
     let bundle = place.bundle("b", &Options::default()).unwrap();
