@@ -112,6 +112,12 @@ fn a_port_is_published_by_pasta() {
     }
     let user = User::new(true);
     user.image();
+    // Root's, as soon as it has published one: nothing for a user to look into.
+    let roots = Path::new("/run/imgtool/ports");
+    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+        .recursive(true)
+        .create(roots)
+        .unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port();
     let published = format!("127.0.0.1:{port}:80");
     let serve = "mkdir /tmp/www; echo over pasta >/tmp/www/index.html; exec /bin/busybox httpd -f -h /tmp/www";
@@ -125,7 +131,7 @@ fn a_port_is_published_by_pasta() {
     });
     assert_eq!(answer.as_deref(), Some("over pasta\n"));
     user.run("runtime", &["delete", "--force", &user.place.id]).ok();
-    user.imgtool(&["unbundle", &path]).ok();
+    assert_eq!(user.imgtool(&["unbundle", &path]).ok().stderr, "");
     user.leave();
 }
 
