@@ -1,4 +1,4 @@
-//! Times as RFC 3339 and HTTP write them.
+//! Times as RFC 3339, HTTP and Go write them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -70,6 +70,44 @@ pub(crate) fn ago(text: &str) -> Option<String> {
         _ => (seconds / 31_536_000, "year"),
     };
     Some(format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" }))
+}
+
+/// A time as Go writes it (`1h2m3.5s`, `100ms`), in nanoseconds.
+pub(crate) fn go_duration(text: &str) -> Option<u64> {
+    if text == "0" {
+        return Some(0);
+    }
+    let mut total = 0u64;
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(end);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, next) = tail.split_at(unit_end);
+        let unit: u64 = match unit {
+            "ns" => 1,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let whole = if whole.is_empty() && !fraction.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+        let mut part = 0;
+        let mut scale = unit;
+        for digit in fraction.bytes() {
+            scale /= 10;
+            part += u64::from(digit.checked_sub(b'0')?) * scale;
+        }
+        total = total.checked_add(whole.checked_mul(unit)?.checked_add(part)?)?;
+        rest = next;
+    }
+    i64::try_from(total).ok().map(i64::cast_unsigned)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::time::go_duration;
 
 /// The annotation: Docker's `Healthcheck` object as JSON, durations in nanoseconds.
 pub(super) const ANNOTATION: &str = "org.tare.healthcheck";
@@ -54,27 +55,9 @@ impl HealthArgs {
     }
 }
 
-/// A duration as Go writes it, `1m30s`, in nanoseconds.
 fn parse_duration(text: &str) -> Result<u64> {
-    let bad = || Error::malformed(format!("{text:?}: want a time such as 30s, 1m30s or 500ms"));
-    let (mut rest, mut total) = (text, 0u64);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|&at| at > 0).ok_or_else(bad)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
-        let after = &rest[digits..];
-        let (unit, length) = match after {
-            unit if unit.starts_with("ms") => (1_000_000, 2),
-            unit if unit.starts_with("us") => (1_000, 2),
-            unit if unit.starts_with("ns") => (1, 2),
-            unit if unit.starts_with('h') => (3_600_000_000_000, 1),
-            unit if unit.starts_with('m') => (60_000_000_000, 1),
-            unit if unit.starts_with('s') => (1_000_000_000, 1),
-            _ => return Err(bad()),
-        };
-        total = number.checked_mul(unit).and_then(|n| total.checked_add(n)).ok_or_else(bad)?;
-        rest = &after[length..];
-    }
-    if text.is_empty() { Err(bad()) } else { Ok(total) }
+    go_duration(text)
+        .ok_or_else(|| Error::malformed(format!("{text:?}: want a time such as 30s, 1m30s, 1.5s or 500ms")))
 }
 
 #[cfg(test)]
@@ -97,7 +80,9 @@ mod tests {
     fn durations_are_gos() {
         assert_eq!(parse_duration("1m30s").unwrap(), 90_000_000_000);
         assert_eq!(parse_duration("500ms").unwrap(), 500_000_000);
-        for bad in ["", "5", "s", "5x", "1.5s", "-1s"] {
+        assert_eq!(parse_duration("0.5s").unwrap(), 500_000_000);
+        assert_eq!(parse_duration("1h1.5s").unwrap(), 3_601_500_000_000);
+        for bad in ["", "5", "s", "5x", ".s", "1.2.3s", "-1s", "9999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -10,6 +10,7 @@ use super::mount::Mount;
 use super::stage::{From, from};
 use super::words::heredoc;
 use super::{Heredoc, KEYWORDS, Logical, Pair, Statement, Word};
+use crate::time::go_duration;
 
 /// A line that several instructions may stand on (ONBUILD), shared.
 pub(crate) type Line = Arc<Logical>;
@@ -317,7 +318,7 @@ fn health(statement: &Statement, flags: &mut Flags<'_>) -> Result<Health> {
     ] {
         if let Some(word) = flags.value(flag)? {
             let at = statement.line.span(word.at);
-            let nanos = duration(&word.text)
+            let nanos = go_duration(&word.text)
                 .ok_or_else(|| Fault::at(at, format!("--{flag}={}: want a time, as 30s or 1m30s", word.text)))?;
             if nanos != 0 && nanos < 1_000_000 {
                 return Err(Fault::at(at, format!("--{flag}={}: less than a millisecond", word.text)));
@@ -356,42 +357,4 @@ fn health(statement: &Statement, flags: &mut Flags<'_>) -> Result<Health> {
         check["Retries"] = json!(retries);
     }
     Ok(Health { check })
-}
-
-/// A time as Go writes it (`1h2m3.5s`, `100ms`), in nanoseconds.
-fn duration(text: &str) -> Option<u64> {
-    if text == "0" {
-        return Some(0);
-    }
-    let mut total = 0u64;
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, next) = tail.split_at(unit_end);
-        let unit: u64 = match unit {
-            "ns" => 1,
-            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        let whole = if whole.is_empty() && !fraction.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
-        let mut part = 0;
-        let mut scale = unit;
-        for digit in fraction.bytes() {
-            scale /= 10;
-            part += u64::from(digit.checked_sub(b'0')?) * scale;
-        }
-        total = total.checked_add(whole.checked_mul(unit)?.checked_add(part)?)?;
-        rest = next;
-    }
-    i64::try_from(total).ok().map(i64::cast_unsigned)
 }
