@@ -200,7 +200,7 @@ impl Maker<'_> {
                     }
                     new_volume(root, &self.directory.join(format!("volumes/u{number}")), &volume.target)?
                 }
-                Source::Path(_) | Source::Tmpfs => continue,
+                Source::Path(_) | Source::MadePath(_) | Source::Tmpfs => continue,
             };
             binds.push(Bind { source, target: volume.target.clone(), options: volume.options.clone() });
         }

@@ -93,9 +93,19 @@ pub(crate) fn make(
     if options.cap_add.iter().any(|name| name.eq_ignore_ascii_case("all")) {
         capabilities = caps::held(&capabilities)?;
     }
+    let mut absent = Vec::new();
     for volume in &options.volumes {
-        if let Source::Path(source) = &volume.source {
-            fs::metadata(source).with(|| format!("--volume {}", source.display()))?;
+        match &volume.source {
+            Source::Path(source) => {
+                fs::metadata(source).with(|| format!("--mount {}", source.display()))?;
+            }
+            Source::MadePath(source) => match fs::metadata(source) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => absent.push(source),
+                found => {
+                    found.with(|| format!("--volume {}", source.display()))?;
+                }
+            },
+            _ => {}
         }
     }
     spec::check(options)?;
@@ -104,6 +114,10 @@ pub(crate) fn make(
     }
     if let Some(name) = &options.hostname {
         check_hostname(name)?;
+    }
+    for source in absent {
+        // With the caller's umask; it is the user's from now on, and stays.
+        fs::create_dir_all(source).with(|| format!("--volume {}", source.display()))?;
     }
     let id = random_hex(12)?;
     let (directory, made) = claim(store, image, directory, &id)?;

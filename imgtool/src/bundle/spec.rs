@@ -317,7 +317,7 @@ fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
     let mut user: Vec<(String, Value)> = Vec::new();
     for volume in &options.volumes {
         let entry = match &volume.source {
-            Source::Path(source) => {
+            Source::Path(source) | Source::MadePath(source) => {
                 json!({"destination": volume.target, "type": "bind", "source": source, "options": volume.options})
             }
             Source::Tmpfs => {

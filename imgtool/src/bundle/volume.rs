@@ -29,8 +29,10 @@ impl Volume {
 /// What is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// A file or directory of the host.
+    /// A file or directory of the host, which is there.
     Path(PathBuf),
+    /// The same, or a directory to be made: Docker's `-v` makes one, its `--mount` does not.
+    MadePath(PathBuf),
     /// A volume of the store that outlives the bundle.
     Named(String),
     /// One that goes with the bundle.
@@ -57,7 +59,7 @@ impl FromStr for Volume {
 
     /// `[SOURCE:]TARGET[:OPTIONS]`
     fn from_str(text: &str) -> Result<Self> {
-        let form = "want [/HOST/PATH:|NAME:]/CONTAINER/PATH[:ro,...]";
+        let form = "want [/HOST/PATH:|./PATH:|NAME:]/CONTAINER/PATH[:ro,...]";
         let bad = |why: &str| Error::malformed(format!("{text:?}: {why} ({form})"));
         let parts: Vec<&str> = text.split(':').collect();
         let (source, target, options) = match parts.as_slice() {
@@ -68,9 +70,12 @@ impl FromStr for Volume {
         };
         let source = match source {
             "" if parts.len() == 1 => Source::New,
-            path if path.starts_with('/') => Source::Path(PathBuf::from(path)),
+            path if path.starts_with('/') => Source::MadePath(PathBuf::from(path)),
+            path if matches!(path, "." | "..") || path.starts_with("./") || path.starts_with("../") => {
+                Source::MadePath(std::path::absolute(path)?)
+            }
             name if is_name(name) => Source::Named(name.to_owned()),
-            _ => return Err(bad("the source is neither an absolute path nor a volume's name")),
+            _ => return Err(bad("the source is neither a path that begins with / or . nor a volume's name")),
         };
         let target = target_of(target).map_err(|e| bad(&e))?;
         let options = bind_options(options.split(',')).map_err(|e| bad(&e))?;
@@ -182,12 +187,20 @@ mod tests {
     #[test]
     fn volumes_are_read_as_docker_reads_them() {
         let volume: Volume = "/data:/srv/../mnt/x/:ro".parse().unwrap();
-        assert_eq!((volume.source, volume.target.as_str()), (Source::Path("/data".into()), "/mnt/x"));
+        assert_eq!((volume.source, volume.target.as_str()), (Source::MadePath("/data".into()), "/mnt/x"));
         assert_eq!(volume.options, ["rbind", "ro", "rprivate"]);
         assert_eq!("/a:/b:rw,rshared".parse::<Volume>().unwrap().options, ["rbind", "rw", "rshared"]);
         assert_eq!("name:/b".parse::<Volume>().unwrap().source, Source::Named("name".into()));
+        let here = std::env::current_dir().unwrap();
+        for (relative, want) in [("./a/.", here.join("a")), (".", here.clone()), ("../a", here.join("../a"))] {
+            assert_eq!(
+                format!("{relative}:/b").parse::<Volume>().unwrap().source,
+                Source::MadePath(want),
+                "{relative}"
+            );
+        }
         assert_eq!("/b".parse::<Volume>().unwrap().source, Source::New);
-        for bad in ["", "a", "../a:/b", "/a:b", "/a:/", "/a:/..", "/a:/b:xx", "/a:/b:ro:x", ":/b", "a/b:/c"] {
+        for bad in ["", "a", ".a:/b", "/a:b", "/a:/", "/a:/..", "/a:/b:xx", "/a:/b:ro:x", ":/b", "a/b:/c"] {
             assert!(bad.parse::<Volume>().is_err(), "{bad}");
         }
     }

@@ -178,9 +178,27 @@ fn what_fails_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(place.dir.path().join("there")).unwrap().count(), 0);
     let overflow = Options { user: Some("4294967296".into()), ..Options::default() };
     assert!(place.bundle("c", &overflow).unwrap_err().to_string().contains("4294967296"));
-    let absent = Options { volumes: vec!["/no/such/place:/x".parse().unwrap()], ..Options::default() };
-    assert!(place.bundle("c", &absent).unwrap_err().to_string().contains("/no/such/place"));
+    let mount = parse_mount("type=bind,src=/no/such/place,dst=/x").unwrap();
+    let absent = Options { volumes: vec![mount], ..Options::default() };
+    assert!(place.bundle("c", &absent).unwrap_err().to_string().contains("--mount /no/such/place"));
     assert!(!place.dir.path().join("c").exists());
+}
+
+#[test]
+fn a_directory_that_volume_names_is_made_and_stays() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
+    let source = place.dir.path().join("new/below");
+    let volumes = vec![format!("{}:/x", source.display()).parse().unwrap()];
+    let bundle = place.bundle("b", &Options { volumes, ..Options::default() }).unwrap();
+    let config = config(&bundle);
+    let mount = config["mounts"].as_array().unwrap().iter().find(|mount| mount["destination"] == "/x").unwrap();
+    assert_eq!(mount["source"], source.to_str().unwrap());
+    remove(&place.store, &bundle).unwrap();
+    assert!(source.is_dir());
+    let below_a_file = place.dir.path().join("image.tar/x");
+    let volumes = vec![format!("{}:/x", below_a_file.display()).parse().unwrap()];
+    let refused = place.bundle("c", &Options { volumes, ..Options::default() }).unwrap_err().to_string();
+    assert!(refused.contains("--volume"), "{refused}");
 }
 
 #[test]
