@@ -31,14 +31,14 @@ mod verb;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 
 use cli::{Cli, Verb};
 
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_else(|e| e.exit());
     let (name, result) = run(&cli);
     match result {
         Ok(()) => ExitCode::SUCCESS,

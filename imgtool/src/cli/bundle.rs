@@ -6,8 +6,10 @@
     reason = "these comments are the help text, which is no Markdown"
 )]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::{LayerArgs, RegistryArgs, TrustArgs};
@@ -149,4 +151,29 @@ pub(crate) struct BundleArgs {
     pub(crate) trust: TrustArgs,
     #[command(flatten)]
     pub(crate) layers: LayerArgs,
+}
+
+/// For `imgtool bundle IMAGE CMD ARG`, where the words of a command are taken for a directory and one too many.
+pub(super) fn hint(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return None };
+    let at = words.iter().position(|word| word == "bundle")?;
+    // What comes before the verb.
+    let is_the_verb = match &words[..at] {
+        [_] => true,
+        [_, root] => root.to_str().is_some_and(|root| root.starts_with("--root=")),
+        [_, root, _] => root == "--root",
+        _ => false,
+    };
+    let words: Vec<&str> = words[at + 1..].iter().filter_map(|word| word.to_str()).collect();
+    let is_a_word = error.kind() == ErrorKind::UnknownArgument && !unknown.starts_with('-');
+    if !is_the_verb || !is_a_word || !words.contains(&unknown.as_str()) || words.contains(&"--") {
+        return None;
+    }
+    let example = match words.as_slice() {
+        [image, command @ ..] if !words.iter().any(|word| word.starts_with('-')) => {
+            format!("{image} -- {}", command.join(" "))
+        }
+        _ => "REF [DIR] -- CMD".to_owned(),
+    };
+    Some(format!("the command comes after --: imgtool bundle {example}"))
 }

@@ -23,8 +23,10 @@ pub(crate) use store::{
 
 pub(crate) use volume::{VolumeArgs, VolumeFilter, VolumeLsArgs, VolumeRmArgs, VolumeVerb};
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 
 use crate::archive::Format;
@@ -57,6 +59,18 @@ pub(crate) struct Cli {
     pub(crate) builder: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+impl Cli {
+    /// What the words mean. Whoever is used to `docker run` is told where the command stands.
+    pub(crate) fn read(words: &[OsString]) -> clap::error::Result<Self> {
+        Self::try_parse_from(words).map_err(|mut e| {
+            if let Some(hint) = bundle::hint(&e, words) {
+                e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+            }
+            e
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -314,7 +328,20 @@ mod tests {
         let cli = Cli::try_parse_from(["imgtool", "bundle", "x", "-e", "A=b", "--", "sh", "-c", "exit 1"]).unwrap();
         let Verb::Bundle(args) = cli.verb else { panic!("bundle") };
         assert_eq!((args.command.len(), args.directory), (3, None));
-        assert!(Cli::try_parse_from(["imgtool", "bundle", "x", "dir", "sh"]).is_err());
+        let said =
+            |words: &[&str]| Cli::read(&words.iter().map(OsString::from).collect::<Vec<_>>()).unwrap_err().to_string();
+        let hint = "the command comes after --: imgtool bundle x -- sleep 10";
+        assert!(said(&["imgtool", "bundle", "x", "sleep", "10"]).contains(hint));
+        let hint = "the command comes after --: imgtool bundle REF [DIR] -- CMD";
+        assert!(said(&["imgtool", "--root", "/s", "bundle", "-e", "A=b", "x", "sleep", "10"]).contains(hint));
+        for other in [
+            &["imgtool", "bundle", "x", "--no-such"][..],
+            &["imgtool", "unbundle", "--", "--no"],
+            &["imgtool", "tag", "bundle", "b", "c"],
+        ] {
+            let said = Cli::read(&other.iter().map(OsString::from).collect::<Vec<_>>()).err().map(|e| e.to_string());
+            assert!(!said.unwrap_or_default().contains("comes after"), "{other:?}");
+        }
         assert!(Cli::try_parse_from(["imgtool", "pull", "BAD/../x"]).is_err());
         for flag in ["--tls-verify=false", "--tls-verify", "--tls-verify=true"] {
             assert!(Cli::try_parse_from(["imgtool", "pull", flag, "x"]).is_ok());
