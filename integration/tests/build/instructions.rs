@@ -194,6 +194,7 @@ networks=/var/lib/cni/networks/tare
 build() { exec "$IMGTOOL" --root "$PLACE/store" build --progress plain --runtime "$RUNTIME" "$PLACE/context"; }
 for signal in INT TERM KILL; do
     printf 'FROM base\nRUN busybox ip address show eth0 && echo connected && busybox sleep 1000\n' > "$PLACE/context/Dockerfile"
+    : >"$PLACE/said" # what the one before said is not waited for
     build 2>"$PLACE/said" & build=$!
     tries=0
     until grep -q " connected$" "$PLACE/said"; do tries=$((tries + 1)); [ $tries -lt 300 ] || { cat "$PLACE/said" >&2; exit 1; }; sleep 0.1; done
