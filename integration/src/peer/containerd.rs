@@ -105,6 +105,13 @@ impl Drop for Containerd {
         };
         let _ = crate::wait::until(Duration::from_millis(10), Duration::from_secs(5), gone);
         super::end_all(&self.id);
-        let _ = gone();
+        if gone().is_none() {
+            for shim in ["tare", "runc"] {
+                let dir = Path::new("/run/containerd").join(shim).join(&self.id);
+                for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                    println!("--- left in {}: {}", dir.display(), entry.file_name().display());
+                }
+            }
+        }
     }
 }

@@ -238,6 +238,8 @@ fn containerds_default_profile() {
     containerd.ctr(&["run", "-d", "--runtime", &runtime, "--env", &mark, "--seccomp", image, "web"]).ok();
     let bundles = place.dir.join("containerd/state/io.containerd.runtime.v2.task").join(&place.id);
     let profile = seccomp(&bundles.join("web/config.json"));
+    containerd.ctr(&["tasks", "rm", "--force", "web"]).ok();
+    containerd.ctr(&["containers", "rm", "web"]).ok();
     compare("containerd's profile", &profile);
 }
 
