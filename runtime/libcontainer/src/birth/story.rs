@@ -391,8 +391,8 @@ fn become_ready(mut prepared: Prepared, link: &ToOutside) -> Result<(Waiting, Ho
 
     let watched = prepared.hooks.see_the_root();
     // On v1 there is a moment in which all devices are denied.
-    let opens = prepared.console.is_some() || descriptors::has_null();
-    let stops = watched || (opens && prepared.state.cgroup.mode == cgroup::Mode::V1);
+    let denied = prepared.state.cgroup.mode == cgroup::Mode::V1;
+    let stops = watched || (denied && (prepared.console.is_some() || descriptors::has_null()));
     if stops {
         link.expect(Outside::HooksDone)?;
     }
