@@ -32,8 +32,17 @@ pub(crate) fn reopened(found: &OwnedFd) -> io::Result<File> {
 
 /// Reads a file of at most `most` bytes.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    read_up_to(&open(path)?, most)
+}
+
+/// The same of what was found.
+pub(crate) fn read_found(found: &OwnedFd, most: u64) -> Result<Vec<u8>> {
+    read_up_to(&reopened(found)?, most)
+}
+
+fn read_up_to(file: &File, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(Error::malformed(format!("larger than {most} bytes")));
     }

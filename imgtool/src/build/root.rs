@@ -2,8 +2,6 @@
 //! directory as their root (`openat2(2)` `RESOLVE_IN_ROOT`), and what was opened is what is used: a path that is resolved
 //! twice may mean two things (CVE-2024-1753, CVE-2024-23651).
 
-use std::fs::File;
-use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
@@ -87,8 +85,7 @@ impl Root {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(e) => return Err(e).with(|| path.to_owned()),
         };
-        let read = || read_file(regular::reopened(&found)?.into(), most);
-        read().with(|| path.to_owned()).map(Some)
+        regular::read_found(&found, most).with(|| path.to_owned()).map(Some)
     }
 
     /// What a source path or pattern means, in order of their names. A path that does not exist is an error, a pattern that
@@ -234,20 +231,6 @@ pub(crate) fn open_in(dir: impl AsFd, path: &str, flags: OFlags, resolve: Resolv
         }
     }
     Err(Errno::AGAIN)
-}
-
-/// Reads a regular file of at most `most` bytes.
-pub(crate) fn read_file(fd: OwnedFd, most: u64) -> Result<Vec<u8>> {
-    let file = File::from(fd);
-    if !file.metadata()?.is_file() {
-        return Err(Error::malformed("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(Error::malformed(format!("larger than {most} bytes")));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::parse::{MountKind, csv};
 use crate::error::{Error, Result, Step};
+use crate::regular;
 
 /// A secret is read up to this size, as BuildKit has it.
 const SECRET_MAX: u64 = 500 << 10;
@@ -121,14 +122,7 @@ impl Secrets {
                 value.map(|value| Some(value.into_vec())).with(|| format!("secret {id}"))
             }
             Some(Origin::File(path)) => {
-                let step = || format!("secret {id}: {}", path.display());
-                let fd = rustix::fs::open(
-                    path,
-                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-                    rustix::fs::Mode::empty(),
-                )
-                .with(step)?;
-                super::root::read_file(fd, SECRET_MAX).with(step).map(Some)
+                regular::read(path, SECRET_MAX).with(|| format!("secret {id}: {}", path.display())).map(Some)
             }
         }
     }

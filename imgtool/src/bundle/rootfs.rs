@@ -1,7 +1,6 @@
 //! The container's root file system, reached beneath a descriptor only: whatever the image has in it, no path of ours
 //! leaves it.
 
-use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -44,12 +43,7 @@ impl RootFs {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(e) => return Err(e).with(|| format!("{path} in the image")),
         };
-        let file = regular::reopened(&found).with(|| format!("{path} in the image"))?;
-        let mut bytes = Vec::new();
-        file.take(most + 1).read_to_end(&mut bytes).with(|| format!("{path} in the image"))?;
-        if bytes.len() as u64 > most {
-            return Err(Error::malformed(format!("{path} in the image: larger than {most} bytes")));
-        }
+        let bytes = regular::read_found(&found, most).with(|| format!("{path} in the image"))?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
