@@ -1,7 +1,7 @@
 //! Files that appear when they are complete. Until then they have no name, so that nothing is left of them whatever happens.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
@@ -14,6 +14,8 @@ use crate::layout::random_hex;
 pub(crate) struct NewFile {
     file: File,
     target: PathBuf,
+    /// Where it has a name that is not its own yet.
+    aside: PathBuf,
     /// Its name meanwhile, on file systems that want one.
     temporary: Option<PathBuf>,
 }
@@ -25,17 +27,24 @@ impl NewFile {
             return Err(Error::other("not a file name"));
         }
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::by_way_of(parent, target)
+    }
+
+    /// The same with a directory, of the same file system, for the names that it cannot do without meanwhile.
+    pub(crate) fn by_way_of(aside: &Path, target: &Path) -> Result<Self> {
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let target = target.to_owned();
-        match openat(CWD, parent, flags, Mode::from_raw_mode(0o644)) {
-            Ok(file) => Ok(Self { file: file.into(), target, temporary: None }),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let temporary = hidden(&target)?;
-                let file = File::create_new(&temporary)?;
-                Ok(Self { file, target, temporary: Some(temporary) })
+        let (aside, target) = (aside.to_owned(), target.to_owned());
+        match openat(CWD, &aside, flags, Mode::from_raw_mode(0o644)) {
+            // Where /proc does not show it, it cannot be given a name.
+            Ok(file) if Path::new(&own_name(&file)).exists() => {
+                return Ok(Self { file: file.into(), target, aside, temporary: None });
             }
-            Err(e) => Err(e.into()),
+            Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+            Err(e) => return Err(e.into()),
         }
+        let temporary = hidden(&aside)?;
+        let file = File::create_new(&temporary)?;
+        Ok(Self { file, target, aside, temporary: Some(temporary) })
     }
 
     pub(crate) fn file(&mut self) -> &mut File {
@@ -49,7 +58,7 @@ impl NewFile {
             match self.link(&self.target) {
                 // A name that is taken can be replaced only by another name.
                 Err(Errno::EXIST) => {
-                    let temporary = hidden(&self.target)?;
+                    let temporary = hidden(&self.aside)?;
                     self.link(&temporary)?;
                     self.temporary = Some(temporary);
                 }
@@ -64,8 +73,7 @@ impl NewFile {
     }
 
     fn link(&self, name: &Path) -> rustix::io::Result<()> {
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        linkat(CWD, own, CWD, name, AtFlags::SYMLINK_FOLLOW)
+        linkat(CWD, own_name(&self.file), CWD, name, AtFlags::SYMLINK_FOLLOW)
     }
 }
 
@@ -77,8 +85,12 @@ impl Drop for NewFile {
     }
 }
 
-fn hidden(target: &Path) -> Result<PathBuf> {
-    Ok(target.with_file_name(format!(".imgtool-{}", random_hex(16)?)))
+fn own_name(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+fn hidden(aside: &Path) -> Result<PathBuf> {
+    Ok(aside.join(format!(".imgtool-{}", random_hex(16)?)))
 }
 
 #[cfg(test)]

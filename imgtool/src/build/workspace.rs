@@ -32,10 +32,17 @@ pub(crate) struct Claim {
     _hold: Hold,
 }
 
-/// Makes the directory of a new build, and clears away those of builds that were killed.
+/// Makes the directory of a new build, and clears away what builds left that were killed.
 pub(crate) fn claim(store: &Store, runtime: Option<&Path>) -> Result<Claim> {
-    let hold = store.hold()?;
     let tmp = store.path("tmp");
+    if let Some(_alone) = store.alone()? {
+        for entry in fs::read_dir(&tmp).with(|| format!("read {}", tmp.display()))?.flatten() {
+            if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                let _ = remove_all(&entry.path());
+            }
+        }
+    }
+    let hold = store.hold()?;
     // One at a time: between its making and its locking a directory looks like one that was left.
     let turn = File::open(&tmp).and_then(|tmp| tmp.lock().map(|()| tmp)).with(|| format!("lock {}", tmp.display()))?;
     for entry in fs::read_dir(&tmp).with(|| format!("read {}", tmp.display()))?.flatten() {

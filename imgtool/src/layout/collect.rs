@@ -5,7 +5,7 @@ use std::fs::{self, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Store, if_there};
+use super::{Hold, Store, if_there};
 use crate::digest::Digest;
 use crate::error::{Kind, Result, Step};
 use crate::layer::remove_all;
@@ -60,13 +60,20 @@ impl Store {
         self.collect_partials_from(Duration::ZERO)
     }
 
-    fn collect_partials_from(&self, age: Duration) -> Result<Collected> {
+    /// What is in `tmp` is nobody's as long as this is held. None where another process is adding to the store.
+    pub(crate) fn alone(&self) -> Result<Option<Hold>> {
         let lock = self.lock_file("collect")?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Collected::Busy),
-            Err(TryLockError::Error(e)) => return Err(e).at("lock the store"),
+            Ok(()) => Ok(Some(Hold { _lock: lock })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(e).at("lock the store"),
         }
+    }
+
+    fn collect_partials_from(&self, age: Duration) -> Result<Collected> {
+        let Some(_alone) = self.alone()? else {
+            return Ok(Collected::Busy);
+        };
         let mut reachable = Reachable::default();
         for entry in &self.index()?.manifests {
             self.mark(entry, &mut reachable, 0);

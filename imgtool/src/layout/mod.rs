@@ -38,6 +38,7 @@ pub(crate) use uses::Use;
 pub(crate) use volumes::Volume;
 
 use crate::error::{Error, Kind, Result, Step};
+use crate::new_file::NewFile;
 use crate::oci;
 use crate::rights::{Rights, outer_uid};
 
@@ -141,20 +142,13 @@ impl Store {
     /// Writes a small file so that after a crash there is the old one or the new one.
     pub(crate) fn write_file(&self, below: &Path, content: &[u8]) -> Result<()> {
         let target = self.path(below);
-        let name = below.to_string_lossy().replace('/', "-");
-        let temporary = self.path("tmp").join(format!("{name}.{}", random_hex(8)?));
         let write = || -> Result<()> {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary)?;
-            file.write_all(content)?;
-            file.sync_data()?;
-            fs::rename(&temporary, &target)?;
+            let mut new = NewFile::by_way_of(&self.path("tmp"), &target)?;
+            new.file().write_all(content)?;
+            new.finish()?;
             sync_parent(&target)
         };
-        write().map_err(|e| {
-            let _ = fs::remove_file(&temporary);
-            e.at(format!("write {}", target.display()))
-        })
+        write().with(|| format!("write {}", target.display()))
     }
 
     /// The layout version must be one that we know.
