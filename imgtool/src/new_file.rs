@@ -1,19 +1,19 @@
 //! Files that appear when they are complete. Until then they have no name, so that nothing is left of them whatever happens.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, IsTerminal as _, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Step};
 use crate::layout::random_hex;
 
 /// A file under way.
 pub(crate) struct NewFile {
     file: File,
-    target: PathBuf,
     /// Where it has a name that is not its own yet.
     aside: PathBuf,
     /// Its name meanwhile, on file systems that want one.
@@ -21,41 +21,40 @@ pub(crate) struct NewFile {
 }
 
 impl NewFile {
-    /// Begins a file that will replace whatever is at `target`.
-    pub(crate) fn at(target: &Path) -> Result<Self> {
+    /// Begins a file for a name in the directory of `target`.
+    pub(crate) fn beside(target: &Path) -> Result<Self> {
         if target.file_name().is_none() {
             return Err(Error::other("not a file name"));
         }
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self::by_way_of(parent, target)
+        Self::of(target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
 
-    /// The same with a directory, of the same file system, for the names that it cannot do without meanwhile.
-    pub(crate) fn by_way_of(aside: &Path, target: &Path) -> Result<Self> {
-        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let (aside, target) = (aside.to_owned(), target.to_owned());
+    /// Begins a file for a name anywhere in the file system of `aside`, a directory for names that it cannot do without meanwhile.
+    pub(crate) fn of(aside: &Path) -> Result<Self> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let aside = aside.to_owned();
         match openat(CWD, &aside, flags, Mode::from_raw_mode(0o644)) {
             // Where /proc does not show it, it cannot be given a name.
             Ok(file) if Path::new(&own_name(&file)).exists() => {
-                return Ok(Self { file: file.into(), target, aside, temporary: None });
+                return Ok(Self { file: file.into(), aside, temporary: None });
             }
             Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
             Err(e) => return Err(e.into()),
         }
         let temporary = hidden(&aside)?;
         let file = File::create_new(&temporary)?;
-        Ok(Self { file, target, aside, temporary: Some(temporary) })
+        Ok(Self { file, aside, temporary: Some(temporary) })
     }
 
     pub(crate) fn file(&mut self) -> &mut File {
         &mut self.file
     }
 
-    /// Gives it its name, with all that was written on the disk.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Gives it its name in place of whatever has that, with all that was written on the disk.
+    pub(crate) fn finish(mut self, target: &Path) -> Result<()> {
         self.file.sync_data()?;
         if self.temporary.is_none() {
-            match self.link(&self.target) {
+            match self.link(target) {
                 // A name that is taken can be replaced only by another name.
                 Err(Errno::EXIST) => {
                     let temporary = hidden(&self.aside)?;
@@ -66,7 +65,7 @@ impl NewFile {
             }
         }
         if let Some(temporary) = &self.temporary {
-            fs::rename(temporary, &self.target)?;
+            fs::rename(temporary, target)?;
             self.temporary = None;
         }
         Ok(())
@@ -93,10 +92,34 @@ fn hidden(aside: &Path) -> Result<PathBuf> {
     Ok(aside.join(format!(".imgtool-{}", random_hex(16)?)))
 }
 
+/// Writes where a user wants it: `-` is standard output, a device or a pipe is written to and not replaced, and all else is a file
+/// that appears when it is complete. `instead` says what to do if standard output is a terminal.
+pub(crate) fn write_to(dest: &Path, instead: &str, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let buffered = |out: &mut dyn Write| -> Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, out);
+        write(&mut out)?;
+        Ok(out.flush()?)
+    };
+    if dest.as_os_str() == "-" {
+        let stdout = std::io::stdout();
+        if stdout.is_terminal() {
+            return Err(Error::other(format!("standard output is a terminal: {instead}")));
+        }
+        return buffered(&mut stdout.lock());
+    }
+    let made = || -> Result<()> {
+        if fs::metadata(dest).is_ok_and(|meta| !meta.is_file()) {
+            return buffered(&mut OpenOptions::new().write(true).open(dest)?);
+        }
+        let mut new = NewFile::beside(dest)?;
+        buffered(new.file())?;
+        new.finish(dest)
+    };
+    made().with(|| dest.display().to_string())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     #[test]
@@ -104,16 +127,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("file");
         for content in ["one", "another"] {
-            let mut new = NewFile::at(&target).unwrap();
+            let mut new = NewFile::beside(&target).unwrap();
             new.file().write_all(content.as_bytes()).unwrap();
             let before = fs::read_to_string(&target).unwrap_or_default();
             assert_ne!(before, content);
-            new.finish().unwrap();
+            new.finish(&target).unwrap();
             assert_eq!(fs::read_to_string(&target).unwrap(), content);
         }
-        drop(NewFile::at(&target).unwrap());
+        drop(NewFile::beside(&target).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing but the file");
-        assert!(NewFile::at(Path::new("/")).is_err());
-        assert!(NewFile::at(&dir.path().join("absent/file")).is_err());
+        assert!(NewFile::beside(Path::new("/")).is_err());
+        assert!(NewFile::beside(&dir.path().join("absent/file")).is_err());
     }
 }

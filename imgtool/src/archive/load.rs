@@ -305,7 +305,7 @@ fn adopt(store: &Store, descriptor: &Descriptor, path: &Path) -> Result<()> {
         return Ok(()); // there, or taken for another image of this archive
     }
     fs::File::open(path).and_then(|file| file.sync_data()).with(|| format!("blob {}", descriptor.digest))?;
-    store.adopt_blob(&descriptor.digest, path)
+    store.adopt_spooled(&descriptor.digest, path)
 }
 
 /// The images of a Docker archive: its config is kept to the byte, so the image's ID stays; the manifest is made here.

@@ -1,16 +1,15 @@
 //! A layer that is made here: its tar is compressed and hashed as it is written.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use clap::ValueEnum;
 use flate2::write::GzEncoder;
 
 use crate::digest::{Algorithm, Hasher};
-use crate::error::{Error, Result, Step};
+use crate::error::{Error, Result};
 use crate::layer::TarSink;
 use crate::layout::Store;
+use crate::new_file::NewFile;
 use crate::oci::{self, Descriptor};
 
 /// gzip's level: twice as fast as the usual 6, for a few per cent in size.
@@ -31,16 +30,13 @@ pub(crate) enum LayerCompression {
 
 /// A blob under way; it goes away unless it is finished.
 pub(super) struct NewBlob {
-    spool: Spool,
     sink: Sink,
     compression: LayerCompression,
 }
 
 impl NewBlob {
     pub(super) fn new(store: &Store, compression: LayerCompression, level: Option<i32>) -> Result<Self> {
-        let (path, file) = store.nameless()?;
-        let spool = Spool { path };
-        let output = Output { file, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
+        let output = Output { new: store.new_file()?, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
         let checked = |most: i32, usual: i32| match level.unwrap_or(usual) {
             level if (1..=most).contains(&level) => Ok(level),
             _ => Err(Error::malformed(format!("--compression-level: want 1 to {most}"))),
@@ -56,7 +52,7 @@ impl NewBlob {
             }
             LayerCompression::Zstd => Sink::Zstd(zstd::stream::write::Encoder::new(output, checked(22, ZSTD_LEVEL)?)?),
         };
-        Ok(Self { spool, sink, compression })
+        Ok(Self { sink, compression })
     }
 
     /// Takes the blob into the store.
@@ -66,9 +62,8 @@ impl NewBlob {
             Sink::Gzip(encoder) => encoder.finish()?,
             Sink::Zstd(encoder) => encoder.finish()?,
         };
-        output.file.sync_data().at("sync the layer")?;
         let digest = output.hasher.finish();
-        store.adopt_blob(&digest, &self.spool.path)?;
+        store.adopt_blob(&digest, output.new)?;
         let media_type = match self.compression {
             LayerCompression::Gzip => oci::OCI_LAYER_GZIP,
             LayerCompression::Zstd => oci::OCI_LAYER_ZSTD,
@@ -104,27 +99,16 @@ enum Sink {
     Zstd(zstd::stream::write::Encoder<'static, Output>),
 }
 
-/// A file in `tmp/` that goes away unless it was adopted.
-struct Spool {
-    path: PathBuf,
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// The blob's file, hashed as it is written.
 struct Output {
-    file: File,
+    new: NewFile,
     hasher: Hasher,
     size: u64,
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let len = self.file.write(bytes)?;
+        let len = self.new.file().write(bytes)?;
         self.hasher.update(&bytes[..len]);
         self.size += len as u64;
         Ok(len)

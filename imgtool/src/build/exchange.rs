@@ -220,14 +220,12 @@ pub(crate) fn take_blob(store: &Store, other: &Store, blob: &Descriptor) -> Resu
 }
 
 fn store_blob(store: &Store, blob: &Descriptor, reader: impl std::io::Read) -> Result<()> {
-    let (path, file) = store.nameless()?;
     let copy = || -> Result<()> {
-        let mut file = &file;
-        std::io::copy(&mut VerifiedReader::new(reader, blob), &mut file)?;
-        file.sync_data()?;
-        store.adopt_blob(&blob.digest, &path)
+        let mut new = store.new_file()?;
+        std::io::copy(&mut VerifiedReader::new(reader, blob), new.file())?;
+        store.adopt_blob(&blob.digest, new)
     };
-    copy().inspect_err(|_| drop(std::fs::remove_file(&path))).with(|| format!("blob {}", blob.digest))
+    copy().with(|| format!("blob {}", blob.digest))
 }
 
 /// Unpacks the layers of a manifest whose blobs are in the store.

@@ -1,8 +1,7 @@
 //! Where a built image goes: `--output`, `--push`, `--tag`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{BufWriter, IsTerminal as _, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::parse::csv;
@@ -11,7 +10,7 @@ use crate::archive::{Format, save};
 use crate::error::{Error, Result, Step};
 use crate::layer::{TreeForm, open_root, write_tree};
 use crate::layout::{Image, Layer, Store};
-use crate::new_file::NewFile;
+use crate::new_file::write_to;
 use crate::oci::Descriptor;
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -152,13 +151,13 @@ impl Sender<'_> {
                 if images.is_empty() {
                     images.push(image.clone());
                 }
-                write_file(dest, &mut |out| save(self.store, &images, *format, out, self.progress))
+                write_to(dest, "give dest=FILE", |out| save(self.store, &images, *format, out, self.progress))
             }
             Output::Tar(dest) => {
                 let (_, layers) = single(built, "a tar")?;
                 let mounted = self.workspace.mount(layers, None, None)?;
                 let root = open_root(&mounted.target)?;
-                write_file(dest, &mut |out| write_tree(&root, TreeForm::Plain, true, out))
+                write_to(dest, "give dest=FILE", |out| write_tree(&root, TreeForm::Plain, true, out))
             }
             Output::Local(dest) => {
                 for (image, layers) in &built.images {
@@ -214,33 +213,6 @@ fn single<'a>(built: &'a Built, what: &str) -> Result<&'a (Image, Vec<Layer>)> {
         [one] => Ok(one),
         _ => Err(Error::other(format!("{what} has one platform: use type=oci,tar=false or type=registry"))),
     }
-}
-
-/// Writes a file that appears when it is complete; `-` is standard output.
-fn write_file(dest: &Path, write: &mut dyn FnMut(&mut dyn Write) -> Result<()>) -> Result<()> {
-    if dest.as_os_str() == "-" {
-        let stdout = std::io::stdout();
-        if stdout.is_terminal() {
-            return Err(Error::other("standard output is a terminal: give dest=FILE"));
-        }
-        return write(&mut BufWriter::with_capacity(1 << 20, stdout.lock()));
-    }
-    let step = || dest.display().to_string();
-    // A device or a pipe is written to; it must not be replaced.
-    if fs::metadata(dest).is_ok_and(|meta| !meta.is_file()) {
-        let file = OpenOptions::new().write(true).open(dest).with(step)?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        return write(&mut out).and_then(|()| Ok(out.flush()?)).with(step);
-    }
-    let mut made = || -> Result<()> {
-        let mut new = NewFile::at(dest)?;
-        let mut out = BufWriter::with_capacity(1 << 20, new.file());
-        write(&mut out)?;
-        out.flush()?;
-        drop(out);
-        new.finish()
-    };
-    made().with(step)
 }
 
 /// Copies a root file system over what is in a directory of the user's.

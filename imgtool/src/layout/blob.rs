@@ -2,19 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
-
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+use std::path::{Path, PathBuf};
 
 use super::{Store, random_hex, sync_parent};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result, Step};
+use crate::new_file::NewFile;
 use crate::oci::Descriptor;
-
-/// Where files without a name are.
-const NAMELESS: &str = "/proc/self/fd";
 
 /// What [`Store::acquire`] found.
 pub(crate) enum Acquired {
@@ -74,19 +69,20 @@ impl Store {
         Ok(descriptor)
     }
 
-    /// Takes a file of the same file system, already proved, as a blob.
-    pub(crate) fn adopt_blob(&self, digest: &Digest, file: &std::path::Path) -> Result<()> {
+    /// Gives a file whose content was proved its name as a blob.
+    pub(crate) fn adopt_blob(&self, digest: &Digest, new: NewFile) -> Result<()> {
+        self.place_blob(digest, |target| new.finish(target))
+    }
+
+    /// The same of a file in `tmp/`, which is on the disk already.
+    pub(crate) fn adopt_spooled(&self, digest: &Digest, file: &Path) -> Result<()> {
+        self.place_blob(digest, |target| Ok(fs::rename(file, target)?))
+    }
+
+    fn place_blob(&self, digest: &Digest, place: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         self.make_blob_directory(digest)?;
         let target = self.blob_path(digest);
-        let moved = if file.starts_with(NAMELESS) {
-            match linkat(CWD, file, CWD, &target, AtFlags::SYMLINK_FOLLOW) {
-                Err(rustix::io::Errno::EXIST) => Ok(()), // the same content
-                result => result.map_err(std::io::Error::from),
-            }
-        } else {
-            fs::rename(file, &target)
-        };
-        moved.with(|| format!("blob {digest}"))?;
+        place(&target).with(|| format!("blob {digest}"))?;
         sync_parent(&target)
     }
 
@@ -123,19 +119,6 @@ impl Store {
         let path = self.path("tmp").join(format!("spool.{}", random_hex(16)?));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
         Ok((path.clone(), file.with(|| format!("create {}", path.display()))?))
-    }
-
-    /// The same without a name where the file system knows of such files: nothing is left of it, whatever happens. It must
-    /// be open when it is adopted.
-    pub(crate) fn nameless(&self) -> Result<(PathBuf, File)> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        if let Ok(fd) = openat(CWD, self.path("tmp"), flags, Mode::from_raw_mode(0o644)) {
-            let path = std::path::Path::new(NAMELESS).join(fd.as_raw_fd().to_string());
-            if path.exists() {
-                return Ok((path, File::from(fd)));
-            }
-        }
-        self.spool()
     }
 }
 
@@ -266,5 +249,28 @@ impl<R: Read> Read for VerifiedReader<R> {
             self.end()?;
         }
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_that_was_damaged_is_replaced_by_one_that_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path()).unwrap();
+        store.create().unwrap();
+        let digest = Digest::of(b"whole");
+        let whole = Descriptor::new("", digest.clone(), 5);
+        fs::create_dir_all(store.blob_path(&digest).parent().unwrap()).unwrap();
+        for damaged in ["wh", "hole!"] {
+            fs::write(store.blob_path(&digest), damaged).unwrap();
+            let mut new = store.new_file().unwrap();
+            new.file().write_all(b"whole").unwrap();
+            store.adopt_blob(&digest, new).unwrap();
+            assert_eq!(store.read_blob(&whole, 5).unwrap(), b"whole");
+            assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0);
+        }
     }
 }

@@ -139,13 +139,18 @@ impl Store {
         options.open(&path).with(|| format!("open {}", path.display()))
     }
 
+    /// Begins a file that is to have a name in the store.
+    pub(crate) fn new_file(&self) -> Result<NewFile> {
+        NewFile::of(&self.path("tmp"))
+    }
+
     /// Writes a small file so that after a crash there is the old one or the new one.
     pub(crate) fn write_file(&self, below: &Path, content: &[u8]) -> Result<()> {
         let target = self.path(below);
         let write = || -> Result<()> {
-            let mut new = NewFile::by_way_of(&self.path("tmp"), &target)?;
+            let mut new = self.new_file()?;
             new.file().write_all(content)?;
-            new.finish()?;
+            new.finish(&target)?;
             sync_parent(&target)
         };
         write().with(|| format!("write {}", target.display()))

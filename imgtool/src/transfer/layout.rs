@@ -121,9 +121,9 @@ impl LayoutDir {
         let parent = target.parent().unwrap_or(&self.directory);
         fs::create_dir_all(parent)?;
         let write = || -> Result<()> {
-            let mut new = NewFile::at(target)?;
+            let mut new = NewFile::beside(target)?;
             fill(new.file())?;
-            new.finish()
+            new.finish(target)
         };
         write().with(|| format!("write {}", target.display()))
     }

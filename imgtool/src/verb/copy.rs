@@ -156,9 +156,9 @@ fn archive(
         let layout = Store::at(directory)?;
         let images =
             layout.images(&Platform::host())?.into_iter().map(|(_, image)| image).collect::<Result<Vec<_>>>()?;
-        let mut out = NewFile::at(file)?;
+        let mut out = NewFile::beside(file)?;
         save(&layout, &images, format, std::io::BufWriter::new(out.file()), progress)?;
-        out.finish()?;
+        out.finish(file)?;
         Ok(digest)
     };
     made().with(|| file.display().to_string())
