@@ -51,8 +51,14 @@ impl NewFile {
     }
 
     /// Gives it its name in place of whatever has that, with all that was written on the disk.
-    pub(crate) fn finish(mut self, target: &Path) -> Result<()> {
+    pub(crate) fn finish(self, target: &Path) -> Result<()> {
         self.file.sync_data()?;
+        self.finish_unsynced(target).map(drop)
+    }
+
+    /// The same, and the content may come to the disk after the name: who calls this sees to that.
+    pub(crate) fn finish_unsynced(mut self, target: &Path) -> Result<File> {
+        let file = self.file.try_clone()?;
         if self.temporary.is_none() {
             match self.link(target) {
                 // A name that is taken can be replaced only by another name.
@@ -61,14 +67,14 @@ impl NewFile {
                     self.link(&temporary)?;
                     self.temporary = Some(temporary);
                 }
-                linked => return Ok(linked?),
+                linked => return Ok(linked.map(|()| file)?),
             }
         }
         if let Some(temporary) = &self.temporary {
             fs::rename(temporary, target)?;
             self.temporary = None;
         }
-        Ok(())
+        Ok(file)
     }
 
     fn link(&self, name: &Path) -> rustix::io::Result<()> {

@@ -18,7 +18,7 @@ use super::volume::{Bind, Source};
 use super::{RECORD, Record, overlay, seccomp, security, user};
 use crate::error::{Error, Result, Step};
 use crate::layer::{copy_tree, merge, open_root, remove_all};
-use crate::layout::{Image, Layer, Store, Use, random_hex, sync_parent};
+use crate::layout::{Image, Layer, Store, Together, Use, random_hex};
 use crate::oci;
 use crate::progress::Progress;
 use crate::unpack::visible;
@@ -30,10 +30,11 @@ pub(super) struct Maker<'a> {
     pub(super) options: &'a Options,
     pub(super) directory: &'a Path,
     pub(super) progress: &'a Progress,
+    pub(super) together: Together,
 }
 
 impl Maker<'_> {
-    pub(super) fn fill(&self, id: &str, capabilities: Vec<String>) -> Result<()> {
+    pub(super) fn fill(mut self, id: &str, capabilities: Vec<String>) -> Result<()> {
         let name = self.image.display();
         let digest = self.image.descriptor.digest.clone();
         // From here on the layers are kept for us, and `unbundle` knows what to undo, whatever happens to this process.
@@ -46,13 +47,14 @@ impl Maker<'_> {
         self.replace(RECORD, &oci::to_json(&record)?, 0o600)?;
         // Nobody takes a volume away before our record says that we have it.
         let volumes = self.store.hold_volumes()?;
-        self.store.add_use(&Use {
+        let used = Use {
             bundle: self.directory.to_owned(),
             image: name.clone(),
             digest: digest.clone(),
             layers: self.layers.iter().map(|layer| layer.key.clone()).collect(),
             volumes: self.options.volumes.iter().filter_map(|volume| volume.name()).map(str::to_owned).collect(),
-        })?;
+        };
+        self.store.add_use(&used, &mut self.together)?;
         let (rootfs, mount) = if self.options.copy { (self.copy()?, None) } else { self.mount()? };
         let root = RootFs::open(&rootfs)?;
         let config = &self.image.config.config;
@@ -114,26 +116,29 @@ impl Maker<'_> {
         text.push(b'\n');
         self.replace("config.json", &text, 0o644)?;
         // After a power cut the bundle wants only to be mounted again.
-        sync_parent(&self.directory.join("etc/any"))?;
-        sync_parent(&self.directory.join("any"))?;
-        sync_parent(self.directory)
+        let above = self.directory.parent().unwrap_or(Path::new("/"));
+        for directory in [&self.directory.join("etc"), self.directory, above] {
+            self.together.add_directory(directory.to_owned());
+        }
+        self.together.sync()
     }
 
-    /// Writes a file that is whole as soon as it has its name, also after a power cut.
-    fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
+    /// Writes a file that is whole as soon as it has its name.
+    fn replace(&mut self, name: &str, content: &[u8], mode: u32) -> Result<()> {
         let temporary = self.write(&format!(".{name}"), content, mode)?;
         fs::rename(&temporary, self.directory.join(name)).at(name)
     }
 
-    fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {
+    fn write(&mut self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {
         let path = self.directory.join(name);
-        let write = || -> std::io::Result<()> {
+        let write = || -> std::io::Result<fs::File> {
             let mut file = fs::File::create(&path)?;
             file.write_all(content)?;
             file.set_permissions(fs::Permissions::from_mode(mode))?;
-            file.sync_data()
+            Ok(file)
         };
-        write().with(|| format!("write {}", path.display()))?;
+        let file = write().with(|| format!("write {}", path.display()))?;
+        self.together.add(path.clone(), file);
         Ok(path)
     }
 
@@ -234,7 +239,7 @@ impl Maker<'_> {
     }
 
     /// The files that name the container and its neighbours.
-    fn files(&self, hostname: &str, hosts: &str) -> Result<Vec<Bind>> {
+    fn files(&mut self, hostname: &str, hosts: &str) -> Result<Vec<Bind>> {
         self.make_directory("etc", 0o755)?;
         let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts.to_owned())];
         files.extend(network::resolv_conf(self.options).map(|text| ("resolv.conf", text)));

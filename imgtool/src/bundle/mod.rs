@@ -51,7 +51,7 @@ pub(crate) use volume::{Volume, is_name as is_volume_name, parse_mount, parse_tm
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, Step};
-use crate::layout::{Image, Layer, Store, check_ours, random_hex};
+use crate::layout::{Image, Layer, Store, Together, check_ours, random_hex};
 use crate::oci;
 use crate::progress::Progress;
 use crate::regular;
@@ -121,7 +121,7 @@ pub(crate) fn make(
     }
     let id = random_hex(12)?;
     let (directory, made) = claim(store, image, directory, &id)?;
-    let maker = Maker { store, image, layers, options, directory: &directory, progress };
+    let maker = Maker { store, image, layers, options, directory: &directory, progress, together: Together::default() };
     match maker.fill(&id, capabilities) {
         Ok(()) => Ok(directory),
         Err(e) => {

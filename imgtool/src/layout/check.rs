@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
 
+use super::together::is_blank;
 use super::{NAME, Store, if_there};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result, Step};
@@ -54,7 +55,11 @@ impl Store {
         let directory = self.path("uses");
         for entry in fs::read_dir(&directory).with(|| format!("read {}", directory.display()))? {
             let path = entry?.path();
-            if let Err(e) = crate::oci::json::<super::Use>(&fs::read(&path)?) {
+            let bytes = fs::read(&path)?;
+            if is_blank(&bytes) {
+                continue; // goes with the next look at them
+            }
+            if let Err(e) = crate::oci::json::<super::Use>(&bytes) {
                 faults.push(Fault::Record { path, why: e.to_string() });
             }
         }

@@ -1,14 +1,18 @@
 //! Records of the bundles that stand on the store's layers.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::together::{Together, is_blank};
 use super::{Store, if_there};
 use crate::digest::Digest;
 use crate::error::{Result, Step};
 use crate::oci;
+
+const DIRECTORY: &str = "uses";
 
 /// One bundle and what it needs of the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,11 +34,21 @@ pub(crate) struct Use {
 impl Store {
     fn use_path(bundle: &Path) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
-        Path::new("uses").join(format!("{}.json", &Digest::of(bundle.as_os_str().as_bytes()).hex()[..32]))
+        Path::new(DIRECTORY).join(format!("{}.json", &Digest::of(bundle.as_os_str().as_bytes()).hex()[..32]))
     }
 
-    pub(crate) fn add_use(&self, used: &Use) -> Result<()> {
-        self.write_file(&Self::use_path(&used.bundle), &oci::to_json(used)?)
+    /// Says so to others at once; it counts after a power cut as well when `together` is on the disk.
+    pub(crate) fn add_use(&self, used: &Use, together: &mut Together) -> Result<()> {
+        let target = self.path(Self::use_path(&used.bundle));
+        let write = || -> Result<File> {
+            let mut new = self.new_file()?;
+            new.file().write_all(&oci::to_json(used)?)?;
+            new.finish_unsynced(&target)
+        };
+        let file = write().with(|| format!("write {}", target.display()))?;
+        together.add(target, file);
+        together.add_directory(self.path(DIRECTORY));
+        Ok(())
     }
 
     pub(crate) fn remove_use(&self, bundle: &Path) -> Result<()> {
@@ -42,9 +56,10 @@ impl Store {
         if_there(fs::remove_file(&path).with(|| format!("remove {}", path.display()))).map(drop)
     }
 
-    /// The bundles that still exist. Records of those whose directory somebody removed by hand are dropped.
+    /// The bundles that still exist. Records of those whose directory somebody removed by hand are dropped, and what a power cut
+    /// left of others.
     pub(crate) fn uses(&self) -> Result<Vec<Use>> {
-        let directory = self.path("uses");
+        let directory = self.path(DIRECTORY);
         let Some(list) = if_there(fs::read_dir(&directory).with(|| format!("read {}", directory.display())))? else {
             return Ok(Vec::new());
         };
@@ -54,12 +69,14 @@ impl Store {
             let Some(bytes) = if_there(fs::read(&path).with(|| format!("read {}", path.display())))? else {
                 continue;
             };
-            let used: Use = oci::json(&bytes).with(|| path.display().to_string())?;
-            if used.bundle.exists() {
-                uses.push(used);
-            } else {
-                if_there(fs::remove_file(&path).with(|| format!("remove {}", path.display())))?;
+            if !is_blank(&bytes) {
+                let used: Use = oci::json(&bytes).with(|| path.display().to_string())?;
+                if used.bundle.exists() {
+                    uses.push(used);
+                    continue;
+                }
             }
+            if_there(fs::remove_file(&path).with(|| format!("remove {}", path.display())))?;
         }
         Ok(uses)
     }
