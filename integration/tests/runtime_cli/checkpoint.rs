@@ -1,6 +1,7 @@
 //! `checkpoint` and `restore`. With a criu that can dump on this kernel (`TARE_TEST_CRIU` is a directory with one, where the
 //! system's cannot); the rest needs none.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -68,6 +69,15 @@ fn restore(case: &Case, flags: &[&str]) {
     assert!(status.success(), "{}", std::fs::read_to_string(&said).unwrap());
 }
 
+/// To files and back.
+fn freeze_and_thaw(case: &Case) {
+    let before = pid(case);
+    checkpoint(case, &[]).ok();
+    assert!(wait::exited(before, integration::command::LIMIT));
+    integration::leak::reap(before);
+    restore(case, &[]);
+}
+
 macro_rules! needs_criu {
     ($case:expr) => {
         not_on!($case, "crun", "is linked with criu's library");
@@ -128,6 +138,66 @@ fn mounts_in_mounts_come_back_where_their_places_are_gone() {
     std::fs::create_dir(&given).unwrap();
     restore(&case, &[]);
     case.exec_attempts(&[("read /given/deep/inside/word", Ok("inner")), ("read /given/word", Ok("inner"))]);
+    end(&case);
+    case.nothing_left();
+}
+
+#[test]
+fn what_comes_back_cannot_change_the_hosts_null_device() {
+    // The host's own lies over masked files: its owner and mode are everybody's.
+    let mut case = Case::new();
+    not_on!(case, "runc", "has it writable from the beginning");
+    needs_criu!(case);
+    let masked = ["/etc/first", "/etc/second"];
+    for path in masked {
+        std::fs::write(case.rootfs().join(&path[1..]), "secret").unwrap();
+        case.spec["linux"]["maskedPaths"].as_array_mut().unwrap().push(json!(path));
+    }
+    for set in ["bounding", "effective", "permitted"] {
+        case.spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_CHOWN"));
+    }
+    hold(&mut case);
+    freeze_and_thaw(&case);
+    let before = std::fs::metadata("/dev/null").unwrap().uid();
+    for path in masked {
+        let (chown, read) = (format!("chown {path} 7"), format!("read {path}"));
+        let out = case.exec(&["/probe", "try", &chown, &read]).ok();
+        let after = std::fs::metadata("/dev/null").unwrap().uid();
+        std::os::unix::fs::lchown("/dev/null", Some(before), None).unwrap();
+        assert_eq!(after, before, "{out}");
+        let outcomes = out.outcomes();
+        assert_eq!((outcomes[1].errno.as_deref(), outcomes[1].value.as_str()), (None, ""), "{outcomes:?}");
+    }
+    end(&case);
+    case.nothing_left();
+}
+
+#[test]
+fn what_was_read_only_comes_back_read_only() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "leaves it to criu, which clones the host's directory for the second mount");
+    needs_criu!(case);
+    let given = case.dir.join("given");
+    std::fs::create_dir_all(given.join("deep")).unwrap();
+    std::fs::write(given.join("deep/file"), "").unwrap();
+    let mut bind = |source: &std::path::Path, at: &str, options: &[&str]| {
+        let mount = json!({ "type": "bind", "source": source, "destination": at, "options": options });
+        case.spec["mounts"].as_array_mut().unwrap().push(mount);
+    };
+    bind(&given, "/one", &["bind", "ro"]);
+    bind(&given, "/two", &["bind", "ro"]);
+    bind(&given.join("deep"), "/three", &["rbind", "rro"]);
+    bind(&given, "/four", &["bind"]);
+    hold(&mut case);
+    let attempts = [
+        ("write /one/deep/file x", Err("EROFS")),
+        ("write /two/deep/file x", Err("EROFS")),
+        ("write /three/file x", Err("EROFS")),
+        ("write /four/deep/file x", Ok("")),
+    ];
+    case.exec_attempts(&attempts);
+    freeze_and_thaw(&case);
+    case.exec_attempts(&attempts);
     end(&case);
     case.nothing_left();
 }
@@ -328,11 +398,7 @@ fn a_container_that_was_given_a_place_for_notifications_comes_back_with_one() {
     assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
     case.env.pop();
     case.start().ok();
-    let before = pid(&case);
-    checkpoint(&case, &[]).ok();
-    assert!(wait::exited(before, integration::command::LIMIT));
-    integration::leak::reap(before);
-    restore(&case, &[]);
+    freeze_and_thaw(&case);
     let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", pid(&case))).unwrap();
     let line = table.lines().find(|line| line.contains(" /run/notify ")).expect("it is mounted");
     assert!(line.contains(&case.id) && line.contains(" ro,"), "{line}");

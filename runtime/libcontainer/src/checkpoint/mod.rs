@@ -7,6 +7,7 @@
 //! - network and pid namespaces that were joined by path, as `extRootNetNS` and `extRootPidNS`;
 //! - standard streams that were pipes, by the names in `descriptors.json` beside criu's own files.
 
+mod attributes;
 mod criu;
 mod dump;
 mod external;
@@ -19,6 +20,7 @@ pub use restore::{Revived, restore};
 use crate::{
     error::{At, Error, Kind, Result},
     store::Slot,
+    sys,
 };
 use criu::Request;
 use rustix::{
@@ -172,6 +174,18 @@ impl Dirs {
             tracing::warn!("remove {}: {error}", own.display());
         }
     }
+}
+
+/// Acts in another mount namespace, which `leave` enters. Hooks and pid files belong where the caller is.
+fn away<T>(leave: impl FnOnce() -> Result<()>, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own = rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).at("open /proc/self/ns/mnt")?;
+    let here = rustix::fs::open(".", flags | OFlags::DIRECTORY, Mode::empty()).at("open .")?;
+    leave()?;
+    let done = act();
+    sys::setns(own.as_fd(), libc::CLONE_NEWNS as u64).at("go back to the own mount namespace")?;
+    rustix::process::fchdir(here).at("go back to the working directory")?;
+    done
 }
 
 /// What dump and restore have in common.

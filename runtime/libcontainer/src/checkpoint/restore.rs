@@ -1,7 +1,7 @@
 //! A container from files.
 
 use super::{
-    DESCRIPTORS, Dirs, Options, common,
+    DESCRIPTORS, Dirs, Options, attributes, away, common,
     criu::{self, Criu, Kinds, Notification},
     explain,
     external::{self, text},
@@ -102,7 +102,7 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     }
     let console = request.console.take();
     let restored = criu.serve(Kinds::Restore, &opts, |notification| {
-        notified(notification, spec, &mut state, &mut undo, console.as_ref())
+        notified(notification, &plan, spec, &mut state, &mut undo, console.as_ref())
     });
     let restored = restored.map_err(|error| explain(error, &dirs, options, LOG));
     dirs.publish(LOGS);
@@ -129,6 +129,7 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
 /// What criu wants done on its way.
 fn notified(
     notification: &mut Notification,
+    plan: &Plan,
     spec: &Spec,
     state: &mut State,
     undo: &mut Undo,
@@ -155,7 +156,7 @@ fn notified(
             state.pid = notification.pid;
             state.start_time = start_time(notification.pid)?;
             add_time_namespace(state);
-            Ok(())
+            attributes::narrow(notification.pid, plan)
         }
         "orphan-pts-master" => {
             let master = notification.fd.take().ok_or_else(|| Error::other("no terminal came with it"))?;
@@ -183,17 +184,14 @@ fn start<'a>(
     options: &'a Options,
     slot: &Slot,
 ) -> Result<(Criu<'a>, Dirs)> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let own = rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).at("open /proc/self/ns/mnt")?;
-    let here = rustix::fs::open(".", flags | OFlags::DIRECTORY, Mode::empty()).at("open .")?;
-    sys::unshare(libc::CLONE_NEWNS as u64).at("unshare the mount namespace")?;
-    let started = mount_root(rootfs)
-        .and_then(|()| Dirs::open(options, slot, LOGS))
-        .and_then(|dirs| Ok((Criu::start(true, inherited, options.interrupt.as_ref())?, dirs)));
-    // Hooks and pid files belong where the caller is.
-    sys::setns(own.as_fd(), libc::CLONE_NEWNS as u64).at("go back to the own mount namespace")?;
-    rustix::process::fchdir(here).at("go back to the working directory")?;
-    started
+    away(
+        || sys::unshare(libc::CLONE_NEWNS as u64).at("unshare the mount namespace"),
+        || {
+            mount_root(rootfs)?;
+            let dirs = Dirs::open(options, slot, LOGS)?;
+            Ok((Criu::start(true, inherited, options.interrupt.as_ref())?, dirs))
+        },
+    )
 }
 
 fn mount_root(rootfs: &Path) -> Result<()> {
