@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use integration::case::Case;
 use integration::not_on;
+use integration::programs::Kind;
 use serde_json::json;
 
 use super::{harmless, outside, untouched};
@@ -159,6 +160,71 @@ fn the_hosts_null_device_is_not_the_containers_to_change() {
     let out = case.finish(&mut command, &case.files()).ok();
     unchanged("by one that found no null device in it");
     assert!(out.peer || out.outcomes()[0].errno.as_deref() == Some("EROFS"), "{out}");
+}
+
+#[test]
+fn what_the_container_mounts_stays_in_it() {
+    // As systemd leaves a host: what is mounted on a shared mount is mounted on all its peers as well. One such mount in the
+    // container, and its root puts whatever it likes over the host's files.
+    const SHARED: &str = r#"cat /proc/self/mountinfo >"$1"; shift; exec "$@""#;
+    let groups = |table: &str| -> Vec<String> {
+        let words = table.split_whitespace().filter(|word| word.starts_with("shared:"));
+        words.map(ToOwned::to_owned).collect()
+    };
+    for user_namespace in [false, true] {
+        let mut case = Case::new();
+        if user_namespace {
+            case.user_namespace();
+        }
+        let manager = case.dir.join("manager");
+        if case.runtime.kind == Kind::Tare {
+            // Others wait for a word of the program's.
+            case.env.push(("NOTIFY_SOCKET".to_owned(), manager.display().to_string()));
+        }
+        let _manager = std::os::unix::net::UnixDatagram::bind(&manager).unwrap();
+        let given = case.dir.join("given");
+        fs::create_dir(&given).unwrap();
+        let bind = json!({ "type": "bind", "source": given, "destination": "/given", "options": ["rbind"] });
+        case.spec["mounts"].as_array_mut().unwrap().push(bind);
+        case.args(&["/probe", "try", "read /proc/self/mountinfo"]);
+        case.write();
+        let table = case.dir.join("mountinfo");
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "--propagation", "shared", "sh", "-eu", "-c", SHARED, "sh"]).arg(&table);
+        command.arg(&case.runtime.binary).arg("--root").arg(case.state_dir()).args(&case.global);
+        command.args(["run", "--bundle", case.bundle().to_str().unwrap(), &case.id]).env("TARE_TEST", &case.id);
+        command.envs(case.env.clone()).stdin(Stdio::null());
+        let outcomes = case.finish(&mut command, &case.files()).ok().outcomes();
+        let hosts = groups(&fs::read_to_string(&table).unwrap());
+        assert!(!hosts.is_empty(), "the host's mounts are shared");
+        let peers: Vec<_> =
+            outcomes[0].value.lines().filter(|line| groups(line).iter().any(|it| hosts.contains(it))).collect();
+        assert!(peers.is_empty(), "user namespace: {user_namespace}: {peers:#?}");
+        case.nothing_left();
+    }
+}
+
+#[test]
+fn the_hosts_devices_are_not_changed_from_a_user_namespace() {
+    // No device is made there: the container sees the host's. Where it is root by the host's number they are its own.
+    let mut case = Case::new();
+    not_on!(case, "runc", "lets the container's root change them");
+    not_on!(case, "crun", "lets the container's root change them");
+    case.namespace("user", None);
+    let map = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+    case.spec["linux"]["uidMappings"] = map.clone();
+    case.spec["linux"]["gidMappings"] = map;
+    for set in ["bounding", "effective", "permitted"] {
+        case.spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_CHOWN"));
+    }
+    let before = fs::metadata("/dev/full").unwrap().uid();
+    case.args(&["/probe", "try", "chown /dev/full 7", "write /dev/null x", "write /dev/full x"]);
+    let outcomes = case.run().ok().outcomes();
+    let after = fs::metadata("/dev/full").unwrap().uid();
+    std::os::unix::fs::lchown("/dev/full", Some(before), None).unwrap();
+    assert_eq!(after, before);
+    let errors: Vec<_> = outcomes.iter().map(|it| it.errno.as_deref()).collect();
+    assert_eq!(errors, [Some("EROFS"), None, Some("ENOSPC")], "{outcomes:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
     birth::Plan,
     error::{At, Result},
     inside::{
-        devices::open_null,
+        devices::clone_null,
         mounts::{Source, What},
         root::Root,
     },
@@ -32,7 +32,7 @@ pub(super) fn narrow(pid: i32, plan: &Plan) -> Result<()> {
     let namespace = open("ns/mnt", OFlags::RDONLY)?;
 
     let mut wide: Vec<(&Path, OwnedFd, u64, bool)> = Vec::new();
-    let null = fstat(open_null()?).at("stat /dev/null")?;
+    let null = fstat(clone_null()?).at("stat /dev/null")?;
     for path in &plan.masked {
         if let Some(mount) = found(&root, path, &null) {
             wide.push((path, mount, libc::MOUNT_ATTR_RDONLY, false));

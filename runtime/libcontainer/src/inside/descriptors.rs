@@ -5,8 +5,8 @@
 
 use crate::{
     error::{At, Error, Kind, Result},
-    inside::{devices::open_null, mounts::clone_of},
-    sys::{self, MountAttr, mount_setattr},
+    inside::devices::clone_null,
+    sys,
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -83,9 +83,7 @@ pub(crate) fn seal_null() -> Result<()> {
         return Ok(());
     }
     // Who may not do this has no container whose root the device belongs to.
-    let Ok(mount) = open_null().and_then(|null| clone_of(null.as_fd(), false)) else { return Ok(()) };
-    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-    mount_setattr(mount.as_fd(), false, attr).at("make the null device read-only")?;
+    let Ok(mount) = clone_null() else { return Ok(()) };
     let own = format!("/proc/self/fd/{}", mount.as_raw_fd());
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     replace_null(&rustix::fs::open(own, flags, rustix::fs::Mode::empty()).at("open the null device")?)

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     error::{At, Error, Result},
     spec::{Device, Mount},
+    sys::{MountAttr, mount_setattr},
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -130,30 +131,34 @@ fn make_node(root: &Root, node: &Node) -> Result<()> {
     }
 }
 
-/// The host's node as a mount that is attached nowhere.
+/// The host's node as a mount that is attached nowhere. Its owner and mode stay the host's: it is read-only, which keeps nobody
+/// from reading and writing a device. And no peer of the host's mount: what the container mounts on it would lie there as well,
+/// and criu restores none that is.
 pub(crate) fn clone_host(node: &Node) -> Result<OwnedFd> {
-    clone_of(open_host(node)?.as_fd(), false).at_with(|| format!("device {}", node.path.display()))
-}
-
-/// The host's node, verified to be the device that was asked for.
-fn open_host(node: &Node) -> Result<OwnedFd> {
-    let place = rustix::fs::open(&node.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    place
-        .map_err(Error::from)
-        .and_then(|place| {
-            let stat = rustix::fs::fstat(&place)?;
-            if file_type(&place)? == node.kind && stat.st_rdev == node.device {
-                Ok(place)
-            } else {
-                Err(Error::other("the host has something else there"))
-            }
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    open_host(node)
+        .and_then(|place| clone_of(place.as_fd(), false))
+        .and_then(|mount| {
+            mount_setattr(mount.as_fd(), false, attr).at("make it read-only and private")?;
+            Ok(mount)
         })
         .at_with(|| format!("device {}", node.path.display()))
 }
 
-/// The null device of the present mount namespace, which covers masked files.
-pub(crate) fn open_null() -> Result<OwnedFd> {
-    open_host(&Node {
+/// The host's node, verified to be the device that was asked for.
+fn open_host(node: &Node) -> Result<OwnedFd> {
+    let place = rustix::fs::open(&node.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&place)?;
+    if file_type(&place)? == node.kind && stat.st_rdev == node.device {
+        Ok(place)
+    } else {
+        Err(Error::other("the host has something else there"))
+    }
+}
+
+/// The null device of the present mount namespace in the same way: it covers masked files.
+pub(crate) fn clone_null() -> Result<OwnedFd> {
+    clone_host(&Node {
         path: "/dev/null".into(),
         kind: FileType::CharacterDevice,
         device: makedev(1, 3),

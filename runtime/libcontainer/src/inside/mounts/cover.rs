@@ -1,10 +1,10 @@
 //! Masked and read-only paths: a mount over what was resolved within the root once.
 
-use super::act::{attach, set};
+use super::act::attach;
 use crate::{
     error::{At, Result},
     inside::{
-        devices::open_null,
+        devices::clone_null,
         root::{Root, file_type},
     },
     sys::{MountAttr, mount_setattr},
@@ -48,15 +48,12 @@ pub(crate) fn mask(root: &Root, paths: &[PathBuf], label: Option<&str>) -> Resul
     Ok(())
 }
 
-/// What is over the first file serves the others. It has nothing to do with the host's mount any more: criu restores no other.
+/// What is over the first file serves the others.
 fn cover_file(null: &mut Option<OwnedFd>, place: BorrowedFd<'_>) -> Result<()> {
     if let Some(attached) = null {
         return attach(clone_of(attached.as_fd(), false)?.as_fd(), place);
     }
-    let mount = clone_of(open_null()?.as_fd(), false)?;
-    // Read-only: its mode and owner are the host's. Devices are read and written nevertheless.
-    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    set(mount.as_fd(), false, attr)?;
+    let mount = clone_null()?;
     attach(mount.as_fd(), place)?;
     *null = Some(mount);
     Ok(())
