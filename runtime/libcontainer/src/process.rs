@@ -59,7 +59,8 @@ pub(crate) fn is_ending(pid: i32, start_time: u64) -> bool {
 /// [`Kind::NotRunning`] where it is gone.
 pub fn open(pid: i32, start_time: u64) -> Result<OwnedFd> {
     let gone = || Error::new(Kind::NotRunning, "container not running");
-    let pidfd = match Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+    let number = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw);
+    let pidfd = match number.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
         None | Some(Err(Errno::SRCH)) => return Err(gone()),
         Some(opened) => opened.at("pidfd_open")?,
     };
@@ -109,6 +110,8 @@ mod tests {
         assert!(is_alive(me, born));
         assert!(open(me, born).is_ok());
         assert_eq!(open(me, born + 1).unwrap_err().kind(), Kind::NotRunning);
-        assert_eq!(open(0, 0).unwrap_err().kind(), Kind::NotRunning);
+        for none in [0, -1, i32::MIN] {
+            assert_eq!(open(none, 0).unwrap_err().kind(), Kind::NotRunning);
+        }
     }
 }

@@ -186,6 +186,7 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock =
             rustix::fs::openat(&self.dir, id, flags, Mode::empty()).at_with(|| format!("open container {id}"))?;
+        check_owner(lock.as_fd())?;
         let store = self.dir.try_clone().at("open the store")?;
         Ok(Slot { store, lock, id: id.to_owned() })
     }
@@ -241,7 +242,12 @@ impl Slot {
     pub fn load_any(&self) -> Result<Option<State>> {
         // Of an empty one its maker died before it made anything else.
         let Some(bytes) = self.read(STATE)?.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
-        crate::spec::parse(last_record(&bytes)).at_with(|| format!("{}/{STATE}", self.id)).map(Some)
+        let step = || format!("{}/{STATE}", self.id);
+        let state: State = crate::spec::parse(last_record(&bytes)).at_with(step)?;
+        if state.id != self.id {
+            return Err(Error::other(format!("is of a container {:?}", state.id))).at_with(step);
+        }
+        Ok(Some(state))
     }
 
     /// Replaces the state. Of a container that is not made yet nothing is shown: its state is only noted, which takes no new
@@ -324,15 +330,20 @@ impl Slot {
         rustix::fs::unlinkat(&self.store, self.id.as_str(), AtFlags::REMOVEDIR).at("remove the container's directory")
     }
 
+    /// Waits for nobody, whatever lies there.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let step = || format!("read {}/{name}", self.id);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.lock, name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
-            file => file.at_with(|| format!("open {}/{name}", self.id))?,
+            file => std::fs::File::from(file.at_with(|| format!("open {}/{name}", self.id))?),
         };
+        let found = file.metadata().at_with(step)?;
+        if !found.is_file() || found.len() > MAX_FILE {
+            return Err(Error::other("is not a file of ours")).at_with(step);
+        }
         let mut bytes = Vec::with_capacity(4096);
-        let read = std::fs::File::from(file).take(MAX_FILE).read_to_end(&mut bytes);
-        read.at_with(|| format!("read {}/{name}", self.id))?;
+        file.take(MAX_FILE).read_to_end(&mut bytes).at_with(step)?;
         Ok(Some(bytes))
     }
 
@@ -358,6 +369,16 @@ impl Slot {
         let file = rustix::fs::openat(&self.lock, name, flags, Mode::from_raw_mode(0o600))?;
         Ok(std::fs::File::from(file).write_all(bytes)?)
     }
+}
+
+/// What is on record in a container's directory is believed: it says whom to kill, what to enter, remove and run. So its writer has
+/// to be the caller, or root. The root directory may be another user's, or be open to all.
+fn check_owner(dir: BorrowedFd<'_>) -> Result<()> {
+    let owner = rustix::fs::fstat(dir).at("stat the container's directory")?.st_uid;
+    if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(Error::other(format!("the container belongs to the user with the id {owner}: act as that user")))
 }
 
 /// The last record that was written whole: its writer may have been killed while it wrote. A state that was put in its place

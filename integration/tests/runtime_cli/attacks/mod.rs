@@ -6,6 +6,7 @@ mod binary;
 mod entering;
 mod places;
 mod procfs;
+mod records;
 mod rights;
 
 use std::fs;
