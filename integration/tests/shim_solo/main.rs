@@ -7,6 +7,7 @@ mod health;
 mod input;
 mod life;
 mod logs;
+mod patience;
 mod reliable;
 mod terminal;
 mod verbs;

@@ -14,7 +14,8 @@ use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid
 use super::directory::Directory;
 use super::frames::Type;
 use super::monitor;
-use super::session::Session;
+use super::relay::{OUT_OF_PATIENCE, Signals};
+use super::session::{Birth, Session};
 use super::verb::rm::forget_in_runtime;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -33,20 +34,24 @@ impl From<NotStarted> for Error {
 }
 
 /// Starts the container of `directory` under a monitor of its own and waits until it runs. The session is the
-/// starter's: with `foreground` it gets all output from the first byte on.
-pub(crate) fn launch(directory: &Directory, foreground: bool) -> std::result::Result<Session, NotStarted> {
+/// starter's: with `signals` it stays in the foreground, and gets all output from the first byte on.
+pub(crate) fn launch(directory: &Directory, signals: Option<&Signals>) -> std::result::Result<Session, NotStarted> {
     let running = || Error::new(Kind::FailedPrecondition, format!("container {} is running already", directory.name));
     let lock = directory.lock().and_then(|lock| lock.ok_or_else(running));
     let lock = lock.map_err(|error| NotStarted { error, clean: false })?;
     let (mut session, monitor) =
-        spawn(directory, foreground, lock).map_err(|error| NotStarted { error, clean: true })?;
-    match session.await_start() {
-        Ok(None) => {
+        spawn(directory, signals.is_some(), lock).map_err(|error| NotStarted { error, clean: true })?;
+    match session.await_start(signals) {
+        Ok(Birth::Runs) => {
             // From now on its orphans are for the machine's init, as those of any daemon.
             let _: rustix::io::Result<()> = set_child_subreaper(None);
             Ok(session)
         }
-        Ok(Some(error)) => Err(NotStarted { error, clean: true }),
+        Ok(Birth::Failed(error)) => Err(NotStarted { error, clean: true }),
+        Ok(Birth::NotAwaited) => {
+            let text = format!("{OUT_OF_PATIENCE}: container {} is still being made", directory.name);
+            Err(NotStarted { error: Error::other(text), clean: false })
+        }
         Err(error) => Err(abandon(directory, monitor, &error)),
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _: io::Result<()> = writeln!(io::stderr(), "shim: {error}");
+            warn(error.text());
             match error.kind {
                 kind if runs => ExitCode::from(start_failure_code(kind)),
                 kind @ (Kind::NoCommand | Kind::NotExecutable) if execs => ExitCode::from(start_failure_code(kind)),
@@ -97,7 +97,7 @@ fn each(names: &[String], action: impl Fn(&str) -> Result<()>) -> u8 {
     let mut code = 0;
     for name in names {
         if let Err(error) = action(name) {
-            let _: io::Result<()> = writeln!(io::stderr(), "shim: {error}");
+            warn(error.text());
             code = 1;
         }
     }
@@ -130,6 +130,11 @@ fn default_run_root() -> Result<PathBuf> {
 
 fn variable(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Prints a line about what went wrong.
+fn warn(line: &str) {
+    let _: io::Result<()> = writeln!(io::stderr(), "shim: {line}");
 }
 
 /// Prints a line. Whoever does not read it does not want it.

@@ -1,5 +1,6 @@
 //! Pieces of the loops that stand between the user's streams and a container's.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal as NixSignal};
@@ -26,6 +27,11 @@ const PASSED_ON: [NixSignal; 7] = [
     NixSignal::SIGALRM,
 ];
 
+/// How often we are asked to end before we do: nothing in the container may heed what we pass on (as in Docker).
+const PATIENCE: u8 = 3;
+/// What is said then, in Docker's words.
+pub(crate) const OUT_OF_PATIENCE: &str = "got 3 SIGTERM/SIGINTs, forcefully exiting";
+
 /// What a signal asks of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -33,11 +39,17 @@ pub(crate) enum Asked {
     Resize,
     /// Pass this signal on.
     PassOn(u8),
+    /// Pass this signal on and leave.
+    PassOnAndLeave(u8),
 }
 
 /// Signals as something to read.
 #[derive(Debug)]
-pub(crate) struct Signals(SignalFd);
+pub(crate) struct Signals {
+    fd: SignalFd,
+    /// How often we have been asked to end.
+    endings: Cell<u8>,
+}
 
 impl Signals {
     /// Takes the signals that concern a container; without `pass_on` only those about our terminal.
@@ -49,21 +61,26 @@ impl Signals {
         }
         set.thread_block().context(|| "block signals")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
-        signals.map(Self).context(|| "make a signal descriptor")
+        let fd = signals.context(|| "make a signal descriptor")?;
+        Ok(Self { fd, endings: Cell::new(0) })
     }
 
     pub(crate) fn next(&self) -> Option<Asked> {
-        let number = self.0.read_signal().ok().flatten()?.ssi_signo;
-        Some(match u8::try_from(number).unwrap_or_default() {
-            number if i32::from(number) == NixSignal::SIGWINCH as i32 => Asked::Resize,
-            number => Asked::PassOn(number),
+        let number = u8::try_from(self.fd.read_signal().ok().flatten()?.ssi_signo).unwrap_or_default();
+        Some(match NixSignal::try_from(i32::from(number)) {
+            Ok(NixSignal::SIGWINCH) => Asked::Resize,
+            Ok(NixSignal::SIGINT | NixSignal::SIGTERM) => {
+                self.endings.set(self.endings.get().saturating_add(1));
+                if self.endings.get() < PATIENCE { Asked::PassOn(number) } else { Asked::PassOnAndLeave(number) }
+            }
+            _ => Asked::PassOn(number),
         })
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

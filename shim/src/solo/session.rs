@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::termios::isatty;
 
@@ -25,6 +25,18 @@ pub(crate) enum Outcome {
     Exited(Ended),
     /// The user pressed the keys; the container goes on.
     Detached,
+    /// We were asked to end so often that we left; the container goes on.
+    Left,
+}
+
+/// What came of waiting for a container to run.
+#[derive(Debug)]
+pub(crate) enum Birth {
+    Runs,
+    /// It never will, for this reason.
+    Failed(Error),
+    /// We were asked to end so often that we left.
+    NotAwaited,
 }
 
 /// How the user's streams are connected.
@@ -87,21 +99,36 @@ impl Session {
         self.stream.write_all(&bytes).context(|| "talk to the container's monitor")
     }
 
-    /// Waits until the container runs, or returns why it never will. Output that comes with the news stays for
-    /// [`Session::attach`]. An error means that the monitor died.
-    pub(crate) fn await_start(&mut self) -> Result<Option<Error>> {
+    /// Waits until the container runs. Output that comes with the news stays for [`Session::attach`], and signals are
+    /// passed on as they come: the monitor hears of them once there is somebody who gets them. An error means that the
+    /// monitor died.
+    pub(crate) fn await_start(&mut self, signals: Option<&Signals>) -> Result<Birth> {
         loop {
             if let Some((frame, length)) = frames::first(&self.received)? {
                 return match frame.kind {
                     Type::Started => {
                         self.received.drain(..length);
-                        Ok(None)
+                        Ok(Birth::Runs)
                     }
-                    Type::Failed => Ok(Some(frames::failure(frame.payload))),
+                    Type::Failed => Ok(Birth::Failed(frames::failure(frame.payload))),
                     _ => Err(nonsense()),
                 };
             }
-            self.receive()?;
+            if let Some(signals) = signals {
+                let (news, asked) = (self.stream.as_fd(), signals.as_fd());
+                relay::wait(&mut [news, asked].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)))?;
+                while let Some(asked) = signals.next() {
+                    match asked {
+                        // It is told our size when it is attached to.
+                        Asked::Resize => {}
+                        Asked::PassOn(number) => self.send(Type::Signal, &[number])?,
+                        Asked::PassOnAndLeave(_) => return Ok(Birth::NotAwaited),
+                    }
+                }
+                self.receive_some()?;
+            } else {
+                self.receive()?;
+            }
         }
     }
 
@@ -186,6 +213,11 @@ impl Session {
                     Asked::Resize if has_terminal => put_size(&mut to_send),
                     Asked::Resize => {}
                     Asked::PassOn(number) => frames::put(&mut to_send, Type::Signal, &[number]),
+                    Asked::PassOnAndLeave(number) => {
+                        frames::put(&mut to_send, Type::Signal, &[number]);
+                        self.send_some(&mut to_send)?;
+                        return Ok(Outcome::Left);
+                    }
                 }
             }
             if ready[2] && reads_input {

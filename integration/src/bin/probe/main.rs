@@ -5,6 +5,7 @@
 //! probe try ATTEMPT...          each attempt is one argument, see `attempt.rs`; prints a list of outcomes
 //! probe hold                    says "ready", prints every signal it gets, ends with status 0 at TERM, 2 at INT
 //! probe crowd N                 the same with N children that wait beside it
+//! probe stubborn                says "ready", prints every signal it gets, ends at none of them
 //! probe aloof                   says "ready", closes its standard streams and waits for ever
 //! probe wait                    waits for ever, every signal keeps its default
 //! probe exit N                  ends with status N
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         }
         Some("hold") => return hold(0),
         Some("crowd") => return hold(rest[0].parse().unwrap()),
+        Some("stubborn") => stubborn(),
         Some("wait") => wait(),
         Some("aloof") => {
             println!("ready");
@@ -120,8 +122,8 @@ fn ask(socket: &str, word: &str) {
     println!("{answer}");
 }
 
-/// Waits for signals. They are blocked before "ready" is said, so none that is sent afterwards can be lost.
-fn hold(children: usize) -> ExitCode {
+/// Signals to wait for. They are blocked before "ready" is said, so none that is sent afterwards can be lost.
+fn signals() -> SigSet {
     let mut signals = SigSet::empty();
     for signal in [
         Signal::SIGTERM,
@@ -135,6 +137,19 @@ fn hold(children: usize) -> ExitCode {
         signals.add(signal);
     }
     signals.thread_block().unwrap();
+    signals
+}
+
+fn stubborn() -> ! {
+    let signals = signals();
+    println!("ready");
+    loop {
+        println!("{}", signals.wait().unwrap().as_str());
+    }
+}
+
+fn hold(children: usize) -> ExitCode {
+    let signals = signals();
     // The executable by its own name may be hidden by then: the kernel's link to it never is.
     let crowd: Vec<_> = (0..children).map(|_| Command::new("/proc/self/exe").arg("wait").spawn().unwrap()).collect();
     println!("ready");

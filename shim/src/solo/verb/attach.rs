@@ -1,5 +1,9 @@
 //! `shim attach`: connects to a running container.
 
+use std::io;
+
+use rustix::termios::isatty;
+
 use crate::cli::Attach;
 use crate::error::{Error, Result};
 use crate::solo::directory::{Layout, Status};
@@ -19,6 +23,10 @@ pub(crate) fn attach(layout: &Layout, attach: &Attach) -> Result<u8> {
             return Err(Error::other(format!("container {name} is just being started: try again")));
         }
         Status::Exited(_) | Status::Lost => return Err(not_running(name)),
+    }
+    // Whether or not it takes input: as in Docker, only --no-stdin says that none is meant to come.
+    if options.terminal && !attach.no_stdin && !isatty(io::stdin()) {
+        return Err(Error::invalid("the input device is not a TTY: use --no-stdin to attach without input"));
     }
     let session = Session::connect(&directory, true)?.ok_or_else(|| not_running(name))?;
     let keys = attach.detach_keys.clone().or(options.detach_keys);

@@ -24,9 +24,10 @@ use crate::runtime::{Call, kind_of_start_failure};
 use crate::solo::directory::{Directory, Layout, Status};
 use crate::solo::process;
 use crate::solo::record::{Options, write_bytes};
-use crate::solo::relay::{self, Asked, Outlet, Signals};
+use crate::solo::relay::{self, Asked, OUT_OF_PATIENCE, Outlet, Signals};
 use crate::solo::terminal::{self, DetachKeys, KeyFilter, Raw};
 use crate::solo::verb::not_running;
+use crate::solo::warn;
 
 /// How much input waits for the command before the user has to wait.
 const MAX_INPUT: usize = 64 * 1024;
@@ -49,13 +50,17 @@ pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
     let signals = Signals::take(true)?;
     let (pidfd, streams) = begin(&directory, &options, exec, state.pid)?;
     if exec.detach {
-        return hold_terminal(streams.stdout.filter(|_| exec.tty)).map(|()| 0);
+        return hold_open(streams).map(|()| 0);
     }
     let keys = exec.detach_keys.clone().or(options.detach_keys);
     match stand_between(&signals, &pidfd, streams, exec, keys)? {
         Left::Ended(exit) => Ok(u8::try_from(exit.status).unwrap_or(u8::MAX)),
         // The command goes on without us.
-        Left::Detached(master) => hold_terminal(master).map(|()| 0),
+        Left::Detached(streams) => hold_open(streams).map(|()| 0),
+        Left::OutOfPatience(streams) => {
+            warn(&format!("{OUT_OF_PATIENCE}: the command goes on in container {}", exec.name));
+            hold_open(streams).map(|()| 1)
+        }
     }
 }
 
@@ -75,28 +80,30 @@ pub(crate) fn begin(directory: &Directory, options: &Options, exec: &Exec, pid: 
     Ok((reap::open(pid_file.read()?)?, streams))
 }
 
-/// The first argument of the process that keeps a terminal open after its user has left.
-pub(crate) const HOLD: &str = "exec-terminal";
+/// The first argument of the process that keeps a command's output open after its user has left.
+pub(crate) const HOLD: &str = "exec-output";
 
-/// Leaves a process behind that keeps the terminal open: the command would be hung up on.
-fn hold_terminal(master: Option<OwnedFd>) -> Result<()> {
-    let Some(master) = master else { return Ok(()) };
-    let mut holder = Command::new("/proc/self/exe");
-    holder.arg0("shim").arg(HOLD).current_dir("/").stdin(master).stdout(Stdio::null()).stderr(Stdio::null());
-    holder.spawn().map(drop).context(|| "keep the terminal open")
+/// Leaves processes behind that keep the command's outputs open: it would be hung up on, or end when it writes.
+fn hold_open(streams: Streams) -> Result<()> {
+    for output in [streams.stdout, streams.stderr].into_iter().flatten() {
+        let mut holder = Command::new("/proc/self/exe");
+        holder.arg0("shim").arg(HOLD).current_dir("/").stdin(output).stdout(Stdio::null()).stderr(Stdio::null());
+        holder.spawn().context(|| "keep the command's output open")?;
+    }
+    Ok(())
 }
 
-/// Reads the terminal that is our stdin until nobody has it open any more.
+/// Reads the terminal or pipe that is our stdin until nobody has it open any more.
 pub(crate) fn hold() -> ExitCode {
     let _: rustix::io::Result<_> = setsid();
-    let terminal = io::stdin();
+    let output = io::stdin();
     let mut buffer = [0_u8; 4096];
     loop {
-        match rustix::io::read(&terminal, &mut buffer[..]) {
+        match rustix::io::read(&output, &mut buffer[..]) {
             Ok(0) => return ExitCode::SUCCESS,
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let ready = relay::wait(&mut [PollFd::new(&terminal, PollFlags::IN)]);
+                let ready = relay::wait(&mut [PollFd::new(&output, PollFlags::IN)]);
                 if ready.is_err() {
                     return ExitCode::FAILURE;
                 }
@@ -109,8 +116,10 @@ pub(crate) fn hold() -> ExitCode {
 /// How the user and the command part.
 enum Left {
     Ended(Exit),
-    /// With the terminal's master.
-    Detached(Option<OwnedFd>),
+    /// By the keys.
+    Detached(Streams),
+    /// We were asked to end too often.
+    OutOfPatience(Streams),
 }
 
 /// Our ends of the command's streams.
@@ -219,7 +228,9 @@ fn stand_between(
         relay::wait(&mut fds)?;
         let ready = fds.map(|fd| !fd.revents().is_empty());
         while let Some(asked) = signals.next() {
-            obey(asked, pidfd, streams.stdout.as_ref().filter(|_| exec.tty))?;
+            if obey(asked, pidfd, streams.stdout.as_ref().filter(|_| exec.tty))? {
+                return Ok(Left::OutOfPatience(streams));
+            }
         }
         if ready[1] && exit.is_none() {
             exit = reap::collect(pidfd.as_fd())?;
@@ -230,7 +241,7 @@ fn stand_between(
                 None => {}
                 Some(0) => input_open = false,
                 Some(count) if raw && keys.filter(&buffer[..count], &mut input) => {
-                    return Ok(Left::Detached(streams.stdout));
+                    return Ok(Left::Detached(streams));
                 }
                 Some(_) if raw => {}
                 Some(count) => input.extend_from_slice(&buffer[..count]),
@@ -254,18 +265,19 @@ fn stand_between(
     }
 }
 
-fn obey(asked: Asked, pidfd: &OwnedFd, master: Option<&OwnedFd>) -> Result<()> {
+/// Does what a signal asks for. `true` means that we are to leave.
+fn obey(asked: Asked, pidfd: &OwnedFd, master: Option<&OwnedFd>) -> Result<bool> {
     match (asked, master, terminal::size()) {
-        (Asked::Resize, Some(master), Some((rows, columns))) => console::resize(master, rows, columns),
-        (Asked::Resize, _, _) => Ok(()),
-        (Asked::PassOn(number), _, _) => {
+        (Asked::Resize, Some(master), Some((rows, columns))) => console::resize(master, rows, columns)?,
+        (Asked::Resize, _, _) => {}
+        (Asked::PassOn(number) | Asked::PassOnAndLeave(number), _, _) => {
             if let Some(signal) = Signal::from_named_raw(number.into()) {
                 // It may have ended already.
                 let _: rustix::io::Result<()> = pidfd_send_signal(pidfd, signal);
             }
-            Ok(())
         }
     }
+    Ok(matches!(asked, Asked::PassOnAndLeave(_)))
 }
 
 /// Gives the command what the user typed; closes its stdin after the last of it.

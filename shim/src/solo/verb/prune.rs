@@ -6,7 +6,7 @@ use rustix::termios::isatty;
 
 use crate::error::{Error, Result};
 use crate::solo::directory::{Layout, Status};
-use crate::solo::say;
+use crate::solo::{say, warn};
 
 /// Removes them, after asking unless `force`. Returns the exit code.
 pub(crate) fn prune(layout: &Layout, force: bool) -> Result<u8> {
@@ -23,7 +23,7 @@ pub(crate) fn prune(layout: &Layout, force: bool) -> Result<u8> {
         match directory.remove() {
             Ok(()) => say(&directory.name),
             Err(error) => {
-                let _: io::Result<()> = writeln!(io::stderr(), "shim: {error}");
+                warn(error.text());
                 code = 1;
             }
         }

@@ -17,10 +17,10 @@ use crate::solo::health::Health;
 use crate::solo::launch::launch;
 use crate::solo::policy::{LogOptions, RestartPolicy};
 use crate::solo::record::{Options, now};
-use crate::solo::relay::Signals;
+use crate::solo::relay::{OUT_OF_PATIENCE, Signals};
 use crate::solo::sdnotify::Mode;
 use crate::solo::session::{Manner, Outcome, Session};
-use crate::solo::{say, sdnotify, signal, terminal};
+use crate::solo::{say, sdnotify, signal, terminal, warn};
 
 /// Runs a container. Returns the exit code: the container's, or 0 once it runs detached.
 pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
@@ -30,7 +30,7 @@ pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
     // A signal that comes while the container is being made is for the container, as any later one.
     let signals = (!run.detach).then(|| Signals::take(true)).transpose()?;
     let directory = make(layout, global, run)?;
-    let session = launch(&directory, !run.detach).inspect_err(|failed| {
+    let session = launch(&directory, signals.as_ref()).inspect_err(|failed| {
         // Nothing of a container that never ran is kept, unless the runtime still has it: it must stay in sight.
         if failed.clean {
             let _: Result<()> = directory.remove();
@@ -49,6 +49,11 @@ pub(crate) fn follow(directory: &Directory, session: Session, signals: &Signals,
     match session.attach(signals, manner) {
         Ok(Outcome::Exited(ended)) => Ok(u8::try_from(ended.code).unwrap_or(u8::MAX)),
         Ok(Outcome::Detached) => Ok(0),
+        Ok(Outcome::Left) => {
+            let name = &directory.name;
+            warn(&format!("{OUT_OF_PATIENCE}: container {name} goes on (shim kill {name} ends it)"));
+            Ok(1)
+        }
         // The monitor may have been killed right after it had recorded the end.
         Err(error) => match directory.ended() {
             Ok(Some(ended)) => Ok(u8::try_from(ended.code).unwrap_or(u8::MAX)),

@@ -1,16 +1,14 @@
 //! `shim start`: runs a container again that has ended.
 
-use std::io::{self, Write};
-
 use crate::cli::Start;
 use crate::error::{Error, Kind, Result};
 use crate::solo::directory::{Layout, Status};
 use crate::solo::frames::start_failure_code;
 use crate::solo::launch::launch;
 use crate::solo::relay::Signals;
-use crate::solo::say;
 use crate::solo::session::Manner;
 use crate::solo::verb::{rm, run, unwatched};
+use crate::solo::{say, warn};
 
 /// Starts containers. Returns the exit code.
 pub(crate) fn start(layout: &Layout, start: &Start) -> Result<u8> {
@@ -24,7 +22,7 @@ pub(crate) fn start(layout: &Layout, start: &Start) -> Result<u8> {
     let mut code = 0;
     for name in &start.names {
         if let Err(error) = one(layout, name, false, false) {
-            let _: io::Result<()> = writeln!(io::stderr(), "shim: {error}");
+            warn(error.text());
             code = code.max(start_failure_code(error.kind).min(1));
         }
     }
@@ -46,7 +44,7 @@ pub(super) fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Res
         Status::Exited(_) => directory.await_monitor(),
     }
     let signals = attach.then(|| Signals::take(true)).transpose()?;
-    let session = launch(&directory, attach)?;
+    let session = launch(&directory, signals.as_ref())?;
     let Some(signals) = signals else {
         say(name);
         return Ok(0);
