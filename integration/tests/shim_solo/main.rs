@@ -9,6 +9,7 @@ mod life;
 mod logs;
 mod patience;
 mod reliable;
+mod tenancy;
 mod terminal;
 mod verbs;
 

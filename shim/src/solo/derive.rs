@@ -21,6 +21,8 @@ pub(crate) struct Derived {
     pub(crate) stop_signal: String,
     /// Whether the kernel kills the container's processes together with its init.
     pub(crate) owns_pids: bool,
+    /// Whether it neither writes to its root nor has hooks, so that others may run from the bundle beside it.
+    pub(crate) shares_bundle: bool,
 }
 
 /// Derives from the text of `bundle`'s config.json. `bundle` must be absolute.
@@ -33,7 +35,11 @@ pub(crate) fn derive(text: &[u8], bundle: &Path, terminal: bool) -> Result<Deriv
 
 fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived> {
     let top = object(config, "the configuration")?;
+    let hooks = top.get("hooks").and_then(Value::as_object);
+    let hooked =
+        hooks.is_some_and(|hooks| hooks.values().any(|list| list.as_array().is_some_and(|list| !list.is_empty())));
     let root = top.get_mut("root").ok_or_else(|| Error::invalid("root is missing"))?;
+    let readonly = root.get("readonly").and_then(Value::as_bool) == Some(true);
     match object(root, "root")?.get_mut("path") {
         Some(Value::String(path)) => *path = absolute(bundle, path),
         _ => return Err(Error::invalid("root.path is missing or not a string")),
@@ -61,6 +67,7 @@ fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived>
         command,
         stop_signal: stop_signal.unwrap_or(DEFAULT_STOP_SIGNAL).to_owned(),
         owns_pids,
+        shares_bundle: readonly && !hooked,
     })
 }
 
@@ -126,6 +133,20 @@ mod tests {
         assert_eq!(derived.config["root"]["path"], "/r");
         assert_eq!(derived.config["process"]["terminal"], true);
         assert_eq!((derived.stop_signal.as_str(), derived.owns_pids), ("TERM", false));
+    }
+
+    #[test]
+    fn others_may_run_beside_what_writes_nothing_and_has_no_hooks() {
+        for (root, hooks, shares) in [
+            (r#""readonly":true"#, "{}", true),
+            (r#""readonly":true"#, r#"{"prestart":[]}"#, true),
+            (r#""readonly":true"#, r#"{"prestart":[],"poststop":[{"path":"/x"}]}"#, false),
+            (r#""readonly":false"#, "{}", false),
+            (r#""future":1"#, "{}", false),
+        ] {
+            let text = format!(r#"{{"root":{{"path":"/r",{root}}},"process":{{"args":["x"]}},"hooks":{hooks}}}"#);
+            assert_eq!(derived(&text, false).unwrap().shares_bundle, shares, "{text}");
+        }
     }
 
     #[test]

@@ -324,6 +324,7 @@ mod tests {
         Options {
             name: name.into(),
             bundle: "/b".into(),
+            shares_bundle: false,
             created: now(),
             command: vec!["sh".into()],
             terminal: false,

@@ -11,11 +11,12 @@ use std::process::{Child, Command, Stdio};
 use rustix::io::retry_on_intr;
 use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};
 
-use super::directory::Directory;
+use super::directory::{Directory, Layout};
 use super::frames::Type;
 use super::monitor;
 use super::relay::{OUT_OF_PATIENCE, Signals};
 use super::session::{Birth, Session};
+use super::tenancy;
 use super::verb::rm::forget_in_runtime;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -35,12 +36,17 @@ impl From<NotStarted> for Error {
 
 /// Starts the container of `directory` under a monitor of its own and waits until it runs. The session is the
 /// starter's: with `signals` it stays in the foreground, and gets all output from the first byte on.
-pub(crate) fn launch(directory: &Directory, signals: Option<&Signals>) -> std::result::Result<Session, NotStarted> {
+pub(crate) fn launch(
+    layout: &Layout,
+    directory: &Directory,
+    signals: Option<&Signals>,
+) -> std::result::Result<Session, NotStarted> {
     let running = || Error::new(Kind::FailedPrecondition, format!("container {} is running already", directory.name));
     let lock = directory.lock().and_then(|lock| lock.ok_or_else(running));
     let lock = lock.map_err(|error| NotStarted { error, clean: false })?;
-    let (mut session, monitor) =
-        spawn(directory, signals.is_some(), lock).map_err(|error| NotStarted { error, clean: true })?;
+    let bundle = directory.options().and_then(|options| tenancy::claim(layout, directory, &options));
+    let spawned = bundle.and_then(|bundle| spawn(directory, signals.is_some(), lock, bundle));
+    let (mut session, monitor) = spawned.map_err(|error| NotStarted { error, clean: true })?;
     match session.await_start(signals) {
         Ok(Birth::Runs) => {
             // From now on its orphans are for the machine's init, as those of any daemon.
@@ -56,7 +62,7 @@ pub(crate) fn launch(directory: &Directory, signals: Option<&Signals>) -> std::r
     }
 }
 
-fn spawn(directory: &Directory, foreground: bool, lock: OwnedFd) -> Result<(Session, Child)> {
+fn spawn(directory: &Directory, foreground: bool, lock: OwnedFd, bundle: Option<OwnedFd>) -> Result<(Session, Child)> {
     let (ours, theirs) = UnixStream::pair().context(|| "make a connection for the monitor")?;
     let mut session = Session::over(ours);
     session.send(Type::Hello, &[u8::from(foreground)])?;
@@ -65,7 +71,7 @@ fn spawn(directory: &Directory, foreground: bool, lock: OwnedFd) -> Result<(Sess
     let executable = env::current_exe().context(|| "find my own executable")?;
     let mut command = Command::new(executable);
     command.arg0("shim").arg(monitor::VERB).arg(&directory.path).arg(&directory.run).current_dir("/");
-    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(lock).stderr(Stdio::null());
+    command.stdin(OwnedFd::from(theirs)).stdout(lock).stderr(bundle.map_or_else(Stdio::null, Stdio::from));
     // Nobody waits for it once the container runs: it outlives us, or ends right before us.
     let monitor = command.spawn().context(|| "start the container's monitor")?;
     Ok((session, monitor))

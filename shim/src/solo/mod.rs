@@ -15,6 +15,7 @@ pub(crate) mod sdnotify;
 mod session;
 mod signal;
 pub(crate) mod terminal;
+mod tenancy;
 mod usage;
 mod verb;
 

@@ -23,6 +23,9 @@ pub(crate) struct Options {
     pub(crate) name: String,
     /// The user's bundle.
     pub(crate) bundle: PathBuf,
+    /// Whether others may run from the bundle beside it: it writes nothing to its root, and has no hooks.
+    #[serde(default)]
+    pub(crate) shares_bundle: bool,
     /// RFC 3339.
     pub(crate) created: String,
     /// `process.args`.

@@ -2,7 +2,8 @@
 //! and the record of the end, and serves whoever attaches.
 //!
 //! `shim run` and `shim start` start it as a program of its own, so that it carries nothing of theirs. It inherits one
-//! end of a socket pair as stdin, which makes whoever started it the first client, and the container's lock as stdout.
+//! end of a socket pair as stdin, which makes whoever started it the first client, the container's lock as stdout, and
+//! its bundle's as stderr.
 
 mod birth;
 mod client;
@@ -68,7 +69,7 @@ fn watch(directory: &Directory) -> Result<()> {
     // Neither the end of the starter's session nor its signals must reach us.
     setsid().context(|| "leave the starter's session")?;
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
-    let (starter, lock) = inherit()?;
+    let (starter, locks) = inherit()?;
     let mut starter = Client::new(starter, true)?;
     let options = directory.options();
     let born = options.and_then(|options| {
@@ -119,8 +120,8 @@ fn watch(directory: &Directory) -> Result<()> {
         }
     };
     let payload = bury(directory, &options, &Ended::new(exit, oom_killed, &started));
-    // A client that is slow to leave must not keep others from starting the container again.
-    drop(lock);
+    // A client that is slow to leave must not keep others from starting the container again, or from using its bundle.
+    drop(locks);
     monitor.take_leave(&payload?)
 }
 
@@ -133,15 +134,19 @@ fn rest(directory: &Directory, options: &Options, restarted: &Restarted) -> Resu
     Ok(())
 }
 
-/// Takes over the starter's end of the socket pair and the lock, so that nothing that is started later has them.
-fn inherit() -> Result<(UnixStream, OwnedFd)> {
+/// Takes over the starter's end of the socket pair and the locks, so that nothing that is started later has them.
+///
+/// The container's lock comes last, also when they are dropped: who waits for it finds the bundle free.
+fn inherit() -> Result<(UnixStream, [OwnedFd; 2])> {
     let step = || "take over what the starter left";
     let starter: OwnedFd = io::stdin().as_fd().try_clone_to_owned().context(step)?;
-    let lock: OwnedFd = io::stdout().as_fd().try_clone_to_owned().context(step)?;
+    let lock = io::stdout().as_fd().try_clone_to_owned().context(step)?;
+    let bundle = io::stderr().as_fd().try_clone_to_owned().context(step)?;
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(|| "open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).context(step)?;
     rustix::stdio::dup2_stdout(&null).context(step)?;
-    Ok((UnixStream::from(starter), lock))
+    rustix::stdio::dup2_stderr(&null).context(step)?;
+    Ok((UnixStream::from(starter), [bundle, lock]))
 }
 
 /// Records the end and has the runtime forget the container. Clients hear of the end after that: they find it recorded

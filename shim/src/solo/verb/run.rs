@@ -30,7 +30,7 @@ pub(crate) fn run(layout: &Layout, global: &Global, run: &Run) -> Result<u8> {
     // A signal that comes while the container is being made is for the container, as any later one.
     let signals = (!run.detach).then(|| Signals::take(true)).transpose()?;
     let directory = make(layout, global, run)?;
-    let session = launch(&directory, signals.as_ref()).inspect_err(|failed| {
+    let session = launch(layout, &directory, signals.as_ref()).inspect_err(|failed| {
         // Nothing of a container that never ran is kept, unless the runtime still has it: it must stay in sight.
         if failed.clean {
             let _: Result<()> = directory.remove();
@@ -104,6 +104,7 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
         stop_signal: derived.stop_signal,
         owns_pids: derived.owns_pids,
         runtime: runtime::locate(global.runtime.as_deref())?,
+        shares_bundle: derived.shares_bundle,
         runtime_root: global.runtime_root.as_ref().map(std::path::absolute).transpose()?,
         systemd_cgroup: global.systemd_cgroup,
         restart: run.restart,

@@ -44,7 +44,7 @@ pub(super) fn one(layout: &Layout, name: &str, attach: bool, stdin: bool) -> Res
         Status::Exited(_) => directory.await_monitor(),
     }
     let signals = attach.then(|| Signals::take(true)).transpose()?;
-    let session = launch(&directory, signals.as_ref())?;
+    let session = launch(layout, &directory, signals.as_ref())?;
     let Some(signals) = signals else {
         say(name);
         return Ok(0);
