@@ -158,6 +158,33 @@ fn output_goes_to_a_program_that_logs() {
 }
 
 #[test]
+fn output_goes_to_whatever_a_file_uri_names() {
+    let place = Place::new();
+    let containerd = containerd(&place);
+    let run = |id: &str, uri: &str| {
+        let run = ["run", "-d", "--runtime", &Containerd::runtime(), "--log-uri", uri, IMAGE, id, "/probe", "say", id];
+        containerd.ctr(&run)
+    };
+    run("nowhere", "file:///dev/null").ok();
+    let fifo = place.dir.join("fifo");
+    command::tool("mkfifo", &[&fifo]).ok();
+    let uri = format!("file://{}", fifo.display());
+    run("deaf", &uri).refused(&["nobody reads there"]);
+    containerd.ctr(&["containers", "delete", "deaf"]).ok();
+    // With a reader it is as good as a file.
+    let reader = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    run("heard", &uri).ok();
+    let mut heard = [0_u8; 6];
+    assert!(wait::readable(std::os::fd::AsFd::as_fd(&reader), LIMIT));
+    std::io::Read::read_exact(&mut &reader, &mut heard).unwrap();
+    assert_eq!(&heard, b"heard\n");
+    for id in ["nowhere", "heard"] {
+        containerd.ctr(&["tasks", "delete", "--force", id]).ok();
+        containerd.ctr(&["containers", "delete", id]).ok();
+    }
+}
+
+#[test]
 fn the_whole_life_of_a_detached_container() {
     let place = Place::new();
     let containerd = containerd(&place);

@@ -45,13 +45,13 @@ pub(crate) enum Phase {
 /// Where output goes.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    /// A fifo of which we hold both ends, or a pipe's writing end.
+    /// A fifo of which we hold both ends, or a writing end (a pipe's, a terminal).
     Fifo {
         fd: AsyncFd<OwnedFd>,
         /// Whether somebody has ever read it. A client may open its end later than a short process lives.
         met: bool,
     },
-    /// A regular file: always ready.
+    /// A regular file or a device such as /dev/null: always ready.
     File(File),
     /// Nowhere.
     Null,
@@ -75,7 +75,7 @@ pub(crate) async fn output(source: Source, mut sink: Sink, mut phase: watch::Rec
 async fn move_output(source: &Source, sink: &mut Sink, phase: &mut watch::Receiver<Phase>) -> Result<()> {
     // The kernel moves pages between pipes; between anything else a buffer must.
     let from_pipe = is_fifo(source.as_fd())?;
-    let by_splice = from_pipe && matches!(sink, Sink::Fifo { .. });
+    let by_splice = from_pipe && matches!(sink, Sink::Fifo { fd, .. } if is_fifo(fd.as_fd())?);
     loop {
         let ready = tokio::select! {
             ready = source.readable() => Some(ready.context(|| "wait for output")?),

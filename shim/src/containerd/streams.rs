@@ -1,14 +1,15 @@
 //! The streams of one process under containerd: what the process gets, and the tasks that serve the other side.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Gid, Uid, fchown};
+use rustix::event::epoll;
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fcntl_setfl, fstat, open};
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -157,17 +158,47 @@ fn sink(target: &Target) -> Result<Sink> {
             let met = probe.is_ok();
             Ok(Sink::Fifo { fd, met })
         }
-        Target::File(path) => append_to(path).map(Sink::File),
+        Target::File(path) => append_to(path),
         Target::Null | Target::Binary { .. } => Ok(Sink::Null),
     }
 }
 
-fn append_to(path: &Path) -> Result<File> {
+/// Opens what `file://` names, which mostly is a file, or will be. As with other shims it may be a device or a fifo, too.
+/// Opening waits for nobody: all containers of the shim would wait with it.
+fn append_to(path: &Path) -> Result<Sink> {
     let step = || format!("open {}", path.display());
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).context(|| format!("make {}", dir.display()))?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o644).open(path).context(step)
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = match open(path, flags, Mode::from_raw_mode(0o644)) {
+        Err(Errno::NXIO) => {
+            let text =
+                format!("open {}: nobody reads there: use fifo:// for a reader that is still to come", path.display());
+            return Err(Error::invalid(text));
+        }
+        opened => opened.context(step)?,
+    };
+    match FileType::from_raw_mode(fstat(&fd).context(step)?.st_mode) {
+        FileType::RegularFile => Ok(Sink::File(fd.into())),
+        // One that cannot be waited for takes everything at once.
+        FileType::CharacterDevice if !can_be_waited_for(&fd)? => Ok(Sink::File(fd.into())),
+        FileType::CharacterDevice | FileType::Fifo => {
+            // Nothing is moved between pipes to one that is appended to.
+            fcntl_setfl(&fd, OFlags::NONBLOCK).context(step)?;
+            Ok(Sink::Fifo { fd: readiness::register(fd, Interest::WRITABLE)?, met: true })
+        }
+        _ => Err(Error::invalid(format!("open {}: it is neither a file nor a fifo nor a terminal", path.display()))),
+    }
+}
+
+/// Whether the kernel tells of `fd` when there is room to write.
+fn can_be_waited_for(fd: &OwnedFd) -> Result<bool> {
+    let trial = epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "make an event loop")?;
+    match epoll::add(&trial, fd, epoll::EventData::new_u64(0), epoll::EventFlags::OUT) {
+        Err(Errno::PERM) => Ok(false),
+        added => added.map(|()| true).context(|| "watch a descriptor"),
+    }
 }
 
 /// A container's user must be able to open its own /dev/stdout.
