@@ -6,7 +6,8 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use integration::command::LIMIT;
-use integration::wait;
+use integration::programs::{Runtime, find};
+use integration::{skip, wait};
 use serde_json::{Value, json};
 
 use crate::Solo;
@@ -71,6 +72,40 @@ fn a_check_that_hangs_is_ended() {
     assert!(processes.matches("/probe wait").count() <= 1, "{processes}");
 }
 
+/// Lets a check leave three children behind, time after time.
+fn leaves_nobody_behind(mut solo: Solo) {
+    let check = json!({"Test": ["CMD", "/probe", "crowd", "3"]}).to_string();
+    solo.case.spec["annotations"]["org.tare.healthcheck"] = check.into();
+    solo.run(&[&QUICK[..], &["--health-timeout", "200ms"]].concat()).ok();
+    let several = wait::until(Duration::from_millis(20), LIMIT, || {
+        (inspect(&solo)["health_checks"]["failing_streak"].as_u64() >= Some(4)).then_some(())
+    });
+    assert!(several.is_some(), "{}", inspect(&solo));
+    // Those of the one that is at work now may be there, and those that are just going.
+    let children = || solo.shim(&["top", solo.name()]).ok().stdout.matches("/proc/self/exe wait").count();
+    let few = wait::until(Duration::from_millis(10), LIMIT, || (children() <= 3).then_some(()));
+    assert!(few.is_some(), "{}", solo.shim(&["top", solo.name()]));
+    solo.shim(&["stop", solo.name()]).ok();
+}
+
+#[test]
+fn a_check_that_hangs_is_ended_with_what_it_has_started() {
+    leaves_nobody_behind(Solo::new());
+}
+
+#[test]
+fn the_same_over_other_runtimes() {
+    for name in ["runc", "crun"] {
+        let Some(binary) = find(name.as_ref()) else { skip!("{name} is not installed") };
+        let mut solo = Solo::new();
+        if name == "crun" && integration::cgroups::mode() == integration::cgroups::Mode::Hybrid {
+            integration::cgroups::enter_v1();
+        }
+        solo.case.runtime = Runtime::at(&binary);
+        leaves_nobody_behind(solo);
+    }
+}
+
 #[test]
 fn a_check_at_work_does_not_outlive_its_container() {
     let solo = checked(&["CMD", "/probe", "wait"]);
@@ -103,9 +138,11 @@ fn the_command_line_goes_before_the_bundle() {
     let solo = checked(&["CMD", "/probe", "exit", "1"]);
     solo.run(&["-d", "--health-cmd", "true it is"]).ok();
     assert_eq!(inspect(&solo)["options"]["health"]["test"], json!(["CMD-SHELL", "true it is"]));
-    for (flags, words) in
-        [(&["-d", "--health-interval", "often"][..], "often"), (&["-d", "--sdnotify", "nobody"], "nobody")]
-    {
+    for (flags, words) in [
+        (&["-d", "--health-interval", "often"][..], "often"),
+        (&["-d", "--health-cmd", "x", "--health-interval", "1us"], "Interval in Healthcheck cannot be less than 1ms"),
+        (&["-d", "--sdnotify", "nobody"], "nobody"),
+    ] {
         let out = Solo::new().run(flags).is(125);
         assert!(out.stderr.contains(words), "{out}");
     }

@@ -13,6 +13,8 @@ use crate::error::{Context, Error, Result};
 
 /// The annotation by which image tools carry an image's check: Docker's `Healthcheck` object as JSON.
 const ANNOTATION: &str = "org.tare.healthcheck";
+/// The shortest of its times, in nanoseconds.
+const SHORTEST: u64 = 1_000_000;
 /// How many results are kept.
 const KEPT: usize = 5;
 /// How much of a check's output is kept, in bytes.
@@ -98,6 +100,7 @@ impl Health {
         set(&mut health.start_period, flags.health_start_period);
         set(&mut health.start_interval, flags.health_start_interval);
         health.retries = flags.health_retries.unwrap_or(health.retries);
+        health.check_times()?;
         match health.test.first().map(String::as_str) {
             None if flags.names_any() => Err(Error::invalid("there is no health check to change: give --health-cmd")),
             None | Some("" | "NONE") => Ok(None),
@@ -105,6 +108,20 @@ impl Health {
             Some(_) => {
                 Err(Error::invalid(format!("health check {:?}: it is CMD or CMD-SHELL and a command", health.test)))
             }
+        }
+    }
+
+    /// Refuses times that would keep the container busy with nothing but checks, in Docker's words. 0 is the default.
+    fn check_times(&self) -> Result<()> {
+        let times = [
+            ("Interval", self.interval),
+            ("Timeout", self.timeout),
+            ("StartPeriod", self.start_period),
+            ("StartInterval", self.start_interval),
+        ];
+        match times.iter().find(|(_, nanoseconds)| (1..SHORTEST).contains(nanoseconds)) {
+            Some((name, _)) => Err(Error::invalid(format!("{name} in Healthcheck cannot be less than 1ms"))),
+            None => Ok(()),
         }
     }
 
@@ -230,6 +247,25 @@ mod tests {
         }
         let change = HealthArgs { health_retries: Some(1), ..HealthArgs::default() };
         assert!(Health::of(&json!({}), &change).unwrap_err().text().contains("--health-cmd"));
+    }
+
+    #[test]
+    fn times_too_short_to_be_meant_are_refused() {
+        let config = |name: &str, time: u64| config(&json!({"Test": ["CMD", "x"], name: time}).to_string());
+        for name in ["Interval", "Timeout", "StartPeriod", "StartInterval"] {
+            for short in [1, 999_999] {
+                let error = Health::of(&config(name, short), &HealthArgs::default()).unwrap_err();
+                assert_eq!(error.text(), format!("{name} in Healthcheck cannot be less than 1ms"));
+            }
+            for fine in [0, 1_000_000] {
+                assert!(Health::of(&config(name, fine), &HealthArgs::default()).unwrap().is_some(), "{name} {fine}");
+            }
+        }
+        // What holds counts, not what it is laid over.
+        let longer = HealthArgs { health_interval: Some("1s".parse().unwrap()), ..HealthArgs::default() };
+        assert!(Health::of(&config("Interval", 1), &longer).unwrap().is_some());
+        let shorter = HealthArgs { health_interval: Some("999us".parse().unwrap()), ..HealthArgs::default() };
+        assert!(Health::of(&config("Interval", 0), &shorter).is_err());
     }
 
     #[test]

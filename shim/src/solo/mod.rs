@@ -6,6 +6,7 @@ mod frames;
 pub(crate) mod health;
 mod launch;
 pub(crate) mod monitor;
+mod offspring;
 pub(crate) mod policy;
 pub(crate) mod probe;
 mod process;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Signal, getpid, pidfd_send_signal, set_child_subreaper, setsid};
+use rustix::process::{getpid, set_child_subreaper, setsid};
 
 use super::directory::Directory;
 use super::health::{Health, MAX_OUTPUT, Outcome};
-use super::monitor;
 use super::record::{Options, State, now};
-use super::verb::exec;
+use super::verb::exec::{self, Begun};
+use super::{monitor, offspring};
 use crate::cli::Exec;
 use crate::descriptors::close_inherited;
 use crate::error::{Context, Result};
@@ -70,7 +70,7 @@ pub(super) fn age(state: &State) -> Duration {
 fn run(directory: &Directory, options: &Options, state: &State, health: &Health) -> Result<(i32, String)> {
     let command = Exec { name: directory.name.clone(), command: health.command(), ..Exec::default() };
     let deadline = Instant::now() + health.timeout();
-    let (pidfd, streams) = exec::begin(directory, options, &command, state.pid)?;
+    let Begun { pid, pidfd, streams } = exec::begin(directory, options, &command, state.pid)?;
     let mut outputs: BTreeMap<u8, OwnedFd> = [(0, streams.stdout), (1, streams.stderr)]
         .into_iter()
         .filter_map(|(number, output)| Some((number, output?)))
@@ -80,8 +80,8 @@ fn run(directory: &Directory, options: &Options, state: &State, health: &Health)
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() && exit.is_none() {
-            // Already gone is fine.
-            let _: rustix::io::Result<()> = pidfd_send_signal(&pidfd, Signal::KILL);
+            // What it has left in the background would only be more with each check.
+            offspring::end(pid);
             let text = format!("Health check exceeded timeout ({:?})", health.timeout());
             return Ok((-1, text));
         }

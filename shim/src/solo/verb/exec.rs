@@ -48,7 +48,7 @@ pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
     // The command becomes our child when the runtime leaves, so that we learn how it ends.
     set_child_subreaper(Some(getpid())).context(|| "become a subreaper")?;
     let signals = Signals::take(true)?;
-    let (pidfd, streams) = begin(&directory, &options, exec, state.pid)?;
+    let Begun { pidfd, streams, .. } = begin(&directory, &options, exec, state.pid)?;
     if exec.detach {
         return hold_open(streams).map(|()| 0);
     }
@@ -64,8 +64,16 @@ pub(crate) fn exec(layout: &Layout, exec: &Exec) -> Result<u8> {
     }
 }
 
+/// A command that runs.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) streams: Streams,
+}
+
 /// Has the runtime start the command in the container whose init is `pid`. Who calls this must be a subreaper.
-pub(crate) fn begin(directory: &Directory, options: &Options, exec: &Exec, pid: u32) -> Result<(OwnedFd, Streams)> {
+pub(crate) fn begin(directory: &Directory, options: &Options, exec: &Exec, pid: u32) -> Result<Begun> {
     let pid_file = Scratch(directory.run.join(format!("exec-{}", std::process::id())));
     let config = directory.path.join("bundle/config.json");
     let text = fs::read(&config).context(|| format!("read {}", config.display()))?;
@@ -77,7 +85,8 @@ pub(crate) fn begin(directory: &Directory, options: &Options, exec: &Exec, pid: 
     let call = directory.runtime(options).call("exec").arg("--detach").arg("--pid-file").arg(&pid_file.0);
     let streams = start(call.arg("--process").arg(&process_file.0), exec, &directory.run)?;
     drop(process_file);
-    Ok((reap::open(pid_file.read()?)?, streams))
+    let pid = pid_file.read()?;
+    Ok(Begun { pid, pidfd: reap::open(pid)?, streams })
 }
 
 /// The first argument of the process that keeps a command's output open after its user has left.
