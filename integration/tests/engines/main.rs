@@ -7,6 +7,7 @@ mod checkpoint;
 mod conmon;
 mod containerd;
 mod docker;
+mod hostile;
 mod pipeline;
 mod podman;
 mod profiles;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use integration::command;
 use serde_json::json;
 
 use crate::Solo;
@@ -40,6 +41,12 @@ fn a_bundle_that_is_not_there_or_broken() {
         let out = solo.shim(&["run", "-d", "--name", solo.name(), bundle.to_str().unwrap()]).is(125);
         assert_eq!(out.stderr.lines().count(), 1, "{out}");
     }
+    let config = solo.case.bundle().join("config.json");
+    fs::remove_file(&config).unwrap();
+    command::tool("mkfifo", &[&config]).ok();
+    let bundle = solo.case.bundle();
+    let out = solo.shim(&["run", "-d", "--name", solo.name(), bundle.to_str().unwrap()]).is(125);
+    assert!(out.stderr.contains("it is not a file"), "nobody will ever write there: {out}");
     solo.gone();
 }
 

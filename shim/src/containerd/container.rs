@@ -26,6 +26,7 @@ use super::{flags, log};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::io::console::ConsoleSocket;
+use crate::io::file;
 use crate::oom::OomWatch;
 use crate::reap::Exit;
 use crate::runtime::{Call, Runtime, kind_of_complaint};
@@ -99,9 +100,12 @@ impl Container {
         around: Surroundings,
     ) -> Result<Arc<Self>> {
         let bundle = PathBuf::from(&request.bundle);
+        if !bundle.is_absolute() {
+            return Err(Error::invalid(format!("bundle {:?}: the path must be absolute", request.bundle)));
+        }
         let runtime = options.runtime(&around.namespace, &bundle)?;
         let step = || format!("read {}", bundle.join("config.json").display());
-        let config = fs::read(bundle.join("config.json")).context(step)?;
+        let config = file::read(&bundle.join("config.json")).context(step)?;
         let owns_pids = owns_pids(&config).context(step)?;
         options.save(&bundle)?;
 

@@ -103,9 +103,10 @@ impl Flags {
     }
 }
 
-/// Refuses what cannot be one component of a path.
+/// Refuses what cannot be one component of a path, or what a runtime would take for a flag.
 pub(crate) fn check_id(what: &str, id: &str) -> Result<()> {
     let harmless = !id.is_empty() && id.len() <= 255 && !matches!(id, "." | "..") && !id.contains(['/', '\0']);
+    let harmless = harmless && !id.starts_with('-');
     if harmless { Ok(()) } else { Err(Error::invalid(format!("{what} {id:?} is not an identifier"))) }
 }
 

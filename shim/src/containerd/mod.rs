@@ -7,6 +7,7 @@
 mod bootstrap;
 mod cleanup;
 mod container;
+mod door;
 mod events;
 mod flags;
 mod info;

@@ -10,6 +10,7 @@ use containerd_shim_protos::shim::oci::Options as RuncOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::io::file;
 use crate::runtime::{self, Runtime};
 
 /// Where runtime state is kept when no option says otherwise; each containerd namespace has a directory of its own.
@@ -117,7 +118,7 @@ impl Options {
             }
         }
         if body.is_empty() && !path.is_empty() {
-            body = fs::read(&path).context(|| format!("read the runtime options in {path}"))?;
+            body = file::read(path.as_ref()).context(|| format!("read the runtime options in {path}"))?;
         }
         let source = if path.is_empty() { "the runtime options" } else { path.as_str() };
         let text = String::from_utf8(body).map_err(|_| Error::invalid(format!("{source}: not UTF-8")))?;

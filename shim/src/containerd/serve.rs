@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use containerd_shim_protos::ttrpc::r#async::transport::Listener;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::container::Surroundings;
+use super::door;
 use super::events::{self, Destination};
 use super::flags::Flags;
 use super::sandbox::SandboxService;
@@ -97,8 +97,7 @@ async fn run(flags: &Flags, listener: UnixListener, signals: SignalFd, name: &Ar
     let service = TaskService::new(around.clone(), shutdown, Arc::clone(name));
     let sandboxes = SandboxService::new(&around, Arc::clone(&service));
     drop(around);
-    let listener = Listener::try_from(listener).context(|| "watch the listening socket")?;
-    let mut server = Server::new().add_listener(listener);
+    let mut server = Server::new().add_listener(door::open(listener)?);
     server = server.register_service(service.register()).register_service(sandboxes.register());
     server.start().await.map_err(|error| Error::other(format!("serve: {error}")))?;
 

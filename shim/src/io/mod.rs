@@ -2,6 +2,7 @@
 
 pub(crate) mod console;
 pub(crate) mod fifo;
+pub(crate) mod file;
 pub(crate) mod intake;
 pub(crate) mod log;
 pub(crate) mod time;

@@ -15,8 +15,8 @@ mod relay;
 pub(crate) mod sdnotify;
 mod session;
 mod signal;
-pub(crate) mod terminal;
 mod tenancy;
+pub(crate) mod terminal;
 mod usage;
 mod verb;
 

@@ -1,17 +1,13 @@
 //! The process that `exec` runs: the container's own, with what the command line changes.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use serde_json::{Map, Value, json};
 
 use crate::cli::Exec;
 use crate::error::{Context, Error, Result};
-
-/// More than any honest list of users.
-const MAX_LIST: u64 = 16 * 1024 * 1024;
+use crate::io::file::{CAUTIOUS, read_open};
 
 /// The capabilities by number, as capability.h has them.
 const CAPABILITIES: [&str; 41] = [
@@ -186,18 +182,12 @@ fn fields(list: &str) -> impl Iterator<Item = Vec<String>> {
 
 /// Reads a list beneath the container's root: no link in it leads out, and no fifo or device can hold us up.
 fn list(root: &OwnedFd, path: &str) -> Result<String> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
+    let file = match openat2(root.as_fd(), path, CAUTIOUS, Mode::empty(), resolve) {
         Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
         other => other.context(|| format!("open the container's /{path}"))?,
     };
-    let found = fstat(&file).context(|| format!("examine the container's /{path}"))?;
-    if rustix::fs::FileType::from_raw_mode(found.st_mode) != rustix::fs::FileType::RegularFile {
-        return Err(Error::invalid(format!("the container's /{path} is not a file")));
-    }
-    let mut bytes = Vec::new();
-    File::from(file).take(MAX_LIST).read_to_end(&mut bytes).context(|| format!("read the container's /{path}"))?;
+    let bytes = read_open(file).context(|| format!("read the container's /{path}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -238,7 +228,7 @@ mod tests {
         std::os::unix::fs::symlink("/../../../../etc/passwd", dir.path().join("etc/link")).unwrap();
         rustix::fs::mkfifoat(CWD, dir.path().join("etc/passwd"), Mode::RUSR).unwrap();
         let root = openat(CWD, dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        assert!(list(&root, "etc/link").unwrap_err().text().contains("not a file"), "it is the fifo in the root");
+        assert!(list(&root, "etc/link").unwrap_err().text().contains("it is not a file"), "it is the fifo in the root");
         assert_eq!(list(&root, "etc/group").unwrap(), "");
     }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::cli::{Global, Run};
 use crate::error::{Context, Error, Kind, Result};
+use crate::io::file;
 use crate::runtime;
 use crate::solo::derive::derive;
 use crate::solo::directory::{Directory, Layout, check_name};
@@ -75,7 +76,7 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
     let log = LogOptions::parse(run.log_driver, &run.log_opt)?;
     let bundle = std::path::absolute(&run.bundle).context(|| format!("find the bundle {}", run.bundle.display()))?;
     let path = bundle.join("config.json");
-    let text = fs::read(&path).map_err(|error| no_bundle(&run.bundle, &path, error))?;
+    let text = file::read(&path).map_err(|error| no_bundle(&run.bundle, &path, &error))?;
     let mut derived = derive(&text, &bundle, run.tty)?;
     check_root(&derived.config)?;
     signal::parse(&derived.stop_signal).context(|| format!("{}: stop signal", path.display()))?;
@@ -103,8 +104,8 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
         remove: run.rm,
         stop_signal: derived.stop_signal,
         owns_pids: derived.owns_pids,
-        runtime: runtime::locate(global.runtime.as_deref())?,
         shares_bundle: derived.shares_bundle,
+        runtime: runtime::locate(global.runtime.as_deref())?,
         runtime_root: global.runtime_root.as_ref().map(std::path::absolute).transpose()?,
         systemd_cgroup: global.systemd_cgroup,
         restart: run.restart,
@@ -119,10 +120,9 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
 }
 
 /// What to say where there is no bundle, and how one is had: many a first try names an image.
-fn no_bundle(named: &Path, path: &Path, error: io::Error) -> Error {
+fn no_bundle(named: &Path, path: &Path, error: &Error) -> Error {
     let there = path.parent().is_some_and(Path::is_dir);
-    if error.kind() != io::ErrorKind::NotFound && there {
-        let error = Error::from(error);
+    if error.kind != Kind::NotFound && there {
         return Error::new(error.kind, format!("read {}: {}", path.display(), error.text()));
     }
     let named = named.display();
