@@ -8,6 +8,7 @@
 //!   instructions.rs   run.rs (mounts.rs, held.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
 //! cache.rs     keys and records                                exchange.rs the cache in other places
 //! output.rs    where the image goes                            display.rs  what the user sees
+//! metadata.rs  what programs are told of it
 //! ```
 
 mod agent;
@@ -31,6 +32,7 @@ mod ignore;
 mod images;
 mod instructions;
 mod lint;
+mod metadata;
 mod mounts;
 mod output;
 mod parse;

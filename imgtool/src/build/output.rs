@@ -111,6 +111,18 @@ pub(crate) struct Sender<'a> {
     pub(crate) names: &'a [Reference],
 }
 
+impl Output {
+    /// The name that it gives the image besides those of `--tag`.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Store(name) | Self::Registry(name) | Self::Archive { name, .. } | Self::Layout { name, .. } => {
+                name.as_deref()
+            }
+            Self::Local(_) | Self::Tar(_) => None,
+        }
+    }
+}
+
 impl Sender<'_> {
     /// Brings what was built to one place.
     pub(crate) fn send(&self, output: &Output, built: &Built) -> Result<()> {

@@ -18,7 +18,7 @@ use super::secrets::Secrets;
 use super::source::{Fault, Locate as _, Result, Source};
 use super::state::State;
 use super::workspace::Workspace;
-use super::{attest, env::Env, process};
+use super::{attest, env::Env, metadata, process};
 use crate::bundle::{Network, Options};
 use crate::cli::{BuildArgs as Cli, PullPolicy};
 use crate::error::{Error, Step};
@@ -54,6 +54,7 @@ fn whole(
     let _hold = store.hold()?;
     let given = build_args(args)?;
     let secrets = Secrets::of(&args.secret, &args.ssh)?;
+    let told = if args.metadata_file.is_some() { metadata::detail()? } else { None };
     let asked = Asked {
         context: &args.context,
         file: args.file.as_deref(),
@@ -142,7 +143,19 @@ fn whole(
         }
     }
     if let Some(path) = &args.iidfile {
-        std::fs::write(path, built.top.digest.to_string()).with(|| format!("write {}", path.display()))?;
+        metadata::write_text(path, &built.top.digest.to_string()).at("--iidfile")?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let mut names = args.tag.clone();
+        for name in args.output.iter().filter_map(Output::name) {
+            names.push(name.parse()?);
+        }
+        names.dedup();
+        let provenance = told.map_or_else(Vec::new, |detail| {
+            let of = |builder: &Arc<Builder>| facts(args, &text, builder, detail, metadata::provenance);
+            made.iter().map(|(builder, _)| (builder.platform.clone(), of(builder))).collect()
+        });
+        metadata::write(path, &metadata::of(&built, &names, provenance)).at("--metadata-file")?;
     }
     Ok(built.top.digest.to_string())
 }
@@ -327,17 +340,7 @@ fn finish(store: &Store, args: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Ar
                 statements.push(attest::sbom(&mounted.target, image, form).at("--sbom")?);
             }
             if let Some(detail) = detail {
-                let materials = builder.materials.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let facts = attest::Facts {
-                    dockerfile,
-                    target: args.target.as_deref(),
-                    args: &builder.args,
-                    secrets: builder.secrets.ids(),
-                    platform: Platform::host(),
-                    materials: &materials,
-                    detail,
-                };
-                statements.push(attest::provenance(&facts));
+                statements.push(facts(args, dockerfile, builder, detail, attest::provenance));
             }
             attested.push((image.descriptor.clone(), statements));
         }
@@ -356,6 +359,26 @@ fn finish(store: &Store, args: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Ar
         }
     };
     Ok(Built { top, images })
+}
+
+/// What `tell` makes of the facts of a build.
+fn facts<T>(
+    args: &Cli,
+    dockerfile: &str,
+    builder: &Builder,
+    detail: attest::Detail,
+    tell: impl FnOnce(&attest::Facts<'_>) -> T,
+) -> T {
+    let materials = builder.materials.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tell(&attest::Facts {
+        dockerfile,
+        target: args.target.as_deref(),
+        args: &builder.args,
+        secrets: builder.secrets.ids(),
+        platform: Platform::host(),
+        materials: &materials,
+        detail,
+    })
 }
 
 fn annotations(args: &Cli) -> Option<std::collections::BTreeMap<String, String>> {

@@ -84,6 +84,9 @@ pub(crate) struct BuildArgs {
     /// Write the image's digest to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) iidfile: Option<PathBuf>,
+    /// Write what was built to this file, as JSON with the keys of docker buildx
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
     /// When to ask the registry for base images
     #[arg(long, value_enum, default_value_t, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
     pub(crate) pull: PullPolicy,

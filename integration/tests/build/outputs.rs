@@ -127,6 +127,65 @@ fn without_a_name_it_is_found_by_its_digest() {
 }
 
 #[test]
+fn programs_are_told_what_was_built_with_the_keys_of_buildx() {
+    let yard = Yard::new();
+    let file = yard.place.dir.join("metadata.json");
+    let build = |dockerfile: &str, args: &[&str]| {
+        let args = [&["--metadata-file", file.to_str().unwrap()], args].concat();
+        let digest = yard.build(dockerfile, &args).ok().stdout.trim().to_owned();
+        (digest, serde_json::from_str::<Value>(&fs::read_to_string(&file).unwrap()).unwrap())
+    };
+    // What stood there is replaced by a whole file, never written over: who has it open keeps it.
+    fs::write(&file, "before").unwrap();
+    let mut before = fs::File::open(&file).unwrap();
+    let also = ["-o", "type=store,name=other:1", "-o", "type=store", "--build-arg", "V=1"];
+    let (digest, told) = build("FROM base\nARG V\nLABEL a=b\n", &also);
+    let mut kept = String::new();
+    std::io::Read::read_to_string(&mut before, &mut kept).unwrap();
+    assert_eq!(kept, "before");
+    assert_eq!(told["containerimage.digest"], digest.as_str());
+    assert_eq!(told["image.name"], "docker.io/library/app:latest,docker.io/library/other:1");
+    let blob = |digest: &Value| {
+        let path = digest.as_str().unwrap().replace(':', "/");
+        fs::read(yard.place.dir.join("store/blobs").join(path)).unwrap()
+    };
+    let descriptor = &told["containerimage.descriptor"];
+    assert_eq!(descriptor["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    assert_eq!(descriptor["digest"], digest.as_str());
+    assert_eq!(descriptor["size"].as_u64().unwrap(), blob(&descriptor["digest"]).len() as u64);
+    let config: Value = serde_json::from_slice(&blob(&told["containerimage.config.digest"])).unwrap();
+    assert_eq!(config["config"]["Labels"]["a"], "b");
+    let provenance = &told["buildx.build.provenance"];
+    assert!(provenance["materials"][0]["uri"].as_str().unwrap().contains("base"), "{provenance}");
+    assert!(provenance["invocation"]["parameters"]["args"].is_null(), "arguments are told only if asked: {provenance}");
+
+    // Several platforms, or statements beside the image, make an index: it has no config.
+    let scratch = "FROM scratch\nCOPY Dockerfile /\n";
+    let (_, told) = build(scratch, &["--platform", "linux/amd64,linux/arm64"]);
+    assert_eq!(told["containerimage.descriptor"]["mediaType"], "application/vnd.oci.image.index.v1+json");
+    assert!(told["containerimage.config.digest"].is_null(), "{told}");
+    assert!(told["buildx.build.provenance/linux/arm64"]["builder"]["id"].is_string(), "{told}");
+    let (_, told) = build(scratch, &["--provenance"]);
+    assert!(told["containerimage.config.digest"].is_null() && told["buildx.build.provenance"].is_object(), "{told}");
+
+    let how = |how: &str| {
+        let mut command = Command::new(programs::ours("imgtool"));
+        command.arg("--root").arg(yard.place.dir.join("store")).args(["build", "-q", "--build-arg", "V=1"]);
+        command.arg("--metadata-file").arg(&file).arg(&yard.context);
+        command.env("TARE_TEST", &yard.place.id).env("BUILDX_METADATA_PROVENANCE", how);
+        command.stdin(std::process::Stdio::null());
+        let out = command::run(&mut command, &Files::new(&yard.place.dir, "how"));
+        (out, serde_json::from_str::<Value>(&fs::read_to_string(&file).unwrap()).unwrap())
+    };
+    let (_, told) = how("max");
+    assert_eq!(told["buildx.build.provenance"]["invocation"]["parameters"]["args"]["build-arg:V"], "1");
+    let (_, told) = how("disabled");
+    assert!(told["buildx.build.provenance"].is_null() && told["containerimage.digest"].is_string(), "{told}");
+    let (out, _) = how("perhaps");
+    assert!(out.code == 1 && out.stderr.contains("BUILDX_METADATA_PROVENANCE=perhaps"), "{out}");
+}
+
+#[test]
 fn progress_is_lines_or_objects_or_nothing() {
     let yard = Yard::new();
     yard.file("Dockerfile", "FROM base\nRUN echo out; echo err >&2\n");
