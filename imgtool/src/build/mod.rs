@@ -3,12 +3,13 @@
 //! ```text
 //! process.rs   two processes, so that nothing is left whatever happens
 //! parse/       text -> instructions, each with its place       expand.rs   variables (env.rs)
-//! plan.rs      stages -> graph                                 lint.rs     what is probably not meant
+//! plan.rs      stages -> graph                                 lint/       what is probably not meant
 //! builder.rs   the stages side by side; a step is cached or done, and becomes a layer
 //!   instructions.rs   run.rs (mounts.rs, held.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
 //! cache.rs     keys and records                                exchange.rs the cache in other places
 //! output.rs    where the image goes                            display.rs  what the user sees
 //! metadata.rs  what programs are told of it
+//! call.rs      what can be told without building (outline.rs)
 //! ```
 
 mod agent;
@@ -17,6 +18,7 @@ mod args;
 mod attest;
 mod builder;
 mod cache;
+mod call;
 mod chmod;
 mod contexts;
 mod copy;
@@ -34,6 +36,7 @@ mod instructions;
 mod lint;
 mod metadata;
 mod mounts;
+mod outline;
 mod output;
 mod parse;
 mod pieces;
@@ -50,6 +53,7 @@ mod workspace;
 
 pub(crate) use attest::{Detail, SbomForm, detail, sbom_form};
 pub(crate) use cache::{cached_layers, clear_cache};
+pub(crate) use call::Call;
 pub(crate) use contexts::Named;
 pub(crate) use exchange::Place as CachePlace;
 pub(crate) use output::Output;

@@ -108,8 +108,8 @@ impl Work<'_> {
                 return Err(Fault::at(at, format!("--mount={}: the target cannot be /", word.text)));
             }
             if mount.kind == MountKind::Secret {
-                let id = mount.id.take().or(mount.source.take());
-                mount.id = id.or_else(|| target.rsplit('/').next().map(str::to_owned));
+                mount.id = mount.secret_id();
+                mount.source = None;
             }
             let origin = match (mount.kind, &mount.from) {
                 (MountKind::Bind, None) => Some(Source::of(&builder.context)?),

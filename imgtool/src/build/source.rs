@@ -59,13 +59,20 @@ pub(crate) struct Source {
     /// What people call the file.
     pub(crate) name: String,
     pub(crate) lines: Vec<String>,
+    text: Vec<u8>,
 }
 
 impl Source {
     pub(crate) fn new(name: &str, text: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(text);
-        let lines = text.split('\n').map(|line| line.trim_end_matches('\r').to_owned()).collect();
-        Self { name: one_line(name.to_owned()), lines }
+        let shown = String::from_utf8_lossy(text);
+        let lines = shown.split('\n').map(|line| line.trim_end_matches('\r').to_owned()).collect();
+        Self { name: one_line(name.to_owned()), lines, text: text.to_owned() }
+    }
+
+    /// The whole text, as JSON can have it.
+    pub(crate) fn base64(&self) -> String {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(&self.text)
     }
 
     /// `FILE:LINE:COLUMN`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::args::{self, BuildArgs};
 use super::builder::{Builder, Stages, Views, build};
 use super::cache::Cache;
+use super::call::{Method, Said};
 use super::contexts::{Asked, Context, Contexts};
 use super::display::Display;
 use super::exchange::{self, Imported};
@@ -18,7 +19,7 @@ use super::secrets::Secrets;
 use super::source::{Fault, Locate as _, Result, Source};
 use super::state::State;
 use super::workspace::Workspace;
-use super::{attest, env::Env, metadata, process};
+use super::{attest, env::Env, metadata, outline, process};
 use crate::bundle::{Network, Options};
 use crate::cli::{BuildArgs as Cli, PullPolicy};
 use crate::error::{Error, Step};
@@ -26,8 +27,8 @@ use crate::layout::{Image, Store};
 use crate::oci::{self, Descriptor, Index, Manifest};
 use crate::platform::Platform;
 
-/// Builds, in the process that the guard started. Gives what goes to standard output.
-pub(crate) fn run(store: &Store, args: &Cli, directory: &Path) -> crate::error::Result<String> {
+/// Builds, in the process that the guard started. Gives what is to be said.
+pub(crate) fn run(store: &Store, args: &Cli, directory: &Path) -> crate::error::Result<Said> {
     process::born()?;
     let display = Arc::new(Display::new(args.progress.form()));
     let workspace = Arc::new(Workspace::enter(directory, store.rights().powers())?);
@@ -50,8 +51,12 @@ fn whole(
     display: &Arc<Display>,
     workspace: &Arc<Workspace>,
     source: &mut Source,
-) -> Result<String> {
+) -> Result<Said> {
     let _hold = store.hold()?;
+    let (call, record) = (args.call(), args.metadata_file.as_deref());
+    if call.method == Method::Describe {
+        return Ok(call.describe(record)?);
+    }
     let given = build_args(args)?;
     let secrets = Secrets::of(&args.secret, &args.ssh)?;
     let told = if args.metadata_file.is_some() { metadata::detail()? } else { None };
@@ -66,6 +71,9 @@ fn whole(
     let text =
         String::from_utf8(found.text).map_err(|_| Error::malformed(format!("{}: not UTF-8 text", source.name)))?;
     let file = parse(&text)?;
+    if call.method == Method::Targets {
+        return Ok(call.targets(&file, source, record)?);
+    }
     let contexts: Contexts = args.build_context.iter().cloned().collect();
     let platforms = if args.platform.is_empty() { vec![Platform::host()] } else { args.platform.clone() };
     let host = Platform::host();
@@ -75,9 +83,25 @@ fn whole(
         Plan::of(&file, &wanted)
     };
     let first = platforms.first().cloned().unwrap_or_else(Platform::host);
-    warnings(store, args, display, &file, &plan_for(&first)?, &given, &context, source)?;
-    if args.check {
-        return Ok(String::new());
+    let plan = plan_for(&first)?;
+    let known = |name: &str, platform: Option<&Platform>| known(store, name, platform.unwrap_or(&first));
+    let settings = settings(&file, &given)?;
+    if call.method == Method::Outline {
+        let subject = outline::Subject { file: &file, plan: &plan, args: &given, known: &known };
+        return Ok(call.outline(&subject, source, record)?);
+    }
+    // A check without a target is of all that could be one.
+    let all = call.method == Method::Check && args.target.is_none();
+    let subject = Subject { file: &file, plan: &plan, args: &given, ignore: &context.ignore, all, known: &known };
+    let found = lint::check(&subject, &settings);
+    if call.method == Method::Check {
+        return Ok(call.check(&found, source, record)?);
+    }
+    for warning in &found {
+        display.excerpt(&warning.render(source));
+    }
+    if settings.error && !found.is_empty() {
+        return Err(Error::other(format!("{} warnings, and check=error=true", found.len())).into());
     }
     unused(&file, &given, display);
     if let Some(note) = store.rights().note() {
@@ -157,64 +181,30 @@ fn whole(
         });
         metadata::write(path, &metadata::of(&built, &names, provenance)).at("--metadata-file")?;
     }
-    Ok(built.top.digest.to_string())
+    Ok(built.top.digest.to_string().into())
 }
 
-/// Prints the warnings; with `--check`, or where the file says so, they are an error.
-#[allow(clippy::too_many_arguments, reason = "all that a warning may depend on")]
-fn warnings(
-    store: &Store,
-    args: &Cli,
-    display: &Display,
-    file: &Dockerfile,
-    plan: &Plan,
-    given: &BuildArgs,
-    context: &Context,
-    source: &Source,
-) -> Result<()> {
-    let directive = file.directive("check").map_or("", |directive| directive.value.as_str());
-    let text = given.get("BUILDKIT_DOCKERFILE_CHECK").map_or(directive, String::as_str);
-    let settings = match file.directive("check") {
-        Some(directive) => Settings::parse(text).locate(directive.span)?,
-        None => Settings::parse(text)?,
-    };
-    let target = args.platform.first().cloned().unwrap_or_else(Platform::host);
-    let known = |name: &str, platform: Option<&Platform>| {
-        let wanted = platform.unwrap_or(&target);
-        let image = store.find(name, wanted).ok()?;
-        let config = &image.config.config;
-        let have = image.config.platform();
-        Some(Known {
-            other_platform: wanted.score(&have).is_none().then(|| (wanted.clone(), have)),
-            env: Env::of(config.env.iter().flatten()),
-            has_shell: config.shell.as_ref().is_some_and(|shell| !shell.is_empty()),
-            workdir_set: false,
-        })
-    };
-    let subject = Subject { file, plan, args: given, ignore: &context.ignore, known: &known };
-    let found = lint::check(&subject, &settings);
-    if args.check {
-        if args.progress.is_json() {
-            let all: Vec<_> = found.iter().map(|warning| warning.json(source)).collect();
-            println!("{}", serde_json::json!({"warnings": all}));
-        } else if found.is_empty() {
-            println!("Check complete, no warnings found.");
-        } else {
-            let s = if found.len() == 1 { " has" } else { "s have" };
-            println!("Check complete, {} warning{s} been found!", found.len());
-            for warning in &found {
-                println!("\n{}", warning.render(source));
-            }
-        }
-        if found.is_empty() { Ok(()) } else { Err(Error::other(format!("{} warnings", found.len())).into()) }
-    } else {
-        for warning in &found {
-            display.excerpt(&warning.render(source));
-        }
-        if settings.error && !found.is_empty() {
-            return Err(Error::other(format!("{} warnings, and check=error=true", found.len())).into());
-        }
-        Ok(())
+/// The config of an image, as far as the store has it.
+fn known(store: &Store, name: &str, wanted: &Platform) -> Option<Known> {
+    let image = store.find(name, wanted).ok()?;
+    let config = &image.config.config;
+    let have = image.config.platform();
+    Some(Known {
+        other_platform: wanted.score(&have).is_none().then(|| (wanted.clone(), have)),
+        env: Env::of(config.env.iter().flatten()),
+        has_shell: config.shell.as_ref().is_some_and(|shell| !shell.is_empty()),
+        workdir_set: false,
+    })
+}
+
+/// What `# check=` or the argument in its place asks for.
+fn settings(file: &Dockerfile, given: &BuildArgs) -> Result<Settings> {
+    let directive = file.directive("check");
+    let text = given.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str);
+    let text = text.or(directive.map(|directive| directive.value.as_str())).unwrap_or_default();
+    match directive {
+        Some(directive) => Settings::parse(text).locate(directive.span),
+        None => Ok(Settings::parse(text)?),
     }
 }
 

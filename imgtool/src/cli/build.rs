@@ -12,7 +12,7 @@ use clap::{ArgAction, Args};
 
 use super::{ProgressArgs, PullPolicy, RegistryArgs};
 use crate::archive::LayerCompression;
-use crate::build::{CachePlace, Detail, Named, Output, SbomForm, Secret, Ssh, detail, sbom_form};
+use crate::build::{CachePlace, Call, Detail, Named, Output, SbomForm, Secret, Ssh, detail, sbom_form};
 use crate::bundle::{HostEntry, Rlimit, parse_cpus, parse_size};
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -90,9 +90,13 @@ pub(crate) struct BuildArgs {
     /// When to ask the registry for base images
     #[arg(long, value_enum, default_value_t, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
     pub(crate) pull: PullPolicy,
-    /// Only look for mistakes in the Dockerfile
-    #[arg(long)]
-    pub(crate) check: bool,
+    /// What to do with the Dockerfile: build, check, outline (what the target can be given) or targets, with
+    /// ,format=json for programs
+    #[arg(long, value_name = "METHOD", default_value = "build", overrides_with = "check")]
+    call: Call,
+    /// Only look for mistakes in the Dockerfile: --call=check
+    #[arg(long, overrides_with = "call")]
+    check: bool,
     /// Network of RUN: default (one of its own, by the CNI plugins or pasta, whichever is there), none or host
     #[arg(long, value_name = "NETWORK", default_value = "default", value_parser = ["default", "none", "host"])]
     pub(crate) network: String,
@@ -130,6 +134,14 @@ pub(crate) struct BuildArgs {
     pub(crate) progress: ProgressArgs,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+}
+
+impl BuildArgs {
+    /// What is asked for: the last of `--call` and `--check` counts.
+    pub(crate) fn call(&self) -> Call {
+        let call = if self.check { Call::CHECK } else { self.call };
+        Call { json: call.json || self.progress.is_json(), ..call }
+    }
 }
 
 /// Asked for, or asked not to be.

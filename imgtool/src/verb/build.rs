@@ -5,16 +5,17 @@ use std::path::Path;
 use super::print;
 use crate::build;
 use crate::cli::BuildArgs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::Store;
 
-/// Builds an image and prints its digest. `directory` is there in the process that builds, and not in the one that waits
+/// Builds an image and prints its digest, or what else was asked for. `directory` is there in the process that builds, and not in the one that waits
 /// for it.
 pub(crate) fn run(store: &Store, args: &BuildArgs, directory: Option<&Path>) -> Result<()> {
     let store = &store.with_rights()?;
     if let Some(directory) = directory {
-        let digest = build::run(store, args, directory)?;
-        return if digest.is_empty() { Ok(()) } else { print(digest) };
+        let said = build::run(store, args, directory)?;
+        said.text.lines().try_for_each(print)?;
+        return said.failed.map_or(Ok(()), |why| Err(Error::other(why)));
     }
     store.create()?;
     // The builder has its times of its environment.

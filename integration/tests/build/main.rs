@@ -5,6 +5,7 @@
 
 mod attacks;
 mod cache;
+mod calls;
 mod contexts;
 mod copies;
 mod flask;

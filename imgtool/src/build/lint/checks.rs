@@ -29,6 +29,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) args: &'a BuildArgs,
     pub(crate) ignore: &'a Ignore,
+    /// Every stage counts, as if each were built; else those that the target needs.
+    pub(crate) all: bool,
     /// The config of an image, if the store has it: without it, variables that it may set are no mistake.
     pub(crate) known: &'a dyn Fn(&str, Option<&Platform>) -> Option<Known>,
 }
@@ -37,11 +39,13 @@ pub(super) struct Checks<'a> {
     pub(super) subject: &'a Subject<'a>,
     settings: &'a Settings,
     found: Vec<Warning>,
+    /// Stands in a stage that is not asked for.
+    pub(super) aside: bool,
 }
 
 /// All warnings, in the order of their lines.
 pub(crate) fn check(subject: &Subject<'_>, settings: &Settings) -> Vec<Warning> {
-    let mut checks = Checks { subject, settings, found: Vec::new() };
+    let mut checks = Checks { subject, settings, found: Vec::new(), aside: false };
     checks.names();
     checks.casing();
     checks.from();
@@ -57,7 +61,7 @@ pub(crate) fn check(subject: &Subject<'_>, settings: &Settings) -> Vec<Warning> 
 
 impl Checks<'_> {
     pub(super) fn warn(&mut self, rule: Rule, span: Span, text: impl Into<String>) {
-        if self.settings.tells(rule) {
+        if self.settings.tells(rule) && (!self.aside || rule.is_of_writing()) {
             self.found.push(Warning { rule, span, text: text.into() });
         }
     }
@@ -215,7 +219,7 @@ mod tests {
             }),
             _ => None,
         };
-        let subject = Subject { file: &file, plan: &plan, args: &args, ignore: &ignore, known: &known };
+        let subject = Subject { file: &file, plan: &plan, args: &args, ignore: &ignore, all: true, known: &known };
         let all = check(&subject, &Settings::parse(settings).unwrap());
         all.into_iter().map(|w| (w.rule.name(), w.span.at.line, w.span.at.column)).collect()
     }

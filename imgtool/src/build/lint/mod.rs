@@ -69,6 +69,11 @@ impl Rule {
         }
     }
 
+    /// A matter of how it is written, in whatever stage: the others are of what a build of the stage would do.
+    fn is_of_writing(self) -> bool {
+        matches!(self, Self::MaintainerDeprecated | Self::LegacyKeyValueFormat)
+    }
+
     /// Told only when it is asked for.
     fn is_experimental(self) -> bool {
         self == Self::InvalidDefinitionDescription
@@ -86,15 +91,18 @@ pub(crate) struct Warning {
 impl Warning {
     /// As `docker build --check` prints it.
     pub(crate) fn render(&self, source: &Source) -> String {
-        let url = format!("https://docs.docker.com/go/dockerfile/rule/{}/", self.rule.page());
-        format!("WARNING: {} - {url}\n{}\n\n{}", self.rule.name(), self.text, source.excerpt(self.span))
+        format!("WARNING: {} - {}\n{}\n\n{}", self.rule.name(), self.url(), self.text, source.excerpt(self.span))
     }
 
-    pub(crate) fn json(&self, source: &Source) -> serde_json::Value {
-        json!({
-            "ruleName": self.rule.name(), "detail": self.text, "file": source.name,
-            "line": self.span.at.line, "column": self.span.at.column, "lastLine": self.span.last,
-        })
+    /// The object of `--call=check,format=json`. Columns count from 0 there.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let mut location = super::outline::location(self.span);
+        location["ranges"][0]["start"]["character"] = json!(self.span.at.column.saturating_sub(1));
+        json!({"ruleName": self.rule.name(), "url": self.url(), "detail": self.text, "location": location})
+    }
+
+    fn url(&self) -> String {
+        format!("https://docs.docker.com/go/dockerfile/rule/{}/", self.rule.page())
     }
 }
 

@@ -22,7 +22,9 @@ impl Checks<'_> {
             self.description("ARG", std::slice::from_ref(&arg.key), instruction);
         }
         let mut after: Vec<Option<Known>> = Vec::new();
+        let needed = plan.needed();
         for (number, stage) in file.stages.iter().enumerate() {
+            self.aside = !self.subject.all && !needed.contains(&number);
             let known = match &plan.stages[number].base {
                 Base::Scratch => Some(Known::default()),
                 Base::Stage(base) => after[*base].clone(),
@@ -41,6 +43,7 @@ impl Checks<'_> {
             let end = if plan.stages[number].replaced { known } else { self.stage(stage, known) };
             after.push(end);
         }
+        self.aside = false;
     }
 
     fn stage(&mut self, stage: &Stage, known: Option<Known>) -> Option<Known> {

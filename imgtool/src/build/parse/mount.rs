@@ -76,6 +76,12 @@ impl Mount {
         Self::read(text, expand).with(|| format!("--mount={text}"))
     }
 
+    /// The secret that is meant: by its id, or by the last part of where it goes.
+    pub(crate) fn secret_id(&self) -> Option<String> {
+        let last = |path: &String| path.rsplit('/').next().map(str::to_owned);
+        self.id.clone().or_else(|| self.source.clone()).or_else(|| self.target.as_ref().and_then(last))
+    }
+
     fn read(text: &str, expand: &dyn Fn(&str) -> Result<String>) -> Result<Self> {
         let bad = |text: String| Error::malformed(text);
         let mut fields = Vec::new();
