@@ -89,6 +89,7 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::Bundle(args) => ("bundle", verb::bundle::run(&store, args)),
         Verb::Ids(args) => ("ids", rights::map_ids_of(args.pid)),
         Verb::Network(args) => ("network", verb::network::run(args)),
+        Verb::Port(args) => ("port", verb::port::run(args)),
         Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(&store, args)),
     }
 }

@@ -15,7 +15,7 @@ use super::rootfs::RootFs;
 use super::rootless::{self, Rootless};
 use super::spec::{self, Context};
 use super::volume::{Bind, Source};
-use super::{RECORD, Record, overlay, seccomp, security, user};
+use super::{RECORD, Record, overlay, publish, seccomp, security, user};
 use crate::error::{Error, Result, Step};
 use crate::layer::{copy_tree, merge, open_root, remove_all};
 use crate::layout::{Image, Layer, Store, Together, Use, random_hex};
@@ -79,14 +79,22 @@ impl Maker<'_> {
         binds.extend(self.volumes(&root)?);
         let hosts = network::hosts(self.options, &hostname);
         binds.extend(self.files(&hostname, &hosts)?);
-        let plan = Plan::of(self.options, &hostname, &hosts)?;
+        let exposed = publish::exposed(config, &self.options.expose)?;
+        let plan = Plan::of(self.options, &exposed, &hostname, &hosts)?;
         if let Some(plan) = &plan {
             self.replace(PLAN, &oci::to_json(plan)?, 0o600)?;
         }
-        let ours = BTreeMap::from([
+        let mut ours = BTreeMap::from([
             ("org.tare.image.ref".to_owned(), name),
             ("org.tare.image.digest".to_owned(), digest.to_string()),
         ]);
+        if !self.options.expose.is_empty() {
+            let all: Vec<_> = exposed.iter().map(ToString::to_string).collect();
+            ours.insert("org.opencontainers.image.exposedPorts".to_owned(), all.join(","));
+        }
+        if let Some(plan) = plan.as_ref().filter(|plan| !plan.ports.is_empty()) {
+            ours.insert("org.tare.ports".to_owned(), publish::as_docker_lists(&plan.ports));
+        }
         let (mut annotations, left_out) = spec::annotations(&self.image.config, &ours);
         spec::add_annotations(&mut annotations, self.options, config.healthcheck.as_ref());
         for label in left_out {

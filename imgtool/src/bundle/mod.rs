@@ -19,6 +19,7 @@ mod maker;
 mod network;
 mod options;
 mod overlay;
+mod publish;
 mod remove;
 mod rootfs;
 mod rootless;
@@ -38,10 +39,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use health::HealthArgs;
-pub(crate) use link::{down as network_down, down_after_death, up as network_up};
+pub(crate) use link::{down as network_down, down_after_death, published, up as network_up};
 pub(crate) use made::Bundle;
-pub(crate) use network::{HostEntry, Network, Publish};
+pub(crate) use network::{HostEntry, Network};
 pub(crate) use options::{Options, parse_cpus, parse_memory, parse_size, read_env_file};
+pub(crate) use publish::{Exposed, Port, Publish};
 pub(crate) use remove::{check_unused, remove};
 pub(crate) use security::{Device, Rlimit, SecurityOpt};
 pub(crate) use step::{
@@ -109,6 +111,7 @@ pub(crate) fn make(
         }
     }
     spec::check(options)?;
+    publish::exposed(&image.config.config, &options.expose)?;
     if store.rights().own_namespace().is_some() && matches!(options.network, Network::Bridge | Network::Cni(_)) {
         return Err(Error::other("--network: CNI plugins need root; --network pasta does not"));
     }

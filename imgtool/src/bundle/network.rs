@@ -1,15 +1,15 @@
-//! `--network`, `-p`, `--dns`, `--add-host`: what is decided when the bundle is made. `link` acts it out when a container runs.
+//! `--network`, `--dns`, `--add-host`: what is decided when the bundle is made. `link` acts it out when a container runs.
 
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::link;
 use super::options::Options;
-use crate::error::{Error, Result, Step};
+use super::publish::{self, Exposed, Port};
+use crate::error::{Error, Result};
 
 /// Which network the container sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,106 +45,6 @@ impl FromStr for Network {
     }
 }
 
-/// One `-p`, perhaps of several ports in a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Publish {
-    ip: Option<IpAddr>,
-    /// `None`: any free port.
-    host: Option<u16>,
-    container: u16,
-    count: u16,
-    protocol: &'static str,
-}
-
-impl FromStr for Publish {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| {
-            Error::malformed(format!("{text:?}: {why} (want [[IP:]HOST_PORT:]CONTAINER_PORT[/tcp|udp|sctp])"))
-        };
-        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let protocol = ["tcp", "udp", "sctp"].into_iter().find(|known| *known == protocol);
-        let protocol = protocol.ok_or_else(|| bad("unknown protocol"))?;
-        let range = |text: &str| -> Option<(u16, u16)> {
-            let (first, last) = text.split_once('-').unwrap_or((text, text));
-            let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
-            (first > 0 && first <= last).then(|| (first, last - first + 1))
-        };
-        let (before, container) = ports.rsplit_once(':').map_or(("", ports), |(before, after)| (before, after));
-        let (container, count) = range(container).ok_or_else(|| bad("no port of the container"))?;
-        let (ip, host) = match before.rsplit_once(':') {
-            Some((ip, host)) => (Some(ip.trim_start_matches('[').trim_end_matches(']')), host),
-            None => (None, before),
-        };
-        let ip = ip.map(|ip| ip.parse::<IpAddr>().map_err(|_| bad("no IP address"))).transpose()?;
-        let host = match host {
-            "" | "0" => None,
-            host => {
-                let (first, length) = range(host).ok_or_else(|| bad("no port of the host"))?;
-                if length != count {
-                    return Err(bad("the ranges differ in length"));
-                }
-                Some(first)
-            }
-        };
-        Ok(Self { ip, host, container, count, protocol })
-    }
-}
-
-/// One published port, as CNI's portmap plugin takes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Port {
-    #[serde(rename = "hostPort")]
-    pub(super) host: u16,
-    #[serde(rename = "containerPort")]
-    pub(super) container: u16,
-    pub(super) protocol: String,
-    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
-    pub(super) host_ip: Option<IpAddr>,
-}
-
-impl Publish {
-    fn ports(&self) -> Result<Vec<Port>> {
-        let mut ports = Vec::new();
-        for n in 0..self.count {
-            let host = match self.host {
-                Some(first) => first.checked_add(n).ok_or_else(|| Error::malformed("--publish: port above 65535"))?,
-                None => 0,
-            };
-            let mut port = Port {
-                host,
-                container: self.container.saturating_add(n),
-                protocol: self.protocol.to_owned(),
-                host_ip: self.ip,
-            };
-            if host == 0 {
-                choose(&mut port)?;
-            }
-            ports.push(port);
-        }
-        Ok(ports)
-    }
-}
-
-/// Sets a port that nobody has at this moment: no program of the machine, and no other container.
-fn choose(port: &mut Port) -> Result<()> {
-    const ATTEMPTS: usize = 64;
-    let address = (port.host_ip.unwrap_or(IpAddr::from([0, 0, 0, 0])), 0);
-    for _ in 0..ATTEMPTS {
-        let found = if port.protocol == "udp" {
-            UdpSocket::bind(address).and_then(|socket| socket.local_addr())
-        } else {
-            TcpListener::bind(address).and_then(|listener| listener.local_addr())
-        };
-        port.host = found.at("--publish: find a free port")?.port();
-        if !link::is_taken(port) {
-            return Ok(());
-        }
-    }
-    Err(Error::other("--publish: no free port found"))
-}
-
 /// One `--add-host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostEntry {
@@ -177,17 +77,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// `None`: nothing is to be done then.
-    pub(super) fn of(options: &Options, hostname: &str, hosts: &str) -> Result<Option<Self>> {
-        let mut ports: Vec<Port> = Vec::new();
-        for publish in &options.publish {
-            for port in publish.ports()? {
-                if ports.iter().any(|have| link::overlap(have, &port)) {
-                    return Err(link::refused(&port, "port is already allocated (by another --publish)"));
-                }
-                ports.push(port);
-            }
-        }
+    /// For an image that exposes these ports. `None`: nothing is to be done then.
+    pub(super) fn of(options: &Options, exposed: &[Exposed], hostname: &str, hosts: &str) -> Result<Option<Self>> {
+        let ports = publish::ports(&options.publish, if options.publish_all { exposed } else { &[] })?;
         let cni = match &options.network {
             Network::None | Network::Host => {
                 return if ports.is_empty() {
@@ -322,23 +214,6 @@ fn compose(options: &Options, host: &str, upstream: impl Fn() -> String) -> Stri
 mod tests {
     use super::*;
 
-    fn ports(text: &str) -> Vec<(Option<String>, u16, u16, String)> {
-        let ports = text.parse::<Publish>().unwrap().ports().unwrap();
-        ports.into_iter().map(|p| (p.host_ip.map(|ip| ip.to_string()), p.host, p.container, p.protocol)).collect()
-    }
-
-    #[test]
-    fn ports_are_published_as_docker_does() {
-        assert_eq!(ports("8080:80"), [(None, 8080, 80, "tcp".into())]);
-        assert_eq!(ports("127.0.0.1:53:5353/udp"), [(Some("127.0.0.1".into()), 53, 5353, "udp".into())]);
-        assert_eq!(ports("[::1]:1:2")[0].0.as_deref(), Some("::1"));
-        assert_eq!(ports("10-12:20-22").iter().map(|p| (p.1, p.2)).collect::<Vec<_>>(), [(10, 20), (11, 21), (12, 22)]);
-        assert_ne!(ports("80")[0].1, 0);
-        for bad in ["", "x", "1:x", "0", "1:2/icmp", "1-2:3", "999999:1", "host:1:2", "3-1:3-1"] {
-            assert!(bad.parse::<Publish>().is_err(), "{bad}");
-        }
-    }
-
     #[test]
     fn resolv_conf_has_what_a_container_can_reach() {
         let host = "# x\nnameserver 127.0.0.53\nsearch a b\noptions edns0\n";
@@ -366,14 +241,9 @@ mod tests {
         assert_eq!("bridge".parse::<Network>().unwrap(), Network::Bridge);
         assert!("../x".parse::<Network>().is_err());
         let published = Options { publish: vec!["1:2".parse().unwrap()], ..Options::default() };
-        assert!(Plan::of(&published, "box", "").is_err(), "a port nobody could reach");
-        assert!(Plan::of(&Options::default(), "box", "").unwrap().is_none());
-        let publish = |ports: &[&str]| {
-            let publish = ports.iter().map(|port| port.parse().unwrap()).collect();
-            Plan::of(&Options { network: Network::Bridge, publish, ..Options::default() }, "box", "")
-        };
-        publish(&["127.0.0.1:1:2", "127.0.0.2:1:2", "1:2/udp"]).unwrap();
-        let twice = publish(&["8080:80", "8079-8081:1-3"]).unwrap_err().to_string();
-        assert!(twice.starts_with("Bind for 0.0.0.0:8080 failed: port is already allocated"), "{twice}");
+        assert!(Plan::of(&published, &[], "box", "").is_err(), "a port nobody could reach");
+        let all = Options { publish_all: true, ..Options::default() };
+        assert!(Plan::of(&all, &["80".parse().unwrap()], "box", "").is_err(), "and those of the image");
+        assert!(Plan::of(&Options::default(), &[], "box", "").unwrap().is_none());
     }
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::health::HealthArgs;
-use super::network::{HostEntry, Network, Publish};
+use super::network::{HostEntry, Network};
+use super::publish::{Exposed, Publish};
 use super::security::{Device, Rlimit, SecurityOpt};
 use super::volume::Volume;
 use crate::error::{Error, Result};
@@ -24,6 +25,9 @@ pub(crate) struct Options {
     pub(crate) hostname: Option<String>,
     pub(crate) network: Network,
     pub(crate) publish: Vec<Publish>,
+    /// What is exposed besides, for `publish_all`.
+    pub(crate) expose: Vec<Exposed>,
+    pub(crate) publish_all: bool,
     pub(crate) dns: Vec<std::net::IpAddr>,
     pub(crate) dns_search: Vec<String>,
     pub(crate) resolver: Vec<String>,

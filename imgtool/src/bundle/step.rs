@@ -123,7 +123,7 @@ pub(crate) fn connect_step(store: &Store, step: &mut StepSpec<'_>, directory: &P
             "options": ["rbind", "rprivate", "nodev", "rw"],
         }));
     }
-    if let Some(plan) = Plan::of(&options, step.hostname, &hosts)? {
+    if let Some(plan) = Plan::of(&options, &[], step.hostname, &hosts)? {
         fs::write(directory.join(PLAN), oci::to_json(&plan)?).at("network.json")?;
         step.hooks = Some(network_hooks(store, directory)?);
     }

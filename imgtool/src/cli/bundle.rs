@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::{LayerArgs, RegistryArgs, TrustArgs};
 use crate::bundle::{
-    Device, HealthArgs, HostEntry, Network, Publish, Rlimit, SecurityOpt, Volume, parse_cpus, parse_memory,
+    Device, Exposed, HealthArgs, HostEntry, Network, Publish, Rlimit, SecurityOpt, Volume, parse_cpus, parse_memory,
     parse_mount, parse_size, parse_tmpfs,
 };
 
@@ -74,6 +74,12 @@ pub(crate) struct BundleArgs {
     /// Publish a port on the host; may be repeated
     #[arg(short, long, value_name = "[[IP:]HOST:]CONTAINER[/PROTOCOL]")]
     pub(crate) publish: Vec<Publish>,
+    /// Publish each port that the image or --expose names, as a free port of the host: imgtool port DIR tells which
+    #[arg(short = 'P', long)]
+    pub(crate) publish_all: bool,
+    /// Port for --publish-all besides the image's; may be repeated
+    #[arg(long, value_name = "PORT[-PORT][/PROTOCOL]")]
+    pub(crate) expose: Vec<Exposed>,
     /// Name server instead of the host's; may be repeated
     #[arg(long, value_name = "IP")]
     pub(crate) dns: Vec<std::net::IpAddr>,

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::ListFormat;
 use crate::archive::LayerCompression;
+use crate::bundle::Exposed;
 use crate::reference::Reference;
 
 #[derive(Debug, Args)]
@@ -80,4 +81,17 @@ pub(crate) struct UnbundleArgs {
     /// The bundles' directories
     #[arg(value_name = "DIR", required = true)]
     pub(crate) directories: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortArgs {
+    /// The bundle's directory
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) bundle: PathBuf,
+    /// Only this port of the container, as 80 or 53/udp
+    #[arg(value_name = "PORT[/PROTOCOL]")]
+    pub(crate) port: Option<Exposed>,
+    /// How the list is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
 }

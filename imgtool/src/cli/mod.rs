@@ -15,7 +15,7 @@ mod volume;
 
 pub(crate) use build::BuildArgs;
 pub(crate) use bundle::{BundleArgs, PullPolicy};
-pub(crate) use made::{CommitArgs, DiffArgs, ExportArgs, MountArgs, NetworkArgs, NetworkVerb, UnbundleArgs};
+pub(crate) use made::{CommitArgs, DiffArgs, ExportArgs, MountArgs, NetworkArgs, NetworkVerb, PortArgs, UnbundleArgs};
 pub(crate) use remote::{CopyArgs, DeleteArgs, LoginArgs, LogoutArgs, PushArgs, ReferrersArgs, TagsArgs};
 pub(crate) use store::{
     DuArgs, FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, PruneArgs, RmArgs, TagArgs,
@@ -131,6 +131,8 @@ pub(crate) enum Verb {
     Umount(MountArgs),
     /// Make a bundle (root file system and config.json) of an image, and print its path
     Bundle(BundleArgs),
+    /// Show which ports of the host are a bundle's
+    Port(PortArgs),
     /// Unmount and remove bundles
     Unbundle(UnbundleArgs),
     /// Connect a bundle's container with its network: the bundle's hooks call this

@@ -87,7 +87,7 @@ fn options(args: &BundleArgs, root: bool) -> Result<Options> {
     }
     env.extend(args.env.iter().cloned());
     // A published port wants a network that it can be reached by.
-    let network = args.network.clone().unwrap_or(match (args.publish.is_empty(), root) {
+    let network = args.network.clone().unwrap_or(match (args.publish.is_empty() && !args.publish_all, root) {
         (true, _) => Network::None,
         (false, true) => Network::Bridge,
         (false, false) => Network::Pasta,
@@ -103,6 +103,8 @@ fn options(args: &BundleArgs, root: bool) -> Result<Options> {
         hostname: args.hostname.clone(),
         network,
         publish: args.publish.clone(),
+        expose: args.expose.clone(),
+        publish_all: args.publish_all,
         dns: args.dns.clone(),
         dns_search: args.dns_search.clone(),
         resolver: args.dns_option.clone(),

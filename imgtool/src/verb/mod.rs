@@ -18,6 +18,7 @@ pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod mount;
 pub(crate) mod network;
+pub(crate) mod port;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;

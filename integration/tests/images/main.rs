@@ -10,6 +10,7 @@ mod bundle;
 mod exchange;
 mod interop;
 mod interrupted;
+mod network;
 mod push;
 mod registry;
 mod rootless;

@@ -121,17 +121,22 @@ fn a_port_is_published_by_pasta() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port();
     let published = format!("127.0.0.1:{port}:80");
     let serve = "mkdir /tmp/www; echo over pasta >/tmp/www/index.html; exec /bin/busybox httpd -f -h /tmp/www";
-    let path = user.bundle(&["-u", "0", "-p", &published, "small:1", "--", "/bin/sh", "-c", serve]);
-    // It goes on in the background, with its output in a file.
-    user.run("runtime", &["run", "--detach", "--bundle", &path, &user.place.id]).ok();
-    let url = format!("http://127.0.0.1:{port}/");
-    let answer = integration::wait::until(std::time::Duration::from_millis(50), command::LIMIT / 2, || {
-        let out = tool("busybox", &["wget", "-q", "-O", "-", &url]);
-        (out.code == 0).then_some(out.stdout)
-    });
-    assert_eq!(answer.as_deref(), Some("over pasta\n"));
-    user.run("runtime", &["delete", "--force", &user.place.id]).ok();
-    assert_eq!(user.imgtool(&["unbundle", &path]).ok().stderr, "");
+    // One that the user chose, and whichever is free.
+    for publish in [&["-p", &published][..], &["-P", "--expose", "80"]] {
+        let path = user.bundle(&[publish, &["-u", "0", "small:1", "--", "/bin/sh", "-c", serve]].concat());
+        let address = user.imgtool(&["port", &path, "80"]).ok().stdout;
+        let port = address.trim().rsplit(':').next().unwrap();
+        // It goes on in the background, with its output in a file.
+        user.run("runtime", &["run", "--detach", "--bundle", &path, &user.place.id]).ok();
+        let url = format!("http://127.0.0.1:{port}/");
+        let answer = integration::wait::until(std::time::Duration::from_millis(50), command::LIMIT / 2, || {
+            let out = tool("busybox", &["wget", "-q", "-O", "-", &url]);
+            (out.code == 0).then_some(out.stdout)
+        });
+        assert_eq!(answer.as_deref(), Some("over pasta\n"), "{publish:?}");
+        user.run("runtime", &["delete", "--force", &user.place.id]).ok();
+        assert_eq!(user.imgtool(&["unbundle", &path]).ok().stderr, "");
+    }
     user.leave();
 }
 

@@ -22,8 +22,9 @@ pub(super) use cni::NAMESPACE;
 pub(super) use ports::{is_taken, overlap, refused};
 
 use super::network::Plan;
+use super::publish::Port;
 use crate::error::{Error, Result, Step, tell};
-use crate::layout::check_ours;
+use crate::layout::{check_ours, if_there};
 use crate::{oci, regular};
 
 pub(super) const PLAN: &str = "network.json";
@@ -113,6 +114,12 @@ pub(crate) fn down(directory: &Path) -> Result<()> {
 pub(crate) fn down_after_death(directory: &Path) -> Result<()> {
     // Pasta has died too, and its number may be another's.
     if directory.join(STATE).exists() && plan(directory)?.cni.is_some() { down(directory) } else { Ok(()) }
+}
+
+/// The ports of the bundle at `directory`, be its container connected or not.
+pub(crate) fn published(directory: &Path) -> Result<Vec<Port>> {
+    super::read_record(directory)?;
+    Ok(if_there(plan(directory))?.map(|plan| plan.ports).unwrap_or_default())
 }
 
 fn plan(directory: &Path) -> Result<Plan> {

@@ -6,14 +6,14 @@
 //! deleted are taken from it. After a restart of the machine there are none.
 
 use std::fs::{self, DirBuilder, File};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::network::Port;
+use super::super::publish::Port;
 use super::STATE;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
@@ -156,7 +156,7 @@ fn all() -> Result<Vec<Claim>> {
 
 /// Whether no program of the machine listens on the port: what is translated before it would never reach it.
 fn is_free(port: &Port) -> Result<()> {
-    let address = SocketAddr::new(port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port.host);
+    let address = port.address();
     let bound = match port.protocol.as_str() {
         "tcp" => TcpListener::bind(address).map(drop),
         "udp" => UdpSocket::bind(address).map(drop),
@@ -172,8 +172,7 @@ fn is_free(port: &Port) -> Result<()> {
 
 /// In Docker's words, which people look for.
 pub(crate) fn refused(port: &Port, why: &str) -> Error {
-    let address = SocketAddr::new(port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port.host);
-    Error::other(format!("Bind for {address} failed: {why}"))
+    Error::other(format!("Bind for {} failed: {why}", port.address()))
 }
 
 fn file_of(bundle: &Path) -> PathBuf {
