@@ -6,13 +6,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Record, overlay, read_record};
+use super::{RECORD_MAX, Record, init, overlay, read_record};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, Step};
 use crate::layer::{Limits, LowerStack, mount_points, open_root};
 use crate::layout::{Image, Layer, Store};
+use crate::oci;
 use crate::platform::Platform;
 use crate::progress::{Form, Progress};
+use crate::regular;
 use crate::unpack::{Unpacking, lower_stack, visible};
 
 /// A bundle of ours.
@@ -104,6 +106,10 @@ impl Bundle {
         let mut candidates = vec!["dev", "proc", "sys"];
         let files = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
         candidates.extend(files.iter().filter(|file| self.directory.join(file).exists()));
+        let spec = regular::read(&self.directory.join("config.json"), RECORD_MAX).and_then(|text| oci::json(&text));
+        if spec.is_ok_and(|spec| init::is_in(&spec)) {
+            candidates.push(init::place());
+        }
         mount_points(&self.upper()?, &self.lower()?, &candidates)
     }
 

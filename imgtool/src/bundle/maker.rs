@@ -15,7 +15,7 @@ use super::rootfs::RootFs;
 use super::rootless::{self, Rootless};
 use super::spec::{self, Context};
 use super::volume::{Bind, Source};
-use super::{RECORD, Record, overlay, publish, seccomp, security, user};
+use super::{RECORD, Record, init, overlay, publish, seccomp, security, user};
 use crate::error::{Error, Result, Step};
 use crate::layer::{copy_tree, merge, open_root, remove_all};
 use crate::layout::{Image, Layer, Store, Together, Use, random_hex};
@@ -79,6 +79,7 @@ impl Maker<'_> {
         binds.extend(self.volumes(&root)?);
         let hosts = network::hosts(self.options, &hostname);
         binds.extend(self.files(&hostname, &hosts)?);
+        binds.extend(self.options.init.as_deref().map(init::bind));
         let exposed = publish::exposed(config, &self.options.expose)?;
         let plan = Plan::of(self.options, &exposed, &hostname, &hosts)?;
         if let Some(plan) = &plan {

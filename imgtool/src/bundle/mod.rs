@@ -13,6 +13,7 @@
 
 mod caps;
 mod health;
+mod init;
 mod link;
 mod made;
 mod maker;
@@ -39,6 +40,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use health::HealthArgs;
+pub(crate) use init::{check as check_init, find as find_init};
 pub(crate) use link::{down as network_down, down_after_death, published, up as network_up};
 pub(crate) use made::Bundle;
 pub(crate) use network::{HostEntry, Network};

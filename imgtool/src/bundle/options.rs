@@ -22,6 +22,8 @@ pub(crate) struct Options {
     pub(crate) user: Option<String>,
     pub(crate) groups: Vec<String>,
     pub(crate) tty: bool,
+    /// The program of the host's that is to be PID 1.
+    pub(crate) init: Option<PathBuf>,
     pub(crate) hostname: Option<String>,
     pub(crate) network: Network,
     pub(crate) publish: Vec<Publish>,

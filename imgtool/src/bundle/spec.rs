@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::health;
+use super::init;
 use super::network::Network;
 use super::options::{Options, clean_absolute};
 use super::rootless::Rootless;
@@ -259,10 +260,14 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
         linux["devices"] = json!(context.devices.nodes);
     }
     linux["namespaces"] = json!(namespaces);
+    let mut args = arguments(&config.config, options)?;
+    if options.init.is_some() {
+        args = init::before(args);
+    }
     let mut process = json!({
         "terminal": options.tty,
         "user": user,
-        "args": arguments(&config.config, options)?,
+        "args": args,
         "env": environment(&config.config, options, context)?,
         "cwd": working_directory(&config.config, options)?,
         // Inheritable stays empty: with it, programs with file capabilities would get more (CVE-2022-24769).

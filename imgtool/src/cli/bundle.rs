@@ -65,6 +65,12 @@ pub(crate) struct BundleArgs {
     /// Allocate a terminal: process.terminal of config.json
     #[arg(short, long)]
     pub(crate) tty: bool,
+    /// Run an init as PID 1 that reaps processes and passes signals on: docker-init, catatonit or tini of this machine
+    #[arg(long)]
+    pub(crate) init: bool,
+    /// The program for that, which must run in the image
+    #[arg(long, value_name = "FILE")]
+    pub(crate) init_path: Option<PathBuf>,
     /// Host name [default: 12 random hex digits; with --network host, the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) hostname: Option<String>,

@@ -1,7 +1,7 @@
 //! `imgtool bundle`
 
 use super::print;
-use crate::bundle::{Network, Options, make, read_env_file};
+use crate::bundle::{Network, Options, check_init, find_init, make, read_env_file};
 use crate::cli::{BundleArgs, PullPolicy};
 use crate::error::{Error, Kind, Result, Step};
 use crate::layout::{Image, Layer, Store};
@@ -92,6 +92,10 @@ fn options(args: &BundleArgs, root: bool) -> Result<Options> {
         (false, true) => Network::Bridge,
         (false, false) => Network::Pasta,
     });
+    let init = match &args.init_path {
+        Some(path) => Some(check_init(path)?),
+        None => args.init.then(find_init).transpose()?,
+    };
     Ok(Options {
         command: args.command.clone(),
         entrypoint: args.entrypoint.clone(),
@@ -100,6 +104,7 @@ fn options(args: &BundleArgs, root: bool) -> Result<Options> {
         user: args.user.clone(),
         groups: args.group_add.clone(),
         tty: args.tty,
+        init,
         hostname: args.hostname.clone(),
         network,
         publish: args.publish.clone(),

@@ -8,6 +8,7 @@ mod attacked;
 mod badinput;
 mod bundle;
 mod exchange;
+mod init;
 mod interop;
 mod interrupted;
 mod network;
