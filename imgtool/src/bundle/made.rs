@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{RECORD_MAX, Record, init, overlay, read_record};
+use super::{Options, RECORD_MAX, Record, init, namespaces, overlay, read_record};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, Step};
 use crate::layer::{Limits, LowerStack, mount_points, open_root};
@@ -117,8 +117,13 @@ impl Bundle {
         Ok(fs::metadata(self.rootfs())?.dev() != fs::metadata(&self.directory)?.dev())
     }
 
-    /// Mounts the root file system again, as after a restart of the machine.
+    /// Mounts the root file system again, as after a restart of the machine, and what else was mounted for the container but the
+    /// namespaces of others, which are no more.
     pub(crate) fn mount(&self) -> Result<()> {
+        let shm = self.directory.join(namespaces::SHM);
+        if shm.exists() && fs::metadata(&shm)?.dev() == fs::metadata(&self.directory)?.dev() {
+            namespaces::mount_shm(&self.directory, self.record.shm.unwrap_or(Options::default().shm_size()))?;
+        }
         if self.record.copied || self.is_mounted()? {
             return Ok(());
         }

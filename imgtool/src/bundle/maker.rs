@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens};
 
 use super::link::PLAN;
+use super::namespaces::{self, Donor, Memory, Origin};
 use super::network::{self, Network, Plan};
 use super::options::{Options, clean_absolute};
 use super::rootfs::RootFs;
@@ -43,6 +44,7 @@ impl Maker<'_> {
             image: name.clone(),
             digest: digest.clone(),
             copied: self.options.copy,
+            shm: (self.options.ipc.memory == Memory::Shareable).then(|| self.options.shm_size()),
         };
         self.replace(RECORD, &oci::to_json(&record)?, 0o600)?;
         // Nobody takes a volume away before our record says that we have it.
@@ -68,17 +70,30 @@ impl Maker<'_> {
                         asked.uid, asked.gid
                     ));
                 }
-                Some(Rootless { maps: own.clone(), root: mount, cgroup2: rootless::has_cgroup2() })
+                Some(Rootless {
+                    maps: own.clone(),
+                    root: mount,
+                    cgroup2: rootless::has_cgroup2(),
+                    queues: rootless::has_queues(),
+                })
             }
             None => None,
         };
         root.make_directory(&spec::working_directory(config, self.options)?)?;
-        let hostname = self.hostname(id);
+        let (joined, donor) = namespaces::keep(self.directory, self.options)?;
+        let hostname = self.hostname(id, &donor);
+        let shm = match self.options.ipc.memory {
+            Memory::Shareable => Some(namespaces::mount_shm(self.directory, self.options.shm_size())?),
+            _ => donor.shm.clone(),
+        };
         let mut binds = self.named_volumes(&root)?;
         drop(volumes);
         binds.extend(self.volumes(&root)?);
-        let hosts = network::hosts(self.options, &hostname);
-        binds.extend(self.files(&hostname, &hosts)?);
+        // What a container that shares its network says of it.
+        let of_donor = |name: &str| fs::read_to_string(donor.network.as_ref()?.join("etc").join(name)).ok();
+        let hosts = of_donor("hosts").unwrap_or_else(|| network::hosts(self.options, &hostname));
+        let resolver = of_donor("resolv.conf").or_else(|| network::resolv_conf(self.options));
+        binds.extend(self.files(&hostname, &hosts, resolver)?);
         binds.extend(self.options.init.as_deref().map(init::bind));
         let exposed = publish::exposed(config, &self.options.expose)?;
         let plan = Plan::of(self.options, &exposed, &hostname, &hosts)?;
@@ -118,6 +133,8 @@ impl Maker<'_> {
             kernel: seccomp::kernel_version(),
             devices: security::Devices::of(&self.options.devices, self.options.privileged)?,
             hooks: if plan.is_some() { Some(network_hooks(self.store, self.directory)?) } else { None },
+            joined,
+            shm,
             rootless,
         };
         let spec = spec::spec(&self.image.config, self.options, &context)?;
@@ -193,10 +210,14 @@ impl Maker<'_> {
         Ok(rootfs)
     }
 
-    fn hostname(&self, id: &str) -> String {
+    fn hostname(&self, id: &str, donor: &Donor) -> String {
+        let donors = || Some(fs::read_to_string(donor.network.as_ref()?.join("etc/hostname")).ok()?.trim().to_owned());
         match (&self.options.hostname, &self.options.network) {
             (Some(name), _) => name.clone(),
-            (None, Network::Host) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            (None, Network::Joined(_)) => donors().unwrap_or_else(|| id.to_owned()),
+            (None, _) if self.options.uts == Origin::Host || self.options.network == Network::Host => {
+                rustix::system::uname().nodename().to_string_lossy().into_owned()
+            }
             (None, _) => id.to_owned(),
         }
     }
@@ -248,10 +269,10 @@ impl Maker<'_> {
     }
 
     /// The files that name the container and its neighbours.
-    fn files(&mut self, hostname: &str, hosts: &str) -> Result<Vec<Bind>> {
+    fn files(&mut self, hostname: &str, hosts: &str, resolver: Option<String>) -> Result<Vec<Bind>> {
         self.make_directory("etc", 0o755)?;
         let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts.to_owned())];
-        files.extend(network::resolv_conf(self.options).map(|text| ("resolv.conf", text)));
+        files.extend(resolver.map(|text| ("resolv.conf", text)));
         let mut binds = Vec::new();
         for (name, content) in files {
             let source = self.write(&format!("etc/{name}"), content.as_bytes(), 0o644)?;

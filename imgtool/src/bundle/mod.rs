@@ -7,16 +7,20 @@
 //!   overlay/{upper,work}
 //!   etc/{hostname,hosts,resolv.conf}    bound into the container
 //!   volumes/N/        one for each of the image's volumes, with what the image has there
+//!   namespaces/KIND   those of other containers that this one joins
+//!   shm/              /dev/shm, where others may join it
 //!   network.json      what the hooks in config.json do to connect a container, where they do
 //!   bundle.json       what `unbundle` must know: the store and the image
 //! ```
 
 mod caps;
+mod containers;
 mod health;
 mod init;
 mod link;
 mod made;
 mod maker;
+mod namespaces;
 mod network;
 mod options;
 mod overlay;
@@ -43,6 +47,7 @@ pub(crate) use health::HealthArgs;
 pub(crate) use init::{check as check_init, find as find_init};
 pub(crate) use link::{down as network_down, down_after_death, published, up as network_up};
 pub(crate) use made::Bundle;
+pub(crate) use namespaces::{Ipc, Origin};
 pub(crate) use network::{HostEntry, Network};
 pub(crate) use options::{Options, parse_cpus, parse_memory, parse_size, read_env_file};
 pub(crate) use publish::{Exposed, Port, Publish};
@@ -77,6 +82,9 @@ struct Record {
     /// The root file system is a directory like any other.
     #[serde(default)]
     copied: bool,
+    /// Bytes of the /dev/shm that others may join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shm: Option<u64>,
 }
 
 /// Makes a bundle of `image` in `directory`, or in a new one of the store. Gives its absolute path. The caller holds the
@@ -114,6 +122,7 @@ pub(crate) fn make(
     }
     spec::check(options)?;
     publish::exposed(&image.config.config, &options.expose)?;
+    namespaces::check(options, store.rights().own_namespace().is_none())?;
     if store.rights().own_namespace().is_some() && matches!(options.network, Network::Bridge | Network::Cni(_)) {
         return Err(Error::other("--network: CNI plugins need root; --network pasta does not"));
     }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::namespaces::Origin;
 use super::options::Options;
 use super::publish::{self, Exposed, Port};
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ pub(crate) enum Network {
     Bridge,
     /// User-mode networking by pasta, which needs no privilege.
     Pasta,
+    /// Another container's.
+    Joined(Origin),
     /// A network that is configured for CNI on this host.
     Cni(String),
 }
@@ -37,9 +40,11 @@ impl FromStr for Network {
             "host" => Ok(Self::Host),
             "bridge" => Ok(Self::Bridge),
             "pasta" => Ok(Self::Pasta),
+            other if Origin::joined(other).is_some() => Ok(Self::Joined(Origin::joined(other).unwrap_or_default())),
             name if !name.is_empty() && name.bytes().all(good) => Ok(Self::Cni(name.to_owned())),
             _ => {
-                Err(Error::malformed(format!("{text:?}: want none, host, bridge, pasta or the name of a CNI network")))
+                let want = "none, host, bridge, pasta, container:NAME-or-DIR, ns:/PATH or the name of a CNI network";
+                Err(Error::malformed(format!("{text:?}: want {want}")))
             }
         }
     }
@@ -81,7 +86,7 @@ impl Plan {
     pub(super) fn of(options: &Options, exposed: &[Exposed], hostname: &str, hosts: &str) -> Result<Option<Self>> {
         let ports = publish::ports(&options.publish, if options.publish_all { exposed } else { &[] })?;
         let cni = match &options.network {
-            Network::None | Network::Host => {
+            Network::None | Network::Host | Network::Joined(_) => {
                 return if ports.is_empty() {
                     Ok(None)
                 } else {

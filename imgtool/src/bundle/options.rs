@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::health::HealthArgs;
+use super::namespaces::{Ipc, Origin};
 use super::network::{HostEntry, Network};
 use super::publish::{Exposed, Publish};
 use super::security::{Device, Rlimit, SecurityOpt};
@@ -26,6 +27,10 @@ pub(crate) struct Options {
     pub(crate) init: Option<PathBuf>,
     pub(crate) hostname: Option<String>,
     pub(crate) network: Network,
+    pub(crate) pid: Origin,
+    pub(crate) ipc: Ipc,
+    pub(crate) uts: Origin,
+    pub(crate) cgroup: Origin,
     pub(crate) publish: Vec<Publish>,
     /// What is exposed besides, for `publish_all`.
     pub(crate) expose: Vec<Exposed>,
@@ -57,6 +62,13 @@ pub(crate) struct Options {
     pub(crate) health: HealthArgs,
     /// Copy the image's files instead of mounting them.
     pub(crate) copy: bool,
+}
+
+impl Options {
+    /// Bytes of /dev/shm.
+    pub(super) fn shm_size(&self) -> u64 {
+        self.shm.unwrap_or(64 << 20)
+    }
 }
 
 /// The lines of `--env-file`: `KEY=VALUE` as it stands, `KEY` for this process's value, comments, empty lines.

@@ -4,20 +4,21 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{RECORD, Record, link, overlay, read_record};
+use super::{RECORD, Record, containers, link, namespaces, overlay, read_record};
 use crate::error::{Error, Result, Step, tell};
 use crate::layer::remove_all;
 use crate::layout::{Store, check_ours};
-use crate::oci;
 
 /// All that `bundle` makes in a bundle's directory.
-const OURS: [&str; 15] = [
+const OURS: [&str; 17] = [
     "config.json",
     ".config.json",
     ".bundle.json",
     "rootfs",
     "overlay",
     "volumes",
+    namespaces::KEPT,
+    namespaces::SHM,
     "etc",
     "network.json",
     ".network.json",
@@ -70,6 +71,7 @@ pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<Pa
         tell(format_args!("imgtool: {}: network: {e}", directory.display()));
     }
     overlay::unmount_rootfs(&directory.join("rootfs"))?;
+    namespaces::forget(directory)?;
     // First what may be refused, and leaves the rest whole then: something is mounted there. A copy goes after config.json, which
     // is there as long as the files are. What was mounted has none there but those that somebody made while it was not.
     if !read_record(directory).is_ok_and(|record: Record| record.copied) {
@@ -107,56 +109,18 @@ pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<Pa
 /// Who uses the bundle: a process whose root directory it is, or a container that somebody has a record of.
 fn user_of(directory: &Path) -> Result<Option<String>> {
     if let Ok(meta) = fs::metadata(directory.join("rootfs"))
-        && let Some(pid) = process_in(&meta, fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev()))?
+        && let Some(pid) =
+            containers::process_in(&meta, fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev()))?
     {
         return Ok(Some(format!("process {pid}")));
     }
     Ok(container_of(directory))
 }
 
-/// A process that has the bundle's root file system as its root. Each overlay (`mounted`) has a device number of its own,
-/// which shows through /proc/PID/root in whatever mount namespace the process is.
-fn process_in(rootfs: &fs::Metadata, mounted: bool) -> Result<Option<u32>> {
-    for entry in fs::read_dir("/proc").at("read /proc")? {
-        let Ok(entry) = entry else { continue };
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // A process that ended meanwhile, or that we may not look at, does not count.
-        let is_it = |meta: fs::Metadata| meta.dev() == rootfs.dev() && (mounted || meta.ino() == rootfs.ino());
-        if fs::metadata(format!("/proc/{pid}/root")).is_ok_and(is_it) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
-}
-
-/// A container, perhaps a stopped one, that a runtime or the standalone shim has a record of, where these keep them.
+/// A container, perhaps a stopped one, that a runtime or the standalone shim has a record of.
 fn container_of(directory: &Path) -> Option<String> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let run = absolute("XDG_RUNTIME_DIR").map(|dir| dir.join("tare"));
-    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
-    let data = data.map(|dir| dir.join("tare/containers"));
-    let runtimes = [Some(PathBuf::from("/run/tare")), run].into_iter().map(|root| (root, "state.json"));
-    let shims = [Some(PathBuf::from("/var/lib/tare/containers")), data].into_iter().map(|root| (root, "options.json"));
-    for (root, file) in runtimes.chain(shims) {
-        let Some(Ok(list)) = root.map(fs::read_dir) else {
-            continue;
-        };
-        for entry in list.flatten() {
-            let record = fs::read(entry.path().join(file)).ok();
-            let Some(Ok(record)) = record.map(|bytes| oci::json::<serde_json::Value>(&bytes)) else {
-                continue;
-            };
-            if record.get("bundle").and_then(|b| b.as_str()).is_some_and(|bundle| same(Path::new(bundle), directory)) {
-                return Some(format!("container {}", entry.file_name().to_string_lossy()));
-            }
-        }
-    }
-    None
-}
-
-fn same(one: &Path, other: &Path) -> bool {
-    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    one == other || (id(one).is_some() && id(one) == id(other))
+    let mut records = containers::records().into_iter();
+    records
+        .find(|record| containers::same(&record.bundle, directory))
+        .map(|record| format!("container {}", record.name))
 }

@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::namespaces::Origin;
+use super::network::Network;
+use super::options::Options;
 use super::user::Identity;
 use crate::error::{Error, Result};
 use crate::rights::{Maps, Range, has};
@@ -14,6 +17,8 @@ pub(super) struct Rootless {
     pub(super) root: Option<Value>,
     /// cgroup v2 can be shown in a user namespace, v1 cannot.
     pub(super) cgroup2: bool,
+    /// The host's message queues are mounted, where a container that shares them finds them.
+    pub(super) queues: bool,
 }
 
 /// Checks that the process's ids are there in the container's user namespace. Where the user alone is mapped, as 0 because runtimes
@@ -41,11 +46,11 @@ impl Rootless {
     pub(super) fn within(outer: &Maps) -> Self {
         let same = |ranges: &[Range]| ranges.iter().map(|range| Range { outside: range.inside, ..*range }).collect();
         let maps = Maps { uids: same(&outer.uids), gids: same(&outer.gids) };
-        Self { maps, root: None, cgroup2: has_cgroup2() }
+        Self { maps, root: None, cgroup2: has_cgroup2(), queues: has_queues() }
     }
 
     /// Turns root's config.json into one that an ordinary user can run.
-    pub(super) fn adapt(&self, spec: &mut Value, host_network: bool) {
+    pub(super) fn adapt(&self, spec: &mut Value, options: &Options) {
         let map = |ranges: &[Range]| -> Value {
             let entry = |r: &Range| json!({"containerID": r.inside, "hostID": r.outside, "size": r.count});
             ranges.iter().map(entry).collect()
@@ -69,16 +74,24 @@ impl Rootless {
         }
         let Some(mounts) = spec["mounts"].as_array_mut() else { return };
         mounts.retain(|mount| self.cgroup2 || mount["type"] != "cgroup");
+        mounts.retain(|mount| mount["type"] != "mqueue" || options.ipc.origin != Origin::Host || self.queues);
         for mount in mounts.iter_mut() {
             if mount["type"] == "devpts"
                 && let Some(options) = mount["options"].as_array_mut()
             {
                 options.retain(|option| option != "gid=5" || has(&self.maps.gids, 5));
             }
-            // sysfs shows the network namespace, and is for its owner to mount.
-            if mount["type"] == "sysfs" && host_network {
-                *mount = json!({"destination": "/sys", "type": "bind", "source": "/sys",
-                    "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+            // Each of them shows a namespace, and is for the owner of that to mount.
+            for (kind, place, hosts) in [
+                ("sysfs", "/sys", options.network == Network::Host),
+                ("proc", "/proc", options.pid == Origin::Host),
+                ("mqueue", "/dev/mqueue", options.ipc.origin == Origin::Host),
+            ] {
+                if mount["type"] == kind && hosts {
+                    let access = if kind == "sysfs" { "ro" } else { "rw" };
+                    *mount = json!({"destination": place, "type": "bind", "source": place,
+                        "options": ["rbind", "nosuid", "noexec", "nodev", access]});
+                }
             }
         }
         if let Some(root) = &self.root {
@@ -91,6 +104,11 @@ impl Rootless {
 pub(super) fn has_cgroup2() -> bool {
     const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
     rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
+}
+
+/// Whether this host has its message queues mounted.
+pub(super) fn has_queues() -> bool {
+    std::path::Path::new("/dev/mqueue").exists()
 }
 
 #[cfg(test)]
@@ -143,9 +161,10 @@ mod tests {
             maps: Maps { uids: vec![range(0, 1000, 1)], gids: vec![range(0, 1000, 1)] },
             root: Some(json!({"destination": "/", "type": "overlay"})),
             cgroup2: false,
+            queues: false,
         };
         let mut other = spec.clone();
-        rootless.adapt(&mut spec, false);
+        rootless.adapt(&mut spec, &Options::default());
         assert_eq!(spec["linux"]["namespaces"][1]["type"], "user");
         assert_eq!(spec["linux"]["uidMappings"], json!([{"containerID": 0, "hostID": 1000, "size": 1}]));
         assert_eq!(spec["linux"]["resources"], json!({"pids": {"limit": 3}}));
@@ -154,7 +173,8 @@ mod tests {
         assert_eq!(kinds, ["overlay", "devpts", "sysfs"]);
         assert_eq!(spec["mounts"][1]["options"], json!(["mode=0620"]));
         other["linux"]["resources"] = json!({"devices": []});
-        Rootless { cgroup2: true, root: None, ..rootless }.adapt(&mut other, true);
+        let host = Options { network: Network::Host, ..Options::default() };
+        Rootless { cgroup2: true, root: None, ..rootless }.adapt(&mut other, &host);
         assert_eq!(other["linux"].get("resources"), None);
         let kinds: Vec<&Value> = other["mounts"].as_array().unwrap().iter().map(|mount| &mount["type"]).collect();
         assert_eq!(kinds, ["devpts", "bind", "cgroup"]);

@@ -1,12 +1,13 @@
 //! From an image's config and the user's options to config.json: pure, nothing is touched.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::health;
 use super::init;
+use super::namespaces::{self, Memory, Origin};
 use super::network::Network;
 use super::options::{Options, clean_absolute};
 use super::rootless::Rootless;
@@ -53,6 +54,10 @@ pub(super) struct Context {
     pub(super) kernel: (u32, u32),
     pub(super) devices: Devices,
     pub(super) hooks: Option<Value>,
+    /// Kinds and paths of the namespaces of other containers.
+    pub(super) joined: Vec<(&'static str, PathBuf)>,
+    /// The directory that is /dev/shm, where others have it too.
+    pub(super) shm: Option<PathBuf>,
     /// In an ordinary user's bundle.
     pub(super) rootless: Option<Rootless>,
 }
@@ -199,7 +204,8 @@ fn sysctl(options: &Options) -> Result<BTreeMap<String, String>> {
         "kernel.shm_rmid_forced",
     ];
     let mut all = BTreeMap::new();
-    if options.network != Network::Host {
+    let shares_network = matches!(options.network, Network::Host | Network::Joined(_));
+    if !shares_network {
         // As Docker has it: in a network of its own, low ports and ping need no privilege.
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
         all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
@@ -209,9 +215,12 @@ fn sysctl(options: &Options) -> Result<BTreeMap<String, String>> {
         let (key, value) = entry.split_once('=').ok_or_else(|| bad("want KEY=VALUE"))?;
         let key = key.replace('/', ".");
         if key.starts_with("net.") {
-            if options.network == Network::Host {
-                return Err(bad("the network is the host's"));
+            if shares_network {
+                let whose = if options.network == Network::Host { "the host's" } else { "another container's" };
+                return Err(bad(&format!("the network is {whose}")));
             }
+        } else if options.ipc.origin != Origin::Private {
+            return Err(bad("the IPC namespace is not the container's own"));
         } else if !IPC.contains(&key.as_str()) && !key.starts_with("fs.mqueue.") {
             return Err(bad("is not of a namespace of the container (net.*, fs.mqueue.*, kernel.msg*, sem, shm*)"));
         }
@@ -233,7 +242,6 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
     if !groups.is_empty() {
         user["additionalGids"] = json!(groups);
     }
-    let mut namespaces: Vec<Value> = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).into();
     let mut linux = json!({"resources": resources(options, &context.devices)});
     let asked = |option: &SecurityOpt| options.security.contains(option);
     if !options.privileged && !asked(&SecurityOpt::AllPaths) {
@@ -249,9 +257,6 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
     } else if !options.privileged && !asked(&SecurityOpt::NoSeccomp) {
         linux["seccomp"] = seccomp::profile(&facts).at("seccomp")?;
     }
-    if options.network != Network::Host {
-        namespaces.push(json!({"type": "network"}));
-    }
     let sysctl = sysctl(options)?;
     if !sysctl.is_empty() {
         linux["sysctl"] = json!(sysctl);
@@ -259,7 +264,7 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
     if !context.devices.nodes.is_empty() {
         linux["devices"] = json!(context.devices.nodes);
     }
-    linux["namespaces"] = json!(namespaces);
+    linux["namespaces"] = json!(namespaces::entries(options, &context.joined));
     let mut args = arguments(&config.config, options)?;
     if options.init.is_some() {
         args = init::before(args);
@@ -286,23 +291,26 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
         "ociVersion": OCI_VERSION,
         "process": process,
         "root": {"path": context.rootfs, "readonly": options.read_only},
-        "hostname": context.hostname,
-        "mounts": mounts(options, &context.binds),
+        "mounts": mounts(options, context),
         "annotations": context.annotations,
         "linux": linux,
     });
+    // Another's is not the container's to set.
+    if options.uts == Origin::Private {
+        spec["hostname"] = json!(context.hostname);
+    }
     if let Some(hooks) = &context.hooks {
         spec["hooks"] = hooks.clone();
     }
     if let Some(rootless) = &context.rootless {
-        rootless.adapt(&mut spec, options.network == Network::Host);
+        rootless.adapt(&mut spec, options);
     }
     Ok(spec)
 }
 
-fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
+fn mounts(options: &Options, context: &Context) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
-    let shm = format!("size={}", options.shm.map_or_else(|| "65536k".to_owned(), |bytes| bytes.to_string()));
+    let shm = format!("size={}", options.shm_size());
     let access = if options.privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -318,6 +326,19 @@ fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
     ];
+    let shm = match (&options.ipc.origin, options.ipc.memory) {
+        _ if context.shm.is_some() => context.shm.as_deref(),
+        (Origin::Host, _) => Some(Path::new("/dev/shm")),
+        (_, Memory::None) => {
+            mounts.retain(|mount| mount["destination"] != "/dev/shm");
+            None
+        }
+        _ => None,
+    };
+    if let (Some(shm), Some(mount)) = (shm, mounts.last_mut()) {
+        *mount = json!({"destination": "/dev/shm", "type": "bind", "source": shm,
+            "options": ["rbind", "nosuid", "noexec", "nodev", "rw", "rprivate"]});
+    }
     // The user's mounts stand above the image's volumes and our files of the same place; a mount comes before those below it.
     let mut user: Vec<(String, Value)> = Vec::new();
     for volume in &options.volumes {
@@ -332,7 +353,7 @@ fn mounts(options: &Options, ours: &[Bind]) -> Vec<Value> {
         };
         user.push((volume.target.clone(), entry));
     }
-    for bind in ours {
+    for bind in &context.binds {
         if !user.iter().any(|(target, _)| *target == bind.target) {
             user.push((bind.target.clone(), bind.entry()));
         }

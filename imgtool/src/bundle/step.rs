@@ -88,6 +88,8 @@ pub(crate) fn step_spec(step: &StepSpec<'_>) -> Result<Value> {
         kernel: seccomp::kernel_version(),
         devices: Devices::of(&[], step.insecure)?,
         hooks: step.hooks.clone(),
+        joined: Vec::new(),
+        shm: None,
         rootless,
     };
     let mut spec = spec::spec(&config, &options, &context)?;

@@ -14,8 +14,8 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::{LayerArgs, RegistryArgs, TrustArgs};
 use crate::bundle::{
-    Device, Exposed, HealthArgs, HostEntry, Network, Publish, Rlimit, SecurityOpt, Volume, parse_cpus, parse_memory,
-    parse_mount, parse_size, parse_tmpfs,
+    Device, Exposed, HealthArgs, HostEntry, Ipc, Network, Origin, Publish, Rlimit, SecurityOpt, Volume, parse_cpus,
+    parse_memory, parse_mount, parse_size, parse_tmpfs,
 };
 
 /// When `bundle` asks the registry.
@@ -74,9 +74,23 @@ pub(crate) struct BundleArgs {
     /// Host name [default: 12 random hex digits; with --network host, the host's]
     #[arg(long, value_name = "NAME")]
     pub(crate) hostname: Option<String>,
-    /// Network: none, host, bridge, pasta, or the name of a CNI network [default: none; with -p bridge, a user's pasta]
+    /// Network: none, host, bridge, pasta, the name of a CNI network, a running container's (container:NAME, by its name at the
+    /// standalone shim, its id at the runtime, or its bundle's directory), or that at ns:/PATH; what is joined is joined as it is now
+    /// [default: none; with -p bridge, a user's pasta]
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub(crate) network: Option<Network>,
+    /// Process namespace: private, host, or another's, as for --network: container:NAME-or-DIR, ns:/PATH
+    #[arg(long, value_name = "NAMESPACE", default_value = "private", hide_default_value = true)]
+    pub(crate) pid: Origin,
+    /// IPC namespace and /dev/shm: private, none (no /dev/shm), shareable (others may join), host, container:NAME-or-DIR, ns:/PATH
+    #[arg(long, value_name = "NAMESPACE", default_value = "private", hide_default_value = true)]
+    pub(crate) ipc: Ipc,
+    /// Host name's namespace: private, host, container:NAME-or-DIR, ns:/PATH
+    #[arg(long, value_name = "NAMESPACE", default_value = "private", hide_default_value = true)]
+    pub(crate) uts: Origin,
+    /// Cgroup namespace: private, host, container:NAME-or-DIR, ns:/PATH
+    #[arg(long, value_name = "NAMESPACE", default_value = "private", hide_default_value = true)]
+    pub(crate) cgroupns: Origin,
     /// Publish a port on the host; may be repeated
     #[arg(short, long, value_name = "[[IP:]HOST:]CONTAINER[/PROTOCOL]")]
     pub(crate) publish: Vec<Publish>,

@@ -22,14 +22,14 @@ ls /var/lib/cni/networks/tare | grep -q ^10.87 || echo freed
 "#;
 
 /// Runs a script in a network of its own, with names for what the tests have.
-fn in_a_network(place: &Place, script: &str, name: &str) -> integration::command::Out {
+pub(crate) fn in_a_network(place: &Place, script: &str, name: &str) -> integration::command::Out {
     let mut command = std::process::Command::new("unshare");
     // A pid namespace too: with it ends what the container leaves to be waited for.
     command
         .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script])
         .stdin(std::process::Stdio::null());
     command.env("TARE_TEST", &place.id).env("ID", &place.id).env("PLACE", &place.dir);
-    command.env("IMGTOOL", integration::programs::ours("imgtool"));
+    command.env("IMGTOOL", integration::programs::ours("imgtool")).env("SHIM", integration::programs::ours("shim"));
     command.env("RUNTIME", &integration::programs::Runtime::under_test().binary);
     integration::command::run(&mut command, &integration::command::Files::new(&place.dir, name))
 }

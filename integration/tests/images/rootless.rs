@@ -141,11 +141,35 @@ fn a_port_is_published_by_pasta() {
 }
 
 #[test]
+fn a_user_shares_the_hosts_namespaces() {
+    if let Some(why) = impossible() {
+        skip!("{why}");
+    }
+    let user = User::new(true);
+    user.image();
+    let look = "for kind in pid ipc uts; do /bin/busybox readlink /proc/self/ns/$kind; done; hostname; ls -d /dev/shm";
+    let options =
+        ["-u", "0", "--pid", "host", "--ipc", "host", "--uts", "host", "small:1", "--", "/bin/sh", "-c", look];
+    let path = user.bundle(&options);
+    let out = user.container(&path).ok();
+    let mut want: String = ["pid", "ipc", "uts"]
+        .map(|kind| format!("{}\n", std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display()))
+        .concat();
+    want.extend([tool("uname", &["-n"]).ok().stdout.as_str(), "/dev/shm\n"]);
+    assert_eq!(out.stdout, want);
+    user.imgtool(&["unbundle", &path]).ok();
+    user.leave();
+}
+
+#[test]
 fn what_needs_root_says_so() {
     let user = User::new(false);
     user.image();
     let out = user.imgtool(&["bundle", "-q", "--network", "bridge", "small:1", "--", "x"]);
     out.refused(&["--network pasta"]);
+    user.imgtool(&["bundle", "-q", "--pid", "container:x", "small:1", "--", "x"]).refused(&["pid", "needs root"]);
+    user.imgtool(&["bundle", "-q", "--ipc", "shareable", "small:1", "--", "x"])
+        .refused(&["--ipc shareable", "needs root"]);
     let path = user.bundle(&["small:1", "--", "x"]);
     user.imgtool(&["mount", &path]).refused(&["root", "runtime"]);
     user.imgtool(&["unbundle", &path]).ok();

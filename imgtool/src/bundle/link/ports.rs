@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::containers::began;
 use super::super::publish::Port;
 use super::STATE;
 use crate::digest::Digest;
@@ -50,7 +51,9 @@ pub(super) fn take(directory: &Path, container: &str, pid: u32, ports: &[Port]) 
         bundle: directory.to_owned(),
         container: container.to_owned(),
         pid,
-        started: start_of(pid).ok_or_else(|| Error::missing(format!("there is no process {pid}")))?,
+        started: began(pid)
+            .map(|ticks| ticks.to_string())
+            .ok_or_else(|| Error::missing(format!("there is no process {pid}")))?,
         ports: ports.to_owned(),
     };
     let step = || format!("ports in {DIRECTORY}");
@@ -112,7 +115,8 @@ impl Claim {
             return Ok(false);
         }
         // Of processes that we cannot see we know nothing.
-        Ok(self.pids != namespace("pid")? || start_of(self.pid).as_ref() == Some(&self.started))
+        Ok(self.pids != namespace("pid")?
+            || began(self.pid).map(|ticks| ticks.to_string()).as_ref() == Some(&self.started))
     }
 
     fn write(&self) -> Result<()> {
@@ -189,15 +193,6 @@ fn namespace(kind: &str) -> Result<u64> {
     Ok(fs::metadata(&path).with(|| path)?.ino())
 }
 
-/// The field `starttime` of /proc/PID/stat, of a process that has not ended.
-fn start_of(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may have anything in it: state is the first field, starttime the twentieth.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    (!matches!(state, "Z" | "X")).then(|| fields.nth(18).map(str::to_owned))?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,14 +219,6 @@ mod tests {
         }
         assert!(!overlap(&at(None), &port(None, 81, "tcp")));
         assert!(!overlap(&at(None), &port(None, 80, "udp")));
-    }
-
-    #[test]
-    fn a_process_is_known_by_when_it_began() {
-        let own = start_of(std::process::id()).unwrap();
-        assert!(own.parse::<u64>().unwrap() > 0);
-        assert_eq!(start_of(std::process::id()), Some(own));
-        assert_eq!(start_of(u32::MAX), None);
     }
 
     #[test]

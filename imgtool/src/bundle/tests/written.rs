@@ -27,6 +27,8 @@ fn context() -> Context {
         kernel: (6, 1),
         devices: security::Devices::default(),
         hooks: None,
+        joined: Vec::new(),
+        shm: None,
         rootless: None,
     }
 }
@@ -79,7 +81,7 @@ fn the_defaults_are_dockers() {
     assert_eq!(spec["process"]["capabilities"].get("ambient"), None);
     let kinds: Vec<&str> =
         spec["linux"]["namespaces"].as_array().unwrap().iter().map(|n| n["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["pid", "ipc", "uts", "mount", "cgroup", "network"]);
+    assert_eq!(kinds, ["mount", "pid", "ipc", "uts", "cgroup", "network"]);
     assert_eq!(spec["linux"]["resources"]["devices"][0], json!({"allow": false, "access": "rwm"}));
     let sys = spec["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/sys").unwrap();
     assert!(sys["options"].as_array().unwrap().contains(&json!("ro")));
