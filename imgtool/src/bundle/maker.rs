@@ -140,16 +140,17 @@ impl Maker<'_> {
         let spec = spec::spec(&self.image.config, self.options, &context)?;
         let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
         text.push(b'\n');
-        self.replace("config.json", &text, 0o644)?;
+        let config = self.write(".config.json", &text, 0o644)?;
         // After a power cut the bundle wants only to be mounted again.
         let above = self.directory.parent().unwrap_or(Path::new("/"));
         for directory in [&self.directory.join("etc"), self.directory, above] {
             self.together.add_directory(directory.to_owned());
         }
-        self.together.sync()
+        let named = self.directory.join("config.json");
+        self.together.sync(|| fs::rename(&config, &named).at("config.json"))
     }
 
-    /// Writes a file that is whole as soon as it has its name.
+    /// Writes a file that is whole as soon as it has its name, unless the power goes.
     fn replace(&mut self, name: &str, content: &[u8], mode: u32) -> Result<()> {
         let temporary = self.write(&format!(".{name}"), content, mode)?;
         fs::rename(&temporary, self.directory.join(name)).at(name)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{RECORD, Record, containers, link, namespaces, overlay, read_record};
 use crate::error::{Error, Result, Step, tell};
 use crate::layer::remove_all;
-use crate::layout::{Store, check_ours};
+use crate::layout::{Store, check_ours, is_blank_file};
 
 /// All that `bundle` makes in a bundle's directory.
 const OURS: [&str; 17] = [
@@ -49,14 +49,15 @@ pub(crate) fn check_unused(directory: &Path) -> Result<()> {
     }
 }
 
-/// The store that a bundle stands on. Where bundle.json was lost (a power cut can leave it empty), the record in the
-/// store `here` will do.
+/// The store that a bundle stands on. Where bundle.json was lost, the record in the store `here` will do. A power cut while it
+/// was made may have left neither: then it stands on none.
 fn store_of(here: &Store, directory: &Path) -> Result<Store> {
     if let Ok(meta) = fs::metadata(directory) {
         check_ours(&meta)?;
     }
     match read_record(directory) {
         Ok(record) => here.other(&record.store),
+        Err(_) if is_blank_file(&directory.join(RECORD)) => Ok(here.clone()),
         Err(_) if here.uses()?.iter().any(|used| used.bundle == *directory) => Ok(here.clone()),
         Err(e) => Err(e),
     }

@@ -5,7 +5,7 @@ use std::fs::{self, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use super::together::is_blank_or_absent;
+use super::together::is_blank_file;
 use super::{Hold, Store, if_there};
 use crate::digest::Digest;
 use crate::error::{Kind, Result, Step};
@@ -178,7 +178,8 @@ impl Store {
         }
         // A bundle says what it stands on before it has anything else.
         for path in files("bundles")? {
-            if path.is_dir() && is_blank_or_absent(&path.join("bundle.json")) {
+            let record = path.join("bundle.json");
+            if path.is_dir() && (!record.exists() || is_blank_file(&record)) {
                 remove_all(&path)?;
             }
         }

@@ -27,8 +27,9 @@ impl Together {
         self.directories.push(path);
     }
 
-    /// Waits until all of it is on the disk.
-    pub(crate) fn sync(self) -> Result<()> {
+    /// Waits until all of it is on the disk. `name` gives a name to what says that the whole is there: that has it after a power cut
+    /// only if all the rest is there, too.
+    pub(crate) fn sync(self, name: impl FnOnce() -> Result<()>) -> Result<()> {
         for (_, file) in &self.files {
             // Linux begins to write then (mm/fadvise.c), and waits for nothing: with all of them in its journal the first of the
             // requests below is the one that counts. A file system that does not is as right, and slower.
@@ -37,6 +38,7 @@ impl Together {
         for (path, file) in &self.files {
             file.sync_data().with(|| format!("sync {}", path.display()))?;
         }
+        name()?;
         for path in &self.directories {
             File::open(path).and_then(|dir| dir.sync_all()).with(|| format!("sync {}", path.display()))?;
         }
@@ -49,12 +51,9 @@ pub(crate) fn is_blank(content: &[u8]) -> bool {
     content.iter().all(|&byte| byte == 0)
 }
 
-/// The same of a file that may be absent.
-pub(crate) fn is_blank_or_absent(path: &Path) -> bool {
-    match crate::regular::read(path, 1 << 20) {
-        Ok(content) => is_blank(&content),
-        Err(e) => e.kind() == crate::error::Kind::Missing,
-    }
+/// The same of a file, which is there.
+pub(crate) fn is_blank_file(path: &Path) -> bool {
+    crate::regular::read(path, 1 << 20).is_ok_and(|content| is_blank(&content))
 }
 
 #[cfg(test)]
@@ -68,13 +67,13 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        assert!(is_blank_or_absent(&path));
+        assert!(!is_blank_file(&path));
         std::fs::write(&path, "").unwrap();
-        assert!(is_blank_or_absent(&path));
+        assert!(is_blank_file(&path));
         std::fs::write(&path, "{}").unwrap();
-        assert!(!is_blank_or_absent(&path));
+        assert!(!is_blank_file(&path));
         // What cannot be read is not known to be blank.
-        assert!(!is_blank_or_absent(dir.path()));
+        assert!(!is_blank_file(dir.path()));
     }
 
     #[test]

@@ -277,6 +277,18 @@ fn a_bundle_whose_record_was_lost_is_removed_by_the_stores() {
 }
 
 #[test]
+fn what_a_power_cut_left_of_a_bundle_can_be_removed() {
+    let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
+    let bundle = place.dir.path().join("cut");
+    fs::create_dir_all(bundle.join("overlay/upper")).unwrap();
+    for name in ["bundle.json", ".config.json"] {
+        fs::write(bundle.join(name), "").unwrap();
+    }
+    remove(&place.store, &bundle).unwrap();
+    assert!(!bundle.exists());
+}
+
+#[test]
 fn what_a_killed_bundle_left_in_the_store_is_collected() {
     let place = Place::new(&[r#"CMD ["sh"]"#], |_| {});
     let begun = place.store.path("bundles/begun");
