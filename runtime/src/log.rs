@@ -1,7 +1,7 @@
 //! The log, in runc's two formats: engines read the JSON lines of `--log-format json` for the text of an error.
 
 use crate::cli::{Global, LogFormat};
-use libcontainer::{At, Result};
+use libcontainer::{At, Result, shortened};
 use rustix::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
 use std::{
@@ -15,6 +15,9 @@ use tracing::{
     field::{Field, Visit},
     span,
 };
+
+/// Of one message, in bytes.
+const MAX_TEXT: usize = 8 << 10;
 
 static FILE: OnceLock<File> = OnceLock::new();
 
@@ -64,6 +67,7 @@ impl Log {
             _ => "debug",
         };
         let time = now();
+        let message = &*shortened(message, MAX_TEXT);
         if self.json {
             return serde_json::to_string(&Line { level, msg: message, time: &time }).unwrap_or_default();
         }
@@ -78,7 +82,7 @@ impl Log {
 /// Names in an error may be anything; a person gets one line of them, and no control characters.
 pub(crate) fn one_line(text: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
+    shortened(text, MAX_TEXT).chars().map(escaped).collect()
 }
 
 /// RFC 3339, in UTC, to the second.

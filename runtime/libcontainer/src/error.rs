@@ -1,6 +1,6 @@
 //! Errors that show the step and the call, once: `create web: join cgroup: write cgroup.procs: device or resource busy`.
 
-use std::{fmt, io};
+use std::{borrow::Cow, fmt, io};
 
 /// What callers tell apart; everything else is [`Kind::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,19 @@ impl From<rustix::io::Errno> for Error {
     }
 }
 
+/// `text` in at most `most` bytes. A name in it may be as long as a configuration: where it happened stands before the name, and
+/// the cause behind.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let mark = format!("… ({} bytes in all) …", text.len());
+    let room = most.saturating_sub(mark.len());
+    let head = &text[..text.floor_char_boundary(room / 4 * 3)];
+    let tail = &text[text.ceil_char_boundary(text.len() - room / 4)..];
+    format!("{head}{mark}{tail}").into()
+}
+
 /// The C library's text in lower case, as Go prints it: engines match on `no such file or directory`.
 fn os_text(error: &io::Error) -> String {
     let text = error.to_string();
@@ -124,5 +137,15 @@ mod tests {
         let error = Err::<(), _>(rustix::io::Errno::BUSY).at("write cgroup.procs").at("join cgroup").unwrap_err();
         assert_eq!(error.to_string(), "join cgroup: write cgroup.procs: device or resource busy");
         assert_eq!(error.errno(), Some(16));
+    }
+
+    #[test]
+    fn a_long_text_keeps_both_its_ends() {
+        assert_eq!(shortened("short", 100), "short");
+        let long = format!("open {}: too long", "ü".repeat(500));
+        for most in 100..200 {
+            let short = shortened(&long, most);
+            assert!(short.len() <= most && short.starts_with("open ü") && short.ends_with("ü: too long"), "{short}");
+        }
     }
 }

@@ -20,5 +20,5 @@ pub mod store;
 mod sys;
 pub mod update;
 
-pub use error::{At, Error, Kind, Result};
+pub use error::{At, Error, Kind, Result, shortened};
 pub use sys::{Signals, ignore_broken_pipes, send_signal};

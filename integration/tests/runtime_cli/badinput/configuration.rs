@@ -355,3 +355,44 @@ fn a_name_of_the_host_that_programs_would_read_otherwise() {
         case.nothing_left();
     }
 }
+
+#[test]
+fn names_of_any_length_make_one_line_that_has_the_cause() {
+    let long = "x".repeat(3 << 20);
+    let mut case = Case::new();
+    not_on!(case, "runc", "repeats them");
+    not_on!(case, "crun", "repeats them");
+    type Change<'a> = &'a dyn Fn(&mut serde_json::Value);
+    let changes: [(Change<'_>, &str); 5] = [
+        (&|spec| spec["hostname"] = json!(long), "longer than 64 bytes"),
+        (&|spec| spec["process"]["cwd"] = json!(format!("/{long}")), "file name too long"),
+        (&|spec| spec["process"]["args"] = json!([long]), "executable file not found"),
+        (&|spec| spec["linux"]["namespaces"] = json!([{ "type": long }]), "unknown variant"),
+        (&|spec| spec["hooks"] = json!({ "prestart": [{ "path": format!("/{long}") }] }), "file name too long"),
+    ];
+    let plain = case.spec.clone();
+    for (change, cause) in changes {
+        case.spec = plain.clone();
+        change(&mut case.spec);
+        let out = case.create();
+        assert!(out.stderr.len() <= 9 << 10, "{} bytes", out.stderr.len());
+        out.refused(&[cause]);
+        case.nothing_left();
+    }
+}
+
+#[test]
+fn many_things_take_no_more_than_their_number() {
+    // Each is looked at once, and not once for each of the others: that would not come to its end here.
+    let mut case = Case::new();
+    not_on!(case, "runc", "compares each with all others");
+    not_on!(case, "crun", "compares each with all others");
+    let paths: Vec<_> = (0..50_000).map(|n| format!("/proc/sys/net/none{n}")).collect();
+    case.spec["linux"]["maskedPaths"] = json!(paths);
+    let names: Vec<_> = (0..50_000).map(|n| format!("CAP_NONE{n}")).collect();
+    case.spec["process"]["capabilities"]["bounding"] = json!(names);
+    case.args(&["/probe", "exit", "0"]);
+    let out = case.run().ok();
+    assert!(out.peer || out.stderr.lines().count() == 1, "one warning: {} bytes", out.stderr.len());
+    case.nothing_left();
+}

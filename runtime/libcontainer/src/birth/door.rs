@@ -13,7 +13,7 @@
 //! program can do without, on descriptors that were opened before.
 
 use crate::{
-    error::{At, Error, Kind, Result},
+    error::{At, Error, Kind, Result, shortened},
     store::{START_FIFO, STARTED_FIFO, Slot},
 };
 use rustix::{
@@ -62,9 +62,9 @@ impl Door {
     }
 
     fn tell(&self, what: char, error: &Error) {
-        let text = format!("{what}{error}");
+        let text = format!("{what}{}", shortened(&error.to_string(), MAX_TEXT - 1));
         // There is nobody else to tell.
-        let _ = write(&self.answers, text.as_bytes().get(..MAX_TEXT).unwrap_or(text.as_bytes()));
+        let _ = write(&self.answers, text.as_bytes());
     }
 }
 

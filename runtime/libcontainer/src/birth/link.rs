@@ -29,7 +29,7 @@
 //! may be held: the agent has the listener when it happens. The inside does not wait until the agent has it, the kernel makes
 //! its calls wait.
 
-use crate::error::{At, Error, Result};
+use crate::error::{At, Error, Result, shortened};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -278,7 +278,7 @@ impl ToOutside {
     /// Says why this is the end.
     pub(crate) fn fail(&self, error: &Error) {
         let mut packet = vec![Inside::Failed as u8];
-        packet.extend(error.to_string().bytes().take(MAX_TEXT));
+        packet.extend(shortened(&error.to_string(), MAX_TEXT).bytes());
         // Nobody is left to tell if the outside died.
         drop(self.write(&packet));
     }

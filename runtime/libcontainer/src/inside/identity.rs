@@ -8,6 +8,7 @@ use rustix::{
     fs::{Gid, Mode, Uid},
     thread::{CapabilitySet, CapabilitySets},
 };
+use std::collections::BTreeSet;
 
 /// `linux/capability.h`, by number.
 const NAMES: [&str; 41] = [
@@ -71,10 +72,21 @@ pub(crate) struct CapSets {
 
 impl CapSets {
     /// Names to sets. Unknown names are left out with a warning, as runc does: an engine newer than us may send them.
-    pub(crate) fn of(capabilities: Option<&Capabilities>) -> Self {
+    pub(crate) fn of<'a>(capabilities: Option<&'a Capabilities>) -> Self {
         let Some(names) = capabilities else {
             let none = CapabilitySet::empty();
             return Self { bounding: none, effective: none, inheritable: none, permitted: none, ambient: none };
+        };
+        let mut unknown = BTreeSet::new();
+        let mut set = |names: &'a [String]| {
+            let mut set = CapabilitySet::empty();
+            for name in names {
+                match number(name) {
+                    Some(number) => set |= CapabilitySet::from_bits_retain(1 << number),
+                    None => drop(unknown.insert(name.as_str())),
+                }
+            }
+            set
         };
         let sets = Self {
             bounding: set(&names.bounding),
@@ -83,6 +95,10 @@ impl CapSets {
             permitted: set(&names.permitted),
             ambient: set(&names.ambient),
         };
+        if !unknown.is_empty() {
+            let names: Vec<&str> = unknown.into_iter().collect();
+            tracing::warn!("ignoring unknown or unavailable capabilities: [{}]", names.join(" "));
+        }
         // capabilities(7): ambient ones must be permitted and inheritable.
         let ambient = sets.ambient & sets.permitted & sets.inheritable;
         for name in (sets.ambient - ambient).iter().filter_map(name) {
@@ -90,18 +106,6 @@ impl CapSets {
         }
         Self { ambient, ..sets }
     }
-}
-
-fn set(names: &[String]) -> CapabilitySet {
-    let mut set = CapabilitySet::empty();
-    for name in names {
-        if let Some(number) = number(name) {
-            set |= CapabilitySet::from_bits_retain(1 << number);
-        } else {
-            tracing::warn!("ignoring unknown or unavailable capabilities: [{name}]");
-        }
-    }
-    set
 }
 
 fn number(name: &str) -> Option<usize> {

@@ -17,7 +17,7 @@ use rustix::{
         fsopen, open_tree,
     },
 };
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 /// Hides each path: files under the null device, directories under an empty read-only tmpfs. The null device is that of
 /// the present mount namespace, which is still the host's view, verified by its number: an image that makes its own
@@ -28,11 +28,9 @@ pub(crate) fn mask(root: &Root, paths: &[PathBuf], label: Option<&str>) -> Resul
     }
     let mut null = None;
     let mut empty = None;
-    for (i, path) in paths.iter().enumerate() {
-        // Engines add theirs to the user's.
-        if paths[..i].contains(path) {
-            continue;
-        }
+    let mut seen = BTreeSet::new();
+    // Engines add theirs to the user's.
+    for path in paths.iter().filter(|path| seen.insert(path.as_path())) {
         let covered = match root.open(path) {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             place => place.map_err(Into::into).and_then(|place| {
