@@ -221,3 +221,36 @@ fn what_the_host_forbids_is_said() {
     out.refused(&["linux.resources.pids.limit", "delegated"]);
     case.nothing_left();
 }
+
+#[test]
+fn who_says_so_gets_no_container_without_its_cgroup() {
+    let mut case = Case::new();
+    not_on!(case, "crun", "has no such flag");
+    if !needs_namespaces(&case) {
+        skip!("this host makes no user namespaces");
+    }
+    of_user(&mut case, own_ids());
+    let start = |rootless: &str| {
+        let flag = format!("--rootless={rootless}");
+        let mut command = Command::new("setpriv");
+        let id = USER.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(&case.runtime.binary);
+        command.arg("--root").arg(case.state_dir()).args([&flag, "create", "-b", &bundle(&case), &case.id]);
+        case.finish(command.env("TARE_TEST", &case.id).stdin(case.stdin()), &case.files())
+    };
+    let out = start("false");
+    if out.code == 0 {
+        call(&case, &["delete", "--force", &case.id]).ok();
+        skip!("this host lets everybody make cgroups");
+    }
+    out.refused(&["cgroup", "permission denied"]);
+    case.nothing_left();
+    for rootless in ["auto", "true"] {
+        start(rootless).ok();
+        call(&case, &["delete", "--force", &case.id]).ok();
+    }
+    not_on!(case, "runc", "takes it for auto");
+    let out = start("perhaps");
+    assert!(out.code == 1 && out.stderr.contains("--rootless"), "{out}");
+    case.nothing_left();
+}

@@ -45,6 +45,22 @@ pub(crate) struct Global {
     /// Have systemd make the cgroup: linux.cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
+    /// Go without a cgroup where the caller may not have one: true, false, or auto, which is true for all but root of the host
+    #[arg(long, value_name = "BOOL", default_value = "auto", value_parser = rootless)]
+    pub(crate) rootless: Rootless,
+}
+
+/// `None` is found out.
+pub(crate) type Rootless = Option<bool>;
+
+/// The words that Go takes for truth values, as runc does.
+fn rootless(text: &str) -> Result<Rootless, &'static str> {
+    match text {
+        "auto" | "" => Ok(None),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+        _ => Err("is none of true, false, auto"),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -42,6 +42,7 @@ pub(crate) fn create(
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         systemd_cgroup: global.systemd_cgroup,
+        rootless: global.rootless,
         notify,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
     };

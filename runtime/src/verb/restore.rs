@@ -46,6 +46,7 @@ pub(crate) fn run(global: &Global, args: &Restore) -> Result<u8> {
         no_pivot: args.no_pivot,
         no_new_keyring: false,
         systemd_cgroup: global.systemd_cgroup,
+        rootless: global.rootless,
         notify: false,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), None, pid, pidfd),
     };

@@ -52,6 +52,8 @@ pub struct Request<'a> {
     pub no_new_keyring: bool,
     /// Have systemd make the cgroup, as a scope.
     pub systemd_cgroup: bool,
+    /// Whether a cgroup that cannot be had is gone without; not said: where the caller is not root of the host.
+    pub rootless: Option<bool>,
     /// Make a directory for notifications.
     pub notify: bool,
     /// Called when init is ready and not yet on record: pid files and the like; a failure undoes the birth.
@@ -103,7 +105,7 @@ impl Prepared {
 pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Created> {
     let privileged = rustix::process::geteuid().is_root();
     let is_within = ids::is_within_user_namespace();
-    let owns_host = privileged && !is_within;
+    let owns_host = request.rootless.map_or(privileged && !is_within, |rootless| !rootless);
     let mut plan = Plan::of(spec, request.bundle, privileged)
         .at_with(|| request.bundle.join("config.json").display().to_string())?;
     plan.caller_is_within = is_within;

@@ -62,7 +62,12 @@ pub fn restore(store: Store, spec: &Spec, mut request: Request<'_>, options: &Op
     // Only the images tell whether the container had one.
     slot.make_notify_directory()?;
     slot.save(&state)?;
-    let cgroup = undo.cgroup.insert(Cgroup::make(state.cgroup.clone(), &spec.linux.resources, true, driver)?);
+    let cgroup = undo.cgroup.insert(Cgroup::make(
+        state.cgroup.clone(),
+        &spec.linux.resources,
+        request.rootless != Some(true),
+        driver,
+    )?);
     state.cgroup = cgroup.placement().clone();
     state.owns_cgroup = cgroup.is_own();
     if let Some(rdt) = rdt {
