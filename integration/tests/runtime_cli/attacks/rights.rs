@@ -105,3 +105,18 @@ fn cve_2026_30892_a_user_of_exec_is_the_one_that_was_named() {
         assert_ne!(out.code, 0, "{user:?}: {out}");
     }
 }
+
+#[test]
+fn a_device_number_is_not_cut_down_to_another() {
+    // 4097 in the twelve bits of a major number is 1: that of the null device, and of memory.
+    let mut case = Case::new();
+    not_on!(case, "runc", "makes the other device");
+    case.spec["linux"]["devices"] = json!([{ "path": "/dev/other", "type": "c", "major": 4097, "minor": 3 }]);
+    case.args(&["/probe", "try", "stat /dev/other"]);
+    let out = case.run();
+    if out.code == 0 {
+        let value = &out.outcomes()[0].value;
+        assert!(out.peer && !value.ends_with(" 1:3"), "{value}");
+    }
+    case.nothing_left();
+}

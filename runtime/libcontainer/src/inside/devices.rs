@@ -76,8 +76,10 @@ fn node(index: usize, device: &Device) -> Result<Node> {
         "p" => FileType::Fifo,
         other => return Err(Error::invalid(field("type"), format!("{other:?} is none of c, b, u, p"))),
     };
-    let number = |name: &str, value: i64| {
-        u32::try_from(value).map_err(|_| Error::invalid(field(name), format!("{value} is no device number")))
+    // Of a larger one the kernel takes the lower bits (its include/linux/kdev_t.h), which are another device's.
+    let number = |name: &str, value: i64, bits: u32| match u32::try_from(value) {
+        Ok(number) if number >> bits == 0 => Ok(number),
+        _ => Err(Error::invalid(field(name), format!("{value} is no device number"))),
     };
     if !device.path.is_absolute() {
         return Err(Error::invalid(field("path"), "must be absolute"));
@@ -90,7 +92,7 @@ fn node(index: usize, device: &Device) -> Result<Node> {
     Ok(Node {
         path: device.path.clone(),
         kind,
-        device: makedev(number("major", device.major)?, number("minor", device.minor)?),
+        device: makedev(number("major", device.major, 12)?, number("minor", device.minor, 20)?),
         mode: device.file_mode.unwrap_or(0o666) & 0o7777,
         uid: device.uid.unwrap_or(0),
         gid: device.gid.unwrap_or(0),
@@ -221,6 +223,8 @@ mod tests {
             (r#"[{"path":"/x","type":"z"}]"#, "linux.devices[0].type of /x: "),
             (r#"[{"path":"x","type":"c"}]"#, "linux.devices[0].path"),
             (r#"[{"path":"/x","type":"c","major":-2}]"#, "linux.devices[0].major"),
+            (r#"[{"path":"/x","type":"c","major":4097,"minor":3}]"#, "linux.devices[0].major"),
+            (r#"[{"path":"/x","type":"b","major":4095,"minor":1048576}]"#, "linux.devices[0].minor"),
         ] {
             let devices: Vec<Device> = crate::spec::parse(json.as_bytes()).unwrap();
             assert!(nodes(&devices, &[]).unwrap_err().to_string().starts_with(field));
