@@ -47,7 +47,13 @@ fn root(global: &Global) -> Result<PathBuf> {
     // Root of a user namespace that an engine has made for an ordinary user has that user's directory, as with runc.
     let is_user = || std::env::var_os("USER").is_none_or(|name| name != "root") && ids::is_within_user_namespace();
     match own {
-        Some(own) if !rustix::process::geteuid().is_root() || is_user() => Ok(Path::new(&own).join("tare")),
+        Some(own) if !rustix::process::geteuid().is_root() || is_user() => {
+            let own = Path::new(&own);
+            if !own.is_absolute() {
+                return Err(Error::other("XDG_RUNTIME_DIR must be an absolute path: set it, or use --root"));
+            }
+            Ok(own.join("tare"))
+        }
         None if !rustix::process::geteuid().is_root() => {
             Err(Error::other("XDG_RUNTIME_DIR is not set: set it, or use --root"))
         }
