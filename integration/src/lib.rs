@@ -32,6 +32,7 @@ pub mod criu;
 pub mod leak;
 pub mod peer;
 pub mod place;
+pub mod processor;
 pub mod programs;
 pub mod report;
 pub mod spec;

@@ -19,6 +19,7 @@ mod oom;
 mod reap;
 mod runtime;
 mod solo;
+mod stat;
 mod sys;
 
 use clap::CommandFactory as _;

@@ -16,6 +16,7 @@ use containerd_shim_protos::ttrpc::{self, Code, Request, context};
 use containerd_shim_protos::{Client, TaskClient};
 use integration::command::{self, LIMIT};
 use integration::place::Place;
+use integration::processor::used_in_a_second;
 use integration::wait;
 
 use crate::containerd::{containerd, status, web};
@@ -233,19 +234,6 @@ fn requests_that_mean_harm_are_refused() {
     containerd.ctr(&["containers", "delete", "web"]).ok();
 }
 
-/// The processor time that a process uses in a second, in hundredths.
-fn ticks_in_a_second(pid: i32) -> u64 {
-    let ticks = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
-        fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
-    };
-    let before = ticks();
-    // There is nothing to wait for.
-    wait::until(Duration::from_secs(1), Duration::from_secs(1), || None::<()>);
-    ticks() - before
-}
-
 #[test]
 fn more_connections_than_descriptors_cost_nothing() {
     let place = Place::new();
@@ -261,7 +249,7 @@ fn more_connections_than_descriptors_cost_nothing() {
     let many: Vec<_> = (0..300).map_while(|_| UnixStream::connect(&socket).ok()).collect();
     assert!(many.len() > 200);
     say("full");
-    let used = ticks_in_a_second(pid);
+    let used = used_in_a_second(pid);
     assert!(used < 30, "{used} hundredths of a second");
     drop(many);
     say("empty");
@@ -271,7 +259,7 @@ fn more_connections_than_descriptors_cost_nothing() {
     command::tool("prlimit", &["--pid", &pid.to_string(), &limit]).ok();
     let many: Vec<_> = (0..50).map_while(|_| UnixStream::connect(&socket).ok()).collect();
     assert!(many.len() > 10);
-    let used = ticks_in_a_second(pid);
+    let used = used_in_a_second(pid);
     assert!(used < 30, "{used} hundredths of a second");
     drop(many);
     command::tool("prlimit", &["--pid", &pid.to_string(), "--nofile=1024:"]).ok();

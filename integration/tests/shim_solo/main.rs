@@ -87,6 +87,16 @@ impl Solo {
         assert!(found.is_some(), "'{words}' is not in the log: {}", self.shim(&["logs", self.name()]));
     }
 
+    /// The process that watches over the container.
+    #[track_caller]
+    pub(crate) fn monitor(&self) -> i32 {
+        let is_it = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|&byte| byte == 0).nth(1) == Some(b"monitor")
+        };
+        leak::processes(self.name()).into_iter().find(is_it).expect("a monitor")
+    }
+
     /// Its line in `ps -a`.
     #[track_caller]
     pub(crate) fn ps(&self) -> Option<String> {

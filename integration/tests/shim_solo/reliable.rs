@@ -6,10 +6,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use integration::command::{LIMIT, Out};
-use integration::{leak, programs, wait};
+use integration::processor::used_in_a_second;
+use integration::programs;
 
 use crate::Solo;
 
@@ -23,37 +24,13 @@ fn stalked(solo: &Solo, side: &str, n: usize) -> Option<Out> {
     (!out.stdout.contains("not reached")).then_some(out)
 }
 
-/// The process that watches over the container.
-fn monitor(solo: &Solo) -> i32 {
-    let is_it = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains("monitor")
-    };
-    leak::processes(solo.name()).into_iter().find(is_it).expect("a monitor")
-}
-
-/// The processor time that it has used, in hundredths of a second.
-fn ticks(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
-    fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
-}
-
-/// How much it uses in a second.
-fn ticks_in_a_second(pid: i32) -> u64 {
-    let before = ticks(pid);
-    // There is nothing to wait for.
-    wait::until(Duration::from_secs(1), Duration::from_secs(1), || None::<()>);
-    ticks(pid) - before
-}
-
 #[test]
 fn a_container_that_closes_its_streams_costs_nothing() {
     for flags in [&["-d", "-i"][..], &["-d", "-it"]] {
         let solo = Solo::running(&["/probe", "aloof"]);
         solo.run(flags).ok();
         solo.logged("ready");
-        let used = ticks_in_a_second(monitor(&solo));
+        let used = used_in_a_second(solo.monitor());
         assert!(used < 10, "{flags:?}: {used} hundredths of a second");
     }
 }
@@ -294,20 +271,11 @@ fn many_rounds_of_start_exec_and_kill_at_once() {
                         assert_eq!(solo.shim(&["wait", solo.name()]).ok().stdout, format!("{code}\n"), "round {round}");
                         solo.shim(&["start", solo.name()]).ok();
                     }
-                    let monitors: Vec<_> = leak::processes(solo.name())
-                        .into_iter()
-                        .filter(|pid| {
-                            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                            String::from_utf8_lossy(&line).contains("monitor")
-                        })
-                        .collect();
-                    for pid in monitors {
-                        let open = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-                        assert!(open <= 16, "{open} descriptors");
-                        let children =
-                            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-                        assert!(children.split_whitespace().count() <= 1, "children of the monitor: {children}");
-                    }
+                    let pid = solo.monitor();
+                    let open = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+                    assert!(open <= 16, "{open} descriptors");
+                    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+                    assert!(children.split_whitespace().count() <= 1, "children of the monitor: {children}");
                     solo.shim(&["rm", "-f", solo.name()]).ok();
                     solo.gone();
                 })

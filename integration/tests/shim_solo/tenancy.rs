@@ -112,13 +112,10 @@ fn a_container_whose_monitor_was_killed_still_uses_its_bundle() {
     let solo = writable();
     let second = Second::beside(&solo);
     solo.hold();
-    let monitor = leak::processes(solo.name()).into_iter().find(|pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|&byte| byte == 0).nth(1) == Some(b"monitor")
-    });
-    let monitor = monitor.unwrap();
+    let monitor = solo.monitor();
     kill(Pid::from_raw(monitor), Signal::SIGKILL).unwrap();
     assert!(wait::exited(monitor, LIMIT));
+    leak::reap(monitor);
     second.is_refused();
     solo.shim(&["rm", "-f", solo.name()]).ok();
     second.run().ok();

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, poll};
+use rustix::event::poll;
 use rustix::process::{WaitOptions, set_child_subreaper, wait};
 
 use super::flags::Flags;
 use super::pipes;
 use crate::error::{Context, Result};
+use crate::io::events::timespec;
 
 /// Writes the status where the caller looks for it.
 pub(super) fn record(flags: &Flags, status: i64) -> Result<()> {
@@ -66,7 +67,6 @@ fn pause(duration: Duration) {
         if left.is_zero() {
             return;
         }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let _: rustix::io::Result<usize> = poll(&mut [], Some(&timeout));
+        let _: rustix::io::Result<usize> = poll(&mut [], Some(&timespec(left)));
     }
 }

@@ -1,6 +1,6 @@
 //! The container's streams in conmon's hands.
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::{self, EventFlags};
 use rustix::io::{Errno, write};
 
 use super::client::Client;
@@ -80,20 +80,9 @@ impl Watch<'_> {
 
     /// Waits for the journal to have room, or does no more.
     pub(super) fn follow_logs(&mut self) {
-        let waits = self.logs.iter().any(Log::is_behind);
-        if waits == self.log_waits {
-            return;
+        if self.room.follow(&self.epoll, JOURNAL, &self.logs) {
+            self.adjust();
         }
-        for journal in self.logs.iter().filter_map(Log::journal) {
-            // What cannot be watched would wait for ever; the end of the container settles it.
-            let _: rustix::io::Result<()> = if waits {
-                epoll::add(&self.epoll, journal, EventData::new_u64(JOURNAL), EventFlags::OUT)
-            } else {
-                epoll::delete(&self.epoll, journal)
-            };
-        }
-        self.log_waits = waits;
-        self.adjust();
     }
 
     pub(super) fn put_input(&mut self, bytes: &[u8]) {

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::SignalFd;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::Errno;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::process::{Pid, Signal, getpgid, kill_process_group, pidfd_send_signal};
 
 use super::birth::Born;
@@ -17,9 +15,10 @@ use super::notify::Notify;
 use super::say::Say;
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Result};
-use crate::io::console;
 use crate::io::intake::{CALM, Intake};
 use crate::io::log::Log;
+use crate::io::log::room::Room;
+use crate::io::{console, events};
 use crate::oom::OomWatch;
 use crate::reap::{self, Exit};
 
@@ -78,8 +77,7 @@ pub(super) struct Watch<'a> {
     /// Whether the terminal's other side is closed for now: then only changes are waited for.
     pub(super) hung: bool,
     pub(super) logs: Vec<Log>,
-    /// Whether the journal is watched for room.
-    pub(super) log_waits: bool,
+    pub(super) room: Room,
     pub(super) intake: Intake,
     pub(super) doors: Doors,
     pub(super) oom: Option<OomWatch>,
@@ -112,7 +110,7 @@ impl<'a> Watch<'a> {
             born,
             hung: false,
             logs,
-            log_waits: false,
+            room: Room::default(),
             intake: Intake::default(),
             doors,
             oom,
@@ -202,15 +200,10 @@ impl<'a> Watch<'a> {
     pub(super) fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<Vec<(u64, EventFlags)>>> {
         let calm = self.intake.is_flooded().then_some(CALM);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.into_iter().chain(calm).min();
-        let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-        let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
-        let mut events = [empty; 16];
-        let count = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
-            Err(Errno::INTR) => return Ok(Some(Vec::new())),
-            other => other.context(|| "wait for events")?,
+        let Some(mut events) = events::wait(&self.epoll, left.into_iter().chain(calm).min())? else {
+            return Ok(Some(Vec::new()));
         };
-        if count == 0 {
+        if events.is_empty() {
             self.intake.calm([&self.born.stdout, &self.born.stderr].into_iter().flatten());
             self.logs.iter_mut().for_each(Log::calm);
         }
@@ -218,7 +211,6 @@ impl<'a> Watch<'a> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Ok(None);
         }
-        let mut events: Vec<_> = events[..count].iter().map(|event| (event.data.u64(), event.flags)).collect();
         events.sort_unstable_by_key(|&(token, _)| token);
         Ok(Some(events))
     }

@@ -11,17 +11,17 @@ use std::fs;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::reap;
+use crate::stat::Stat;
 
 /// How often we look again for what was started meanwhile. Who is faster than that is for the container's limits.
 const ROUNDS: usize = 16;
 
-/// What /proc tells of a process.
+/// A process, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
     pid: u32,
     parent: u32,
     session: u32,
-    /// When it was started, in the kernel's ticks: a pid alone can be reused.
     start: u64,
 }
 
@@ -78,15 +78,8 @@ fn all() -> Vec<Process> {
 }
 
 fn look(pid: u32) -> Option<Process> {
-    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn parse(pid: u32, stat: &str) -> Option<Process> {
-    // The name, in parentheses, can contain anything. After it: state, parent, group, session, …, start.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(1);
-    let (parent, _group, session) = (fields.next()?, fields.next()?, fields.next()?);
-    let start = fields.nth(15)?;
-    Some(Process { pid, parent: parent.parse().ok()?, session: session.parse().ok()?, start: start.parse().ok()? })
+    let Stat { parent, session, start, .. } = Stat::of(pid).ok()?;
+    Some(Process { pid, parent, session, start })
 }
 
 #[cfg(test)]
@@ -95,16 +88,6 @@ mod tests {
 
     fn process(pid: u32, parent: u32, session: u32) -> Process {
         Process { pid, parent, session, start: 1 }
-    }
-
-    #[test]
-    fn a_line_of_proc() {
-        let stat = "12 (a) R 1 (x) S 7 12 9 34816 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
-        assert_eq!(parse(12, stat), Some(Process { pid: 12, parent: 7, session: 9, start: 4711 }));
-        assert_eq!(parse(12, "12 (a) S 7"), None);
-        assert_eq!(parse(12, ""), None);
-        let own = std::process::id();
-        assert_eq!(look(own).unwrap().parent, std::os::unix::process::parent_id());
     }
 
     #[test]

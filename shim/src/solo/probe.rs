@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{getpid, set_child_subreaper, setsid};
 
@@ -19,6 +19,7 @@ use super::{monitor, offspring};
 use crate::cli::Exec;
 use crate::descriptors::close_inherited;
 use crate::error::{Context, Result};
+use crate::io::events::timespec;
 use crate::io::time;
 use crate::reap::{self, Exit};
 
@@ -95,10 +96,9 @@ fn run(directory: &Directory, options: &Options, state: &State, health: &Health)
             let Exit { status, .. } = exit;
             return Ok((i32::try_from(status).unwrap_or(-1), String::from_utf8_lossy(&said).into_owned()));
         }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut fds: Vec<_> = outputs.values().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         fds.push(PollFd::new(&pidfd, PollFlags::IN));
-        match poll(&mut fds, Some(&timeout)) {
+        match poll(&mut fds, Some(&timespec(left))) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).context(|| "wait for the check"),
         }

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cgroup::Cgroup;
-use crate::error::{Context, Error, Result};
+use crate::error::Result;
+use crate::stat::Stat;
 
 /// Counters and limits at one moment. What the kernel does not count here is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -32,7 +33,7 @@ impl Usage {
     pub(crate) fn of(pid: u32) -> Result<Option<Self>> {
         let cgroup = Cgroup::of(pid)?;
         // Its monitor, which stays where it was started. Whoever adopts the orphan of one that is lost is not there either.
-        let starter = Cgroup::of(parent(pid)?)?;
+        let starter = Cgroup::of(Stat::of(pid)?.parent)?;
         Ok(cgroup.is_own(&starter).then(|| Self::in_cgroup(&cgroup)))
     }
 
@@ -66,14 +67,6 @@ impl Usage {
             io_write: sum_v2(&io, "wbytes="),
         }
     }
-}
-
-/// The parent of process `pid`.
-fn parent(pid: u32) -> Result<u32> {
-    let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).context(|| format!("read {path}"))?;
-    let field = text.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
-    field.ok_or_else(|| Error::other(format!("{path}: no parent")))
 }
 
 fn read(path: &Path) -> String {
@@ -117,7 +110,6 @@ mod tests {
     fn a_cgroup_can_be_read_and_is_known_to_be_somebody_elses() {
         let own = std::process::id();
         assert!(Usage::in_cgroup(&Cgroup::of(own).unwrap()).cpu_ns.is_some_and(|cpu| cpu > 0));
-        assert_eq!(parent(own).unwrap(), std::os::unix::process::parent_id());
         assert_eq!(Usage::of(own).unwrap(), None, "it is our starter's too");
     }
 }

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memchr::memchr;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{MAX_LINE, Stream};
+use crate::io::events::timespec;
 
 /// Where the journal listens.
 pub(crate) const SOCKET: &str = "/run/systemd/journal/socket";
@@ -125,8 +126,8 @@ impl Journald {
         while self.is_behind() {
             let before = self.left();
             let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let _: rustix::io::Result<_> = poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timeout));
+            let _: rustix::io::Result<_> =
+                poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timespec(left)));
             self.resume();
             if self.left() < before {
                 deadline = Instant::now() + PATIENCE;

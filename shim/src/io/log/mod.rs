@@ -6,6 +6,7 @@ pub(crate) mod journald;
 pub(crate) mod json;
 pub(crate) mod k8s;
 pub(crate) mod read;
+pub(crate) mod room;
 
 use std::os::fd::{AsFd, BorrowedFd};
 

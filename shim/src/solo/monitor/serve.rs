@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::Errno;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::birth::{Born, Home};
 use super::client::Client;
 use super::door::Door;
 use super::vitals::Vitals;
 use crate::error::{Context, Result};
+use crate::io::events;
 use crate::io::intake::{CALM, Intake};
+use crate::io::log::room::Room;
 use crate::io::log::{Log, Stream};
 use crate::oom::OomWatch;
 use crate::reap::{self, Exit};
@@ -59,8 +59,7 @@ pub(super) struct Monitor {
     pub(super) stdin: Option<OwnedFd>,
     pub(super) outputs: [Option<OwnedFd>; 2],
     pub(super) log: Log,
-    /// Whether the log's journal is watched for room.
-    pub(super) log_waits: bool,
+    pub(super) room: Room,
     pub(super) intake: Intake,
     pub(super) clients: Vec<Option<Client>>,
     /// Input that the container has not read yet.
@@ -111,7 +110,7 @@ impl Monitor {
             stdin: born.streams.stdin,
             outputs: [born.streams.stdout, born.streams.stderr],
             log: home.log,
-            log_waits: false,
+            room: Room::default(),
             intake: Intake::default(),
             clients: Vec::new(),
             input: Vec::new(),
@@ -248,24 +247,20 @@ impl Monitor {
         let first = deadline.into_iter().chain(self.door.retry()).chain(check).min();
         let left = first.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.into_iter().chain(self.intake.is_flooded().then_some(CALM)).min();
-        let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-        let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
-        let mut events = [empty; 16];
-        let count = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
-            Err(Errno::INTR) => return Ok(Some(Vec::new())),
-            other => other.context(|| "wait for events")?,
+        let Some(events) = events::wait(&self.epoll, left)? else {
+            return Ok(Some(Vec::new()));
         };
-        if count == 0 {
+        if events.is_empty() {
             self.intake.calm(self.outputs.iter().flatten());
             self.log.calm();
         }
         if self.door.retry().is_some_and(|retry| retry <= Instant::now()) {
             self.door.open(&self.epoll);
-        } else if count == 0 && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        } else if events.is_empty() && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Ok(None);
         }
         self.check_health();
-        Ok(Some(events[..count].iter().map(|event| (event.data.u64(), event.flags)).collect()))
+        Ok(Some(events))
     }
 
     fn handle(&mut self, token: u64, flags: EventFlags) -> Result<()> {

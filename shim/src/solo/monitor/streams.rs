@@ -1,5 +1,7 @@
 //! The container's streams in the monitor's hands.
 
+use std::slice;
+
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, write};
 
@@ -65,19 +67,9 @@ impl Monitor {
 
     /// Waits for the journal to have room, or does no more.
     pub(super) fn follow_log(&mut self) {
-        let waits = self.log.is_behind();
-        if waits == self.log_waits {
-            return;
+        if self.room.follow(&self.epoll, JOURNAL, slice::from_ref(&self.log)) {
+            self.adjust();
         }
-        let Some(journal) = self.log.journal() else { return };
-        // What cannot be watched would wait for ever; the end of the container settles it.
-        let _: rustix::io::Result<()> = if waits {
-            epoll::add(&self.epoll, journal, EventData::new_u64(JOURNAL), EventFlags::OUT)
-        } else {
-            epoll::delete(&self.epoll, journal)
-        };
-        self.log_waits = waits;
-        self.adjust();
     }
 
     pub(super) fn close_output(&mut self, index: usize) {

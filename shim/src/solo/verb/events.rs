@@ -1,8 +1,6 @@
 //! `shim events`: what happens to containers, as it happens. There is no daemon to ask: the container directories tell.
 
 use std::collections::BTreeMap;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -10,6 +8,7 @@ use serde_json::json;
 
 use crate::cli::{Events, Format};
 use crate::error::{Context, Result};
+use crate::io::events::forget_changes;
 use crate::solo::directory::{Layout, Status, private_dir};
 use crate::solo::health::Word;
 use crate::solo::record::now;
@@ -58,7 +57,7 @@ pub(crate) fn events(layout: &Layout, events: &Events) -> Result<u8> {
         }
         (known, first) = (present, false);
         relay::wait(&mut [PollFd::new(&changes, PollFlags::IN)])?;
-        forget(&changes)?;
+        forget_changes(&changes)?;
     }
 }
 
@@ -110,18 +109,6 @@ fn print(format: Format, name: &str, action: &str, code: Option<u32>) {
         }
         (Format::Table, Some(code)) => say(&format!("{time} container {action} {name} (exitCode={code})")),
         (Format::Table, None) => say(&format!("{time} container {action} {name}")),
-    }
-}
-
-fn forget(changes: &OwnedFd) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(changes, &mut space);
-    loop {
-        match events.next() {
-            Ok(_) => {}
-            Err(rustix::io::Errno::AGAIN) => return Ok(()),
-            Err(errno) => return Err(errno).context(|| "watch the containers"),
-        }
     }
 }
 

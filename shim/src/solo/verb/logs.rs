@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +10,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::cli::Logs;
 use crate::error::{Context, Error, Result};
+use crate::io::events::forget_changes;
 use crate::io::log::Stream;
 use crate::io::log::read::{Entry, Form, Reader, readers};
 use crate::io::time;
@@ -110,18 +110,6 @@ fn watch(directory: &Directory) -> Result<OwnedFd> {
     let kinds = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
     inotify::add_watch(&changes, &directory.path, kinds).context(step)?;
     Ok(changes)
-}
-
-fn forget_changes(changes: &impl AsFd) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(changes, &mut space);
-    loop {
-        match events.next() {
-            Ok(_) => {}
-            Err(rustix::io::Errno::AGAIN) => return Ok(()),
-            Err(errno) => return Err(errno).context(|| "watch the log"),
-        }
-    }
 }
 
 /// Prints records where they belong.
