@@ -66,10 +66,10 @@ fn run_and_attach_leave_at_the_third_time() {
     let solo = Solo::running(&["/probe", "stubborn"]);
     let run = Client::start(&solo, &mut solo.run_command(&["--rm"]), "run");
     assert!(wait::file(&run.files.stdout, LIMIT, |text| text.contains("ready")), "{}", run.complaint());
-    run.asked(Signal::SIGINT);
-    run.asked(Signal::SIGHUP);
-    run.asked(Signal::SIGTERM);
-    solo.logged("SIGINT\nSIGHUP\nSIGTERM\n");
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
+        run.asked(signal);
+        solo.logged(signal.as_str());
+    }
     run.asked(Signal::SIGINT);
     let said = run.leaves(1);
     assert!(said.contains(WORDS) && said.lines().count() == 1, "{said}");
