@@ -1,13 +1,14 @@
 //! imgtool: container images without a daemon.
 //!
 //! A verb reads top to bottom in its file under `verb/`; `registry/` speaks the protocol, `layer/` unpacks, `layout/` is
-//! the store, `bundle/` makes what a runtime runs, `archive/` reads and writes single files.
+//! the store, `bundle/` makes what a runtime runs (`cdi/` the devices in it), `archive/` reads and writes single files.
 
 #![forbid(unsafe_code)]
 
 mod archive;
 mod build;
 mod bundle;
+mod cdi;
 mod cli;
 mod digest;
 mod error;

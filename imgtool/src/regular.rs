@@ -40,7 +40,8 @@ pub(crate) fn read_found(found: &OwnedFd, most: u64) -> Result<Vec<u8>> {
     read_up_to(&reopened(found)?, most)
 }
 
-fn read_up_to(file: &File, most: u64) -> Result<Vec<u8>> {
+/// The same of an open file.
+pub(crate) fn read_up_to(file: &File, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {

@@ -44,8 +44,7 @@ pub(crate) struct Builder {
     pub(crate) runtime: PathBuf,
     pub(crate) secrets: super::secrets::Secrets,
     pub(crate) options: Options,
-    pub(crate) allow_insecure: bool,
-    pub(crate) allow_host_network: bool,
+    pub(crate) allowed: super::entitled::Allowed,
     pub(crate) compression: LayerCompression,
     pub(crate) level: Option<i32>,
     /// Seconds of `SOURCE_DATE_EPOCH`.

@@ -5,7 +5,7 @@
 //! parse/       text -> instructions, each with its place       expand.rs   variables (env.rs)
 //! plan.rs      stages -> graph                                 lint/       what is probably not meant
 //! builder.rs   the stages side by side; a step is cached or done, and becomes a layer
-//!   instructions.rs   run.rs (mounts.rs, held.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
+//!   instructions.rs   run.rs (entitled.rs, mounts.rs, held.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
 //! cache.rs     keys and records                                exchange.rs the cache in other places
 //! output.rs    where the image goes                            display.rs  what the user sees
 //! metadata.rs  what programs are told of it
@@ -23,6 +23,7 @@ mod chmod;
 mod contexts;
 mod copy;
 mod display;
+mod entitled;
 mod env;
 mod exchange;
 mod expand;
@@ -55,6 +56,7 @@ pub(crate) use attest::{Detail, SbomForm, detail, sbom_form};
 pub(crate) use cache::{cached_layers, clear_cache};
 pub(crate) use call::Call;
 pub(crate) use contexts::Named;
+pub(crate) use entitled::Allow;
 pub(crate) use exchange::Place as CachePlace;
 pub(crate) use output::Output;
 pub(crate) use process::guard;

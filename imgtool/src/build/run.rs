@@ -17,7 +17,9 @@ use super::mounts::Resolved;
 use super::parse::{Instruction, Run, Security, StepNetwork};
 use super::source::{Fault, Locate as _, Result};
 use crate::bundle::{Network, StepSpec, connect_step, step_spec};
+use crate::cdi;
 use crate::error::{Error, Step};
+use crate::rights::user_namespace;
 
 /// The name that a step has for itself.
 const HOSTNAME: &str = "buildkitsandbox";
@@ -83,14 +85,8 @@ impl Work<'_> {
         step: StepId,
     ) -> Result<bool> {
         let builder = self.builder;
-        if run.security == Security::Insecure && !builder.allow_insecure {
-            let text = "--security=insecure is not allowed: give --allow security.insecure to the build";
-            return Err(Fault::at(command.span(), text));
-        }
-        if run.network == StepNetwork::Host && !builder.allow_host_network {
-            let text = "--network=host is not allowed: give --allow network.host to the build";
-            return Err(Fault::at(command.span(), text));
-        }
+        self.entitled(command, run)?;
+        let devices = self.devices(command, run)?;
         let mounts = self.mounts(command, run)?;
         let mut key = Key::default();
         key.add("layers", &self.state.chain());
@@ -110,6 +106,9 @@ impl Work<'_> {
         }
         key.add("network", &format!("{:?} {:?}", run.network, builder.options.network));
         key.add("security", &format!("{:?}", run.security));
+        for device in &devices {
+            key.add(format!("device {}", device.name), "");
+        }
         for resolved in &mounts {
             resolved.key(&mut key).locate(resolved.at)?;
         }
@@ -119,10 +118,11 @@ impl Work<'_> {
         }
         let layers = self.state.layers.clone();
         // Only what is missing of the places where something is mounted: the step's own layer has none of them then.
-        let targets: Vec<(String, bool)> = self.targets(&mounts);
+        let mut targets: Vec<(String, bool)> = self.targets(&mounts);
+        targets.extend(cdi::mount_points(&devices, user_namespace()?.is_some()).locate(command.span())?);
         let top = self.stubs(&targets)?;
         let made = self.layer(&keyed, &layers, top.as_deref(), |work, target| {
-            work.contain(command, run, words, script, &mounts, target, step)
+            work.contain(command, run, words, script, &mounts, &devices, target, step)
         })?;
         builder.display.done(step);
         Ok(made)
@@ -137,6 +137,7 @@ impl Work<'_> {
         words: &[String],
         script: Option<&(String, String)>,
         mounts: &[Resolved],
+        devices: &[cdi::Device],
         rootfs: &Path,
         step: StepId,
     ) -> Result<()> {
@@ -176,6 +177,7 @@ impl Work<'_> {
             insecure: run.security == Security::Insecure,
             hostname: builder.args.get("BUILDKIT_SANDBOX_HOSTNAME").map_or(HOSTNAME, String::as_str),
             mounts: Vec::new(),
+            devices,
             options: builder.options.clone(),
             hooks: None,
         };
@@ -243,6 +245,9 @@ fn shown(run: &Run) -> String {
     }
     if run.security == Security::Insecure {
         text.push_str("--security=insecure ");
+    }
+    for (word, _) in &run.devices {
+        text.extend(["--device=", &word.text, " "]);
     }
     if run.command.exec {
         text.push_str(&serde_json::to_string(&run.command.words).unwrap_or_default());

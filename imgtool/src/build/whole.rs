@@ -9,6 +9,7 @@ use super::cache::Cache;
 use super::call::{Method, Said};
 use super::contexts::{Asked, Context, Contexts};
 use super::display::Display;
+use super::entitled::Allowed;
 use super::exchange::{self, Imported};
 use super::images::Images;
 use super::lint::{self, Known, Settings, Subject};
@@ -142,8 +143,7 @@ fn whole(
             runtime: runtime(args.runtime.as_deref())?,
             secrets: secrets.clone(),
             options: options(args),
-            allow_insecure: args.allow.iter().any(|allow| allow == "security.insecure"),
-            allow_host_network: args.network == "host" || args.allow.iter().any(|allow| allow == "network.host"),
+            allowed: Allowed::of(&args.allow, args.network == "host", &args.cdi_spec_dir),
             compression: args.compression,
             level: args.compression_level,
             epoch: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()),

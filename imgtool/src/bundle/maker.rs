@@ -30,6 +30,8 @@ pub(super) struct Maker<'a> {
     pub(super) layers: &'a [Layer],
     pub(super) options: &'a Options,
     pub(super) directory: &'a Path,
+    /// Devices that were asked for by name.
+    pub(super) named: Vec<crate::cdi::Device>,
     pub(super) progress: &'a Progress,
     pub(super) together: Together,
 }
@@ -137,7 +139,9 @@ impl Maker<'_> {
             shm,
             rootless,
         };
-        let spec = spec::spec(&self.image.config, self.options, &context)?;
+        let is_rootless = context.rootless.is_some();
+        let mut spec = spec::spec(&self.image.config, self.options, &context)?;
+        crate::cdi::apply(&self.named, &mut spec, is_rootless)?;
         let mut text = serde_json::to_vec_pretty(&spec).map_err(|e| Error::other(e.to_string())).at("config.json")?;
         text.push(b'\n');
         let config = self.write(".config.json", &text, 0o644)?;

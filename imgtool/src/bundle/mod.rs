@@ -58,6 +58,7 @@ pub(crate) use step::{
 };
 pub(crate) use volume::{Volume, is_name as is_volume_name, parse_mount, parse_tmpfs};
 
+use crate::cdi;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, Step};
 use crate::layout::{Image, Layer, Store, Together, check_ours, random_hex};
@@ -129,13 +130,15 @@ pub(crate) fn make(
     if let Some(name) = &options.hostname {
         check_hostname(name)?;
     }
+    let named = named_devices(options)?;
     for source in absent {
         // With the caller's umask; it is the user's from now on, and stays.
         fs::create_dir_all(source).with(|| format!("--volume {}", source.display()))?;
     }
     let id = random_hex(12)?;
     let (directory, made) = claim(store, image, directory, &id)?;
-    let maker = Maker { store, image, layers, options, directory: &directory, progress, together: Together::default() };
+    let together = Together::default();
+    let maker = Maker { store, image, layers, options, directory: &directory, progress, together, named };
     match maker.fill(&id, capabilities) {
         Ok(()) => Ok(directory),
         Err(e) => {
@@ -144,6 +147,23 @@ pub(crate) fn make(
             Err(e)
         }
     }
+}
+
+/// The devices that are asked for by name.
+fn named_devices(options: &Options) -> Result<Vec<cdi::Device>> {
+    let names: Vec<&String> = options
+        .devices
+        .iter()
+        .filter_map(|device| match device {
+            Device::Named(name) => Some(name),
+            Device::Node { .. } => None,
+        })
+        .collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = cdi::Devices::read(&options.cdi_dirs)?;
+    names.iter().map(|name| known.get(name).cloned()).collect::<Result<_>>().at("--device")
 }
 
 /// A directory of our own: an absent or an empty one. Says whether it was made here.

@@ -52,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) read_only: bool,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) devices: Vec<Device>,
+    /// Where CDI specifications are, if not in the usual places.
+    pub(crate) cdi_dirs: Vec<PathBuf>,
     pub(crate) cap_add: Vec<String>,
     pub(crate) cap_drop: Vec<String>,
     pub(crate) privileged: bool,

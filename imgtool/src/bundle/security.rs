@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde_json::{Value, json};
 
 use super::options::clean_absolute;
+use crate::cdi;
 use crate::error::{Error, Result, Step};
 
 /// One `--security-opt`.
@@ -64,17 +65,24 @@ pub(super) fn read_seccomp(file: &Path) -> Result<Value> {
 
 /// One `--device`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Device {
-    host: PathBuf,
-    container: String,
-    access: String,
+pub(crate) enum Device {
+    Node {
+        host: PathBuf,
+        container: String,
+        access: String,
+    },
+    /// By the name of the machine's CDI specifications.
+    Named(String),
 }
 
 impl FromStr for Device {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::malformed(format!("{text:?}: want /HOST[:/CONTAINER][:rwm]"));
+        if cdi::is_name(text) {
+            return Ok(Self::Named(text.to_owned()));
+        }
+        let bad = || Error::malformed(format!("{text:?}: want /HOST[:/CONTAINER][:rwm] or VENDOR/CLASS=NAME"));
         let is_access = |text: &str| !text.is_empty() && text.bytes().all(|b| b"rwm".contains(&b));
         let parts: Vec<&str> = text.split(':').collect();
         let (host, container, access) = match parts.as_slice() {
@@ -88,7 +96,7 @@ impl FromStr for Device {
             return Err(bad());
         }
         let container = clean_absolute(container).ok_or_else(bad)?;
-        Ok(Self { host: host.into(), container, access: access.to_owned() })
+        Ok(Self::Node { host: host.into(), container, access: access.to_owned() })
     }
 }
 
@@ -100,12 +108,12 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Looks the devices up on the host.
+    /// Looks the devices up on the host, but for those that have a name.
     pub(super) fn of(asked: &[Device], privileged: bool) -> Result<Self> {
         let mut all = Self::default();
         for device in asked {
-            all.add(&device.host, &device.container, &device.access)
-                .with(|| format!("--device {}", device.host.display()))?;
+            let Device::Node { host, container, access } = device else { continue };
+            all.add(host, container, access).with(|| format!("--device {}", host.display()))?;
         }
         if privileged {
             all.rules = vec![json!({"allow": true, "access": "rwm"})];

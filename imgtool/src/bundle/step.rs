@@ -16,6 +16,7 @@ use super::rootless::{Rootless, check_identity};
 use super::security::{Devices, SecurityOpt};
 use super::spec::{self, Context};
 use super::{Network, caps, network, overlay, seccomp, user};
+use crate::cdi;
 use crate::error::{Result, Step};
 use crate::layer::{OverlayForm, open_root};
 use crate::layout::{Layer, Store};
@@ -38,6 +39,7 @@ pub(crate) struct StepSpec<'a> {
     pub(crate) hostname: &'a str,
     /// Entries of `mounts` besides the usual ones.
     pub(crate) mounts: Vec<Value>,
+    pub(crate) devices: &'a [cdi::Device],
     /// In the words of `docker run`: memory, CPUs, /dev/shm, ulimits, hosts, DNS.
     pub(crate) options: Options,
     /// Set by [`connect_step`].
@@ -92,6 +94,7 @@ pub(crate) fn step_spec(step: &StepSpec<'_>) -> Result<Value> {
         shm: None,
         rootless,
     };
+    let is_rootless = context.rootless.is_some();
     let mut spec = spec::spec(&config, &options, &context)?;
     // An image's own environment and nothing else: what is set here would be found in what the step makes.
     spec["process"]["env"] = json!(step.env);
@@ -101,6 +104,7 @@ pub(crate) fn step_spec(step: &StepSpec<'_>) -> Result<Value> {
         more.sort_by_key(|mount| mount["destination"].as_str().unwrap_or_default().matches('/').count());
         mounts.append(&mut more);
     }
+    cdi::apply(step.devices, &mut spec, is_rootless)?;
     Ok(spec)
 }
 

@@ -12,7 +12,7 @@ use clap::{ArgAction, Args};
 
 use super::{ProgressArgs, PullPolicy, RegistryArgs};
 use crate::archive::LayerCompression;
-use crate::build::{CachePlace, Call, Detail, Named, Output, SbomForm, Secret, Ssh, detail, sbom_form};
+use crate::build::{Allow, CachePlace, Call, Detail, Named, Output, SbomForm, Secret, Ssh, detail, sbom_form};
 use crate::bundle::{HostEntry, Rlimit, parse_cpus, parse_size};
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -100,9 +100,14 @@ pub(crate) struct BuildArgs {
     /// Network of RUN: default (one of its own, by the CNI plugins or pasta, whichever is there), none or host
     #[arg(long, value_name = "NETWORK", default_value = "default", value_parser = ["default", "none", "host"])]
     pub(crate) network: String,
-    /// Allow RUN --network=host (network.host) or --security=insecure (security.insecure); may be repeated
-    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["network.host", "security.insecure"])]
-    pub(crate) allow: Vec<String>,
+    /// Allow RUN --network=host (network.host), --security=insecure (security.insecure) or --device (device, or
+    /// device=NAME for one); may be repeated
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) allow: Vec<Allow>,
+    /// Directory of CDI specifications of devices instead of /etc/cdi and /var/run/cdi; may be repeated, the last
+    /// counts first
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
     /// Line for /etc/hosts of RUN; may be repeated
     #[arg(long, value_name = "NAME:IP")]
     pub(crate) add_host: Vec<HostEntry>,

@@ -142,9 +142,12 @@ pub(crate) struct BundleArgs {
     /// Tmpfs mount, as /run:size=64m,mode=1777; may be repeated
     #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = parse_tmpfs)]
     pub(crate) tmpfs: Vec<Volume>,
-    /// Device of the host; may be repeated
+    /// Device of the host, or VENDOR/CLASS=NAME of its CDI specifications; may be repeated
     #[arg(long, value_name = "HOST[:CONTAINER][:rwm]")]
     pub(crate) device: Vec<Device>,
+    /// Directory of CDI specifications instead of /etc/cdi and /var/run/cdi; may be repeated, the last counts first
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
     /// Add a capability, or ALL; may be repeated
     #[arg(long, value_name = "CAP", action = ArgAction::Append, value_delimiter = ',')]
     pub(crate) cap_add: Vec<String>,

@@ -127,6 +127,7 @@ fn options(args: &BundleArgs, root: bool) -> Result<Options> {
         read_only: args.read_only,
         volumes: [args.volumes.as_slice(), &args.mount, &args.tmpfs].concat(),
         devices: args.device.clone(),
+        cdi_dirs: args.cdi_spec_dir.clone(),
         cap_add: if args.privileged { vec!["ALL".to_owned()] } else { args.cap_add.clone() },
         cap_drop: args.cap_drop.clone(),
         privileged: args.privileged,

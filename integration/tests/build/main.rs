@@ -8,6 +8,7 @@ mod cache;
 mod calls;
 mod contexts;
 mod copies;
+mod devices;
 mod flask;
 mod instructions;
 mod mistakes;

@@ -98,6 +98,37 @@ fn without_ranges_all_steps_are_the_users() {
 }
 
 #[test]
+fn a_users_step_has_a_device_by_its_name() {
+    if let Some(why) = impossible() {
+        skip!("{why}");
+    }
+    let user = User::new(false);
+    user.image();
+    let (context, cdi) = (user.home.join("context"), user.home.join("cdi"));
+    fs::create_dir(&context).unwrap();
+    fs::create_dir(&cdi).unwrap();
+    fs::set_permissions(&cdi, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let spec = "cdiVersion: 0.5.0\nkind: v.com/c\ndevices:\n- name: x\n  containerEdits:\n    deviceNodes: [{path: /dev/other, hostPath: /dev/zero}]\n";
+    fs::write(cdi.join("x.yaml"), spec).unwrap();
+    let dockerfile = "FROM small:1\nRUN --device=v.com/c,required busybox head -c 3 /dev/other | busybox wc -c\n";
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let build = || {
+        let args = ["build", "--progress", "plain", "--no-cache", "--network", "none", "--allow", "device"];
+        user.imgtool(&[&args[..], &["--cdi-spec-dir", cdi.to_str().unwrap(), context.to_str().unwrap()]].concat())
+    };
+    // They are another user's, who could have this one's steps run any program.
+    let out = build();
+    assert!(out.code == 1 && out.stderr.contains("it must be root's, or yours"), "{out}");
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&user.home).unwrap());
+    for path in [cdi.join("x.yaml"), cdi.clone()] {
+        std::os::unix::fs::chown(path, Some(owner), None).unwrap();
+    }
+    let out = build().ok();
+    assert!(out.stderr.contains(" 3\n"), "{out}");
+    user.leave();
+}
+
+#[test]
 fn on_cgroup_version_2_alone_a_step_is_confined_and_connected_by_pasta() {
     integration::cgroups::enter_v2();
     if let Some(why) = impossible() {

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::super::source::{Fault, Locate as _, Result, Span, did_you_mean};
 use super::flags::Flags;
-use super::mount::Mount;
+use super::mount::{Mount, csv};
 use super::stage::{From, from};
 use super::words::heredoc;
 use super::{Heredoc, KEYWORDS, Logical, Pair, Statement, Word};
+use crate::error::Error;
 use crate::time::go_duration;
 
 /// A line that several instructions may stand on (ONBUILD), shared.
@@ -104,6 +105,36 @@ pub(crate) struct Run {
     pub(crate) mounts: Vec<Word>,
     pub(crate) network: StepNetwork,
     pub(crate) security: Security,
+    pub(crate) devices: Vec<(Word, Device)>,
+}
+
+/// `RUN --device=NAME[,required]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) name: String,
+    pub(crate) required: bool,
+}
+
+impl Device {
+    /// A name has a `=` of its own where it says which of a kind.
+    fn parse(text: &str) -> crate::error::Result<Self> {
+        let bad = |why: String| Error::malformed(format!("--device={text}: {why}: want NAME[,required]"));
+        let (mut name, mut required) = (None, false);
+        for field in csv(text)? {
+            let (key, value) = field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
+            match (key.to_ascii_lowercase().as_str(), value) {
+                ("required", None | Some("1" | "t" | "T" | "true" | "TRUE" | "True")) => required = true,
+                ("required", Some("0" | "f" | "F" | "false" | "FALSE" | "False")) => required = false,
+                ("required", Some(other)) => return Err(bad(format!("required={other}"))),
+                ("name", Some(value)) if name.is_none() => name = Some(value.to_owned()),
+                _ if name.is_none() => name = Some(field),
+                ("name", _) => return Err(bad("two names".to_owned())),
+                _ => return Err(bad(format!("unknown {field:?}"))),
+            }
+        }
+        let name = name.filter(|name| !name.is_empty()).ok_or_else(|| bad("no name".to_owned()))?;
+        Ok(Self { name, required })
+    }
 }
 
 /// COPY or ADD.
@@ -281,7 +312,12 @@ fn run(statement: &Statement, flags: &mut Flags<'_>, command: Command) -> Result
     if command.words.iter().all(|word| word.trim().is_empty()) {
         return Err(Fault::at(statement.span(), "RUN requires at least one argument: the command"));
     }
-    Ok(Run { command, mounts, network, security })
+    let mut devices = Vec::new();
+    for word in flags.values("device")? {
+        let device = Device::parse(&word.text).locate(statement.line.span(word.at))?;
+        devices.push((word, device));
+    }
+    Ok(Run { command, mounts, network, security, devices })
 }
 
 fn onbuild(statement: &Statement) -> Result<String> {

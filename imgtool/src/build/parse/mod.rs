@@ -9,7 +9,7 @@ mod stage;
 mod tests;
 mod words;
 
-pub(crate) use instruction::{Arg, Command, Copy, Instruction, Kind, Run, Security, StepNetwork, instruction};
+pub(crate) use instruction::{Arg, Command, Copy, Device, Instruction, Kind, Run, Security, StepNetwork, instruction};
 pub(crate) use line::{Directive, Lines, Logical};
 pub(crate) use mount::{Mount, MountKind, Sharing, csv};
 pub(crate) use stage::{Dockerfile, Stage, parse};
