@@ -50,6 +50,8 @@ pub(crate) struct Builder {
     /// Seconds of `SOURCE_DATE_EPOCH`.
     pub(crate) epoch: Option<i64>,
     pub(crate) imported: Option<super::exchange::Imported>,
+    /// The places of `--cache-from`.
+    pub(crate) cache_from: Vec<String>,
     pub(crate) stages: Stages,
     pub(crate) views: Views,
     /// Named contexts that something was taken from.
@@ -328,8 +330,7 @@ impl Work<'_> {
         };
         let found = match (found, &builder.imported) {
             (None, Some(imported)) => {
-                let below = self.state.chain_id();
-                let taken = imported.take(builder, &digest, below.as_ref(), &self.state)?;
+                let taken = imported.take(builder, &digest, &self.state);
                 if let Some((record, _)) = &taken {
                     builder.cache.keep(&digest, record, &keyed.places)?;
                 }
@@ -354,9 +355,12 @@ impl Work<'_> {
         Ok(Some(made))
     }
 
-    /// A record counts only if the store still has its layer, unpacked and as a blob.
+    /// A record counts only if it was made here, or came from where this build wants it from; and if the store still has its layer, unpacked and as a blob.
     #[allow(clippy::type_complexity, reason = "a record and what it stands for")]
     fn usable(&self, record: Record) -> crate::error::Result<Option<(Record, Option<(Layer, Descriptor)>)>> {
+        if record.origin.as_ref().is_some_and(|origin| !self.builder.cache_from.contains(origin)) {
+            return Ok(None);
+        }
         let Some(CachedLayer { diff_id, descriptor }) = &record.layer else { return Ok(Some((record, None))) };
         let below = self.state.chain_id();
         let store = &self.builder.store;

@@ -58,6 +58,7 @@ pub(crate) struct CachedLayer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Record {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parts: Vec<(String, String)>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     files: BTreeMap<String, String>,
@@ -65,18 +66,31 @@ pub(crate) struct Record {
     pub(crate) layer: Option<CachedLayer>,
     /// RFC 3339.
     pub(crate) created: String,
+    /// The `--cache-from` that it came by: it counts for those builds that name this place, and for no other. Who can write
+    /// there could have made any layer of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<String>,
 }
 
 impl Record {
     pub(crate) fn new(key: &Key, layer: Option<CachedLayer>, created: String) -> Self {
-        Self { parts: key.parts.clone(), files: key.files.clone(), layer, created }
+        Self { parts: key.parts.clone(), files: key.files.clone(), layer, created, origin: None }
     }
 }
 
 impl Record {
     /// For others: what its files were called is nobody's business.
     pub(crate) fn without_files(&self) -> Self {
-        Self { files: BTreeMap::new(), ..self.clone() }
+        Self { files: BTreeMap::new(), origin: None, ..self.clone() }
+    }
+
+    pub(crate) fn brought_from(&self, place: &str) -> Self {
+        Self { origin: Some(place.to_owned()), ..self.clone() }
+    }
+
+    /// For everybody who has the image: of its key they need no more than the whole.
+    pub(crate) fn without_parts(&self) -> Self {
+        Self { parts: Vec::new(), ..self.without_files() }
     }
 }
 
@@ -186,6 +200,9 @@ fn difference(then: &Record, now: &Key) -> String {
     let value = |parts: &[(String, String)], name: &str| {
         parts.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone())
     };
+    if then.parts.is_empty() {
+        return "what it depends on changed".to_owned(); // an image's own cache does not say what that was
+    }
     let mut changes = Vec::new();
     for (name, digest) in &now.parts {
         match value(&then.parts, name) {

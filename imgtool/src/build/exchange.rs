@@ -2,7 +2,8 @@
 //! nothing.
 //!
 //! It is an OCI image manifest whose config has the records of the steps by their keys, and whose layers are those of the
-//! records; a registry or an OCI layout keeps it like any image. A layer is fetched when a step wants it.
+//! records; a registry or an OCI layout keeps it like any image. A layer is fetched when a step wants it. An image may have
+//! the records of its own layers in its config (`type=inline`), and is then a cache itself.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -16,15 +17,18 @@ use super::display::Display;
 use super::parse::csv;
 use super::state::State;
 use crate::digest::Digest;
-use crate::error::{Error, Kind, Result, Step};
+use crate::error::{Error, Result, Step};
 use crate::layer::Limits;
 use crate::layout::{Layer, Store, VerifiedReader};
 use crate::oci::{self, Descriptor, Document, ImageConfig, Manifest};
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Access, Stop};
 use crate::transfer::{LayoutDir, Remote, Source, StoreImage, Target, Transfer};
 use crate::unpack::Unpacking;
 
+/// The member of an image's config that has the records of its layers.
+const INLINE: &str = "org.tare.buildcache.v1";
 const CONFIG: &str = "application/vnd.tare.buildcache.config.v1+json";
 /// A list of records is read up to this size.
 const CONFIG_MAX: u64 = 64 << 20;
@@ -43,6 +47,31 @@ pub(crate) struct Place {
 enum PlaceKind {
     Directory(PathBuf, String),
     Registry(String),
+    /// In the config of the image that is built.
+    Inline,
+}
+
+impl Place {
+    pub(crate) fn is_inline(&self) -> bool {
+        self.kind == PlaceKind::Inline
+    }
+}
+
+/// Where it is, whatever is written or read there.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.kind {
+            PlaceKind::Directory(path, tag) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                write!(f, "{}:{tag}", path.display())
+            }
+            PlaceKind::Registry(text) => match text.parse::<Reference>() {
+                Ok(reference) => write!(f, "{reference}"),
+                Err(_) => f.write_str(text),
+            },
+            PlaceKind::Inline => f.write_str("inline"),
+        }
+    }
 }
 
 impl std::str::FromStr for Place {
@@ -50,7 +79,9 @@ impl std::str::FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: String| {
-            Error::malformed(format!("{text}: {why}: want type=local,dest=DIR (or src=DIR), or type=registry,ref=REF"))
+            Error::malformed(format!(
+                "{text}: {why}: want type=local,dest=DIR (or src=DIR), type=registry,ref=REF, or to write type=inline"
+            ))
         };
         // The old form is a reference alone.
         if !text.contains('=') {
@@ -74,6 +105,7 @@ impl std::str::FromStr for Place {
                 reference.parse::<Reference>()?;
                 PlaceKind::Registry(reference)
             }
+            Some("inline") => PlaceKind::Inline,
             Some(other) => return Err(bad(format!("type {other:?} is not known here"))),
             None => return Err(bad("no type".to_owned())),
         };
@@ -101,6 +133,9 @@ pub(crate) type Used = (usize, Digest, Record);
 
 /// Writes the records of a build, and their layers.
 pub(crate) fn export(store: &Store, place: &Place, used: &[Used], stages: &[usize], access: &Access) -> Result<()> {
+    if place.is_inline() {
+        return Ok(());
+    }
     let mut records = Records::default();
     let mut layers: BTreeMap<Digest, Descriptor> = BTreeMap::new();
     for (_, key, record) in used.iter().filter(|(stage, ..)| place.all || stages.contains(stage)) {
@@ -125,89 +160,139 @@ pub(crate) fn export(store: &Store, place: &Place, used: &[Used], stages: &[usiz
             let parsed: Reference = reference.parse()?;
             send(&Remote::target(&parsed, access, None, None)).with(|| reference.clone())
         }
+        PlaceKind::Inline => Ok(()),
     }
+}
+
+/// An image's config with the records of the steps that its layers are of.
+pub(crate) fn with_cache(config: &ImageConfig, builder: &Builder, state: &State) -> Result<Vec<u8>> {
+    let stages = builder.plan.lineage();
+    let used = builder.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut records = Records::default();
+    for (_, key, record) in used.iter().filter(|(stage, ..)| stages.contains(stage)) {
+        if record
+            .layer
+            .as_ref()
+            .is_none_or(|layer| state.blobs.iter().any(|blob| blob.digest == layer.descriptor.digest))
+        {
+            records.steps.insert(key.to_string(), record.without_parts());
+        }
+    }
+    let bad = |e: serde_json::Error| Error::other(e.to_string());
+    let mut config = serde_json::to_value(config).map_err(bad)?;
+    config[INLINE] = serde_json::to_value(&records).map_err(bad)?;
+    oci::to_json(&config)
 }
 
 /// Records of other places.
 pub(crate) struct Imported {
-    sources: Vec<(Box<dyn Source + Send + Sync>, Records)>,
+    sources: Vec<Open>,
+}
+
+/// One of them: its name, where its layers are, and its records.
+struct Open {
+    name: String,
+    source: Box<dyn Source + Send + Sync>,
+    records: Records,
 }
 
 impl Imported {
     /// Reads the records. A place that has none, or is not there, is told of and passed over.
-    pub(crate) fn of(places: &[Place], access: &Access, display: &Display) -> Option<Self> {
+    pub(crate) fn of(places: &[Place], access: &Access, platform: &Platform, display: &Display) -> Option<Self> {
         let mut sources = Vec::new();
         for place in places {
-            match open(place, access) {
-                Ok(found) => sources.push(found),
-                Err(e) => display.note(&format!("--cache-from: {e}: goes on without")),
+            match open(place, access, platform) {
+                Ok((source, records)) => sources.push(Open { name: place.to_string(), source, records }),
+                Err(e) => display.note(&format!("--cache-from: {place}: {e}: goes on without")),
             }
         }
         (!sources.is_empty()).then_some(Self { sources })
     }
 
-    /// The step of this key, with its layer brought into the store.
-    #[allow(clippy::type_complexity, reason = "a record and what it stands for")]
-    pub(crate) fn take(
-        &self,
-        builder: &Builder,
-        key: &Digest,
-        below: Option<&Digest>,
-        state: &State,
-    ) -> Result<Option<(Record, Option<(Layer, Descriptor)>)>> {
-        for (source, records) in &self.sources {
-            let Some(record) = records.steps.get(&key.to_string()) else { continue };
-            let Some(CachedLayer { diff_id, descriptor }) = &record.layer else {
-                return Ok(Some((record.clone(), None)));
-            };
-            if !builder.store.has_blob(descriptor) {
-                let reader = source.open(descriptor, 0)?;
-                store_blob(&builder.store, descriptor, reader)?;
+    /// The step of this key, with its layer brought into the store. Where that cannot be, the step is done as if there were no
+    /// such cache.
+    pub(crate) fn take(&self, builder: &Builder, key: &Digest, state: &State) -> Option<Taken> {
+        for open in &self.sources {
+            let Some(record) = open.records.steps.get(&key.to_string()) else { continue };
+            match open.layer(builder, key, record, state) {
+                Ok(layer) => return Some((record.brought_from(&open.name), layer)),
+                Err(e) => builder.display.note(&format!("--cache-from: {}: {e}: goes on without", open.name)),
             }
-            if let Some(layer) = builder.store.layer(diff_id, below)? {
-                return Ok(Some((record.clone(), Some((layer, descriptor.clone())))));
-            }
-            let mut config = state.config.clone();
-            config.rootfs.diff_ids.push(diff_id.clone());
-            let manifest = Manifest {
-                schema_version: 2,
-                media_type: None,
-                config: Descriptor::new(oci::OCI_CONFIG, key.clone(), 0),
-                layers: state.blobs.iter().chain([descriptor]).cloned().collect(),
-                subject: None,
-                annotations: None,
-            };
-            let layer = unpack(&builder.store, &manifest, &config, &builder.display)?.pop();
-            let layer = layer.ok_or_else(|| Error::other("no layer"))?;
-            return Ok(Some((record.clone(), Some((layer, descriptor.clone())))));
         }
-        Ok(None)
+        None
     }
 }
 
-fn open(place: &Place, access: &Access) -> Result<(Box<dyn Source + Send + Sync>, Records)> {
+/// A record, and the layer that it stands for.
+pub(crate) type Taken = (Record, Option<(Layer, Descriptor)>);
+
+impl Open {
+    fn layer(
+        &self,
+        builder: &Builder,
+        key: &Digest,
+        record: &Record,
+        state: &State,
+    ) -> Result<Option<(Layer, Descriptor)>> {
+        let Some(CachedLayer { diff_id, descriptor }) = &record.layer else { return Ok(None) };
+        let below = state.chain_id();
+        if !builder.store.has_blob(descriptor) {
+            let reader = self.source.open(descriptor, 0)?;
+            store_blob(&builder.store, descriptor, reader)?;
+        }
+        if let Some(layer) = builder.store.layer(diff_id, below.as_ref())? {
+            return Ok(Some((layer, descriptor.clone())));
+        }
+        let mut config = state.config.clone();
+        config.rootfs.diff_ids.push(diff_id.clone());
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: None,
+            config: Descriptor::new(oci::OCI_CONFIG, key.clone(), 0),
+            layers: state.blobs.iter().chain([descriptor]).cloned().collect(),
+            subject: None,
+            annotations: None,
+        };
+        let layer = unpack(&builder.store, &manifest, &config, &builder.display)?.pop();
+        let layer = layer.ok_or_else(|| Error::other("no layer"))?;
+        Ok(Some((layer, descriptor.clone())))
+    }
+}
+
+fn open(place: &Place, access: &Access, platform: &Platform) -> Result<(Box<dyn Source + Send + Sync>, Records)> {
     let source: Box<dyn Source + Send + Sync> = match &place.kind {
         PlaceKind::Directory(directory, tag) => {
-            let step = || directory.display().to_string();
             let layout = Store::at(directory)?;
-            let index = layout.index().with(step)?;
+            let index = layout.index()?;
             let named = |entry: &&Descriptor| entry.annotation(crate::layout::NAME) == Some(tag);
             let entry = index.manifests.iter().find(named).ok_or_else(|| Error::missing("there is no cache in it"));
-            Box::new(StoreImage::new(&layout, entry.with(step)?, None))
+            Box::new(StoreImage::new(&layout, entry?, None))
         }
         PlaceKind::Registry(reference) => Box::new(Remote::source(&reference.parse()?, access)),
+        PlaceKind::Inline => return Err(Error::malformed("of which image? give type=registry,ref=REF")),
     };
     let delivered = source.manifest(None)?;
-    let Document::Manifest(manifest) = Document::parse_any(&delivered.bytes, &delivered.media_type)? else {
-        return Err(Error::new(Kind::Malformed, "is an index, not a build cache"));
+    let manifest = match Document::parse_any(&delivered.bytes, &delivered.media_type)? {
+        Document::Manifest(manifest) => manifest,
+        // An image of several platforms, or with statements beside it.
+        Document::Index(index) => {
+            let delivered = source.manifest(Some(index.choose(platform)?))?;
+            match Document::parse_any(&delivered.bytes, &delivered.media_type)? {
+                Document::Manifest(manifest) => manifest,
+                Document::Index(_) => return Err(Error::malformed("an index in an index")),
+            }
+        }
     };
-    if manifest.config.media_type != CONFIG {
-        return Err(Error::malformed("is an image without a build cache"));
-    }
-    crate::layout::check_size(&manifest.config, CONFIG_MAX)?;
+    let is_cache = manifest.config.media_type == CONFIG;
+    crate::layout::check_size(&manifest.config, if is_cache { CONFIG_MAX } else { oci::CONFIG_MAX })?;
     let mut bytes = Vec::new();
     source.open(&manifest.config, 0)?.read_to_end(&mut bytes)?;
-    let records = oci::json(&bytes)?;
+    if is_cache {
+        return Ok((source, oci::json(&bytes)?));
+    }
+    let mut config: BTreeMap<String, serde_json::Value> = oci::json(&bytes)?;
+    let records = config.remove(INLINE).ok_or_else(|| Error::missing("is an image without a build cache"))?;
+    let records: Records = serde_json::from_value(records).map_err(|e| Error::malformed(e.to_string()))?;
     Ok((source, records))
 }
 
@@ -256,6 +341,10 @@ mod tests {
         let place: Place = "type=local,dest=/c,mode=max".parse().unwrap();
         assert_eq!((place.kind, place.all), (PlaceKind::Directory("/c".into(), TAG.into()), true));
         assert_eq!("reg.example/c:1".parse::<Place>().unwrap().kind, PlaceKind::Registry("reg.example/c:1".into()));
+        assert!("type=inline".parse::<Place>().unwrap().is_inline());
+        let shown = |text: &str| text.parse::<Place>().unwrap().to_string();
+        assert_eq!(shown("type=registry,ref=x:1"), shown("x:1"));
+        assert_eq!(shown("type=local,src=/c"), shown("type=local,dest=/c,mode=max"));
         for bad in [
             "type=local",
             "type=gha",

@@ -10,7 +10,7 @@ use super::call::{Method, Said};
 use super::contexts::{Asked, Context, Contexts};
 use super::display::Display;
 use super::entitled::Allowed;
-use super::exchange::{self, Imported};
+use super::exchange::{self, Imported, Place as CachePlace};
 use super::images::Images;
 use super::lint::{self, Known, Settings, Subject};
 use super::output::{Built, Output, Sender};
@@ -147,7 +147,8 @@ fn whole(
             compression: args.compression,
             level: args.compression_level,
             epoch: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()),
-            imported: Imported::of(&args.cache_from, &access, display),
+            imported: Imported::of(&args.cache_from, &access, platform, display),
+            cache_from: args.cache_from.iter().map(ToString::to_string).collect(),
             stages: Stages::default(),
             views: Views::default(),
             opened: std::sync::Mutex::default(),
@@ -288,11 +289,13 @@ pub(crate) fn runtime(chosen: Option<&Path>) -> crate::error::Result<PathBuf> {
 }
 
 /// Writes the images of all platforms, and the index of several.
-fn finish(store: &Store, args: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Arc<State>)]) -> Result<Built> {
+fn finish(store: &Store, cli: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Arc<State>)]) -> Result<Built> {
+    let asked = made.first().map(|(builder, _)| args::switch(&builder.args, "BUILDKIT_INLINE_CACHE")).transpose()?;
+    let inline = asked == Some(true) || cli.cache_to.iter().any(CachePlace::is_inline);
     let mut images = Vec::new();
     for (builder, state) in made {
         let mut config = state.config.clone();
-        for label in &args.label {
+        for label in &cli.label {
             let (key, value) = label.split_once('=').unwrap_or((label, ""));
             config.config.labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
         }
@@ -305,22 +308,23 @@ fn finish(store: &Store, args: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Ar
             let newest = config.history.iter().rev().find_map(|step| step.created.clone());
             config.created = Some(newest.unwrap_or_else(crate::time::now));
         }
-        let config_blob = store.put_blob(oci::OCI_CONFIG, &oci::to_json(&config)?)?;
+        let config_blob = if inline { exchange::with_cache(&config, builder, state)? } else { oci::to_json(&config)? };
+        let config_blob = store.put_blob(oci::OCI_CONFIG, &config_blob)?;
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(oci::OCI_MANIFEST.to_owned()),
             config: config_blob,
             layers: state.blobs.clone(),
             subject: None,
-            annotations: annotations(args),
+            annotations: annotations(cli),
         };
         let mut descriptor = store.put_blob(oci::OCI_MANIFEST, &oci::to_json(&manifest)?)?;
         descriptor.platform = Some(config.platform());
         let image = Image { entry: descriptor.clone(), descriptor, manifest, config };
         images.push((image, state.layers.clone()));
     }
-    let sbom = args.sbom.and_then(|asked| asked.0);
-    let detail = args.provenance.and_then(|asked| asked.0);
+    let sbom = cli.sbom.and_then(|asked| asked.0);
+    let detail = cli.provenance.and_then(|asked| asked.0);
     if sbom.is_some() || detail.is_some() {
         let mut attested = Vec::new();
         for ((image, layers), (builder, _)) in images.iter().zip(made) {
@@ -330,7 +334,7 @@ fn finish(store: &Store, args: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Ar
                 statements.push(attest::sbom(&mounted.target, image, form).at("--sbom")?);
             }
             if let Some(detail) = detail {
-                statements.push(facts(args, dockerfile, builder, detail, attest::provenance));
+                statements.push(facts(cli, dockerfile, builder, detail, attest::provenance));
             }
             attested.push((image.descriptor.clone(), statements));
         }
@@ -342,7 +346,7 @@ fn finish(store: &Store, args: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Ar
         several => {
             let mut index = Index::empty();
             index.manifests = several.iter().map(|(image, _)| image.descriptor.clone()).collect();
-            if let Some(all) = annotations(args) {
+            if let Some(all) = annotations(cli) {
                 index.rest.insert("annotations".to_owned(), serde_json::json!(all));
             }
             store.put_blob(oci::OCI_INDEX, &oci::to_json(&index)?)?

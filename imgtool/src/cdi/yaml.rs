@@ -165,10 +165,11 @@ nested:
 
     #[test]
     fn what_is_more_than_that_is_refused() {
-        let bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned()
-            + &(b'a'..b'z')
-                .map(|c| format!("{1}: &{1} [*{0},*{0},*{0},*{0},*{0},*{0},*{0},*{0}]\n", c as char, (c + 1) as char))
-                .collect::<String>();
+        let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for (last, next) in ('a'..='x').zip('b'..='y') {
+            let many = vec![format!("*{last}"); 8].join(",");
+            bomb.extend([format!("{next}: &{next} [{many}]\n")]);
+        }
         for (text, why) in [
             ("", "nothing in it"),
             ("a: 1\na: 2\n", "line 2: \"a\" stands here twice"),

@@ -47,10 +47,11 @@ pub(crate) struct BuildArgs {
     /// Do the steps of this stage anew; may be repeated
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
-    /// Cache to read: type=local,src=DIR or type=registry,ref=REF; may be repeated
+    /// Cache to read: type=local,src=DIR or type=registry,ref=REF, a cache or an image that has its own; may be repeated
     #[arg(long, value_name = "PLACE")]
     pub(crate) cache_from: Vec<CachePlace>,
-    /// Cache to write: type=local,dest=DIR or type=registry,ref=REF, with mode=max for all stages; may be repeated
+    /// Cache to write: type=local,dest=DIR or type=registry,ref=REF, with mode=max for all stages, or type=inline (in the
+    /// image itself); may be repeated
     #[arg(long, value_name = "PLACE")]
     pub(crate) cache_to: Vec<CachePlace>,
     /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]; may be repeated

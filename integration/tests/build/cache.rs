@@ -1,6 +1,10 @@
 //! What is done again, and what is not.
 
 use std::fs;
+use std::path::Path;
+
+use integration::command;
+use serde_json::{Value, json};
 
 use crate::Yard;
 
@@ -105,5 +109,129 @@ fn a_cache_goes_to_a_directory_or_a_registry_and_comes_back() {
         assert_eq!(yard.prints("app", &["/bin/cat", "/copy", "/v"]), "11\n");
     }
     let out = yard.build(DOCKERFILE, &["--cache-from", "type=local,src=/nowhere"]).ok();
+    assert!(out.stderr.contains("goes on without"), "{out}");
+}
+
+#[test]
+fn an_image_can_be_its_own_cache() {
+    let yard = Yard::new();
+    yard.file("one", "1").file("two", "2");
+    let registry = integration::peer::registry::Registry::start(&yard.place.id, &yard.place.dir);
+    let name = |tag: &str| format!("{}/team/app:{tag}", registry.host);
+    let (inline, argument, plain) = (name("inline"), name("argument"), name("plain"));
+    // Neither digests of what a build was given nor names of files are in it.
+    let push = |args: &[&str], name: &str| {
+        yard.build(DOCKERFILE, args).ok();
+        yard.place.ours("imgtool", &["tag", "app", name]).ok();
+        yard.place.ours("imgtool", &["push", "-q", name]).ok();
+    };
+    push(&["--cache-to", "type=inline", "--provenance"], &inline);
+    let config =
+        command::tool("skopeo", &["inspect", "--config", "--raw", "--tls-verify=false", &format!("docker://{inline}")])
+            .ok();
+    let config: Value = serde_json::from_str(&config.stdout).unwrap();
+    let steps = config["org.tare.buildcache.v1"]["steps"].as_object().unwrap();
+    assert_eq!(steps.len(), 4, "{config}");
+    assert!(
+        steps.values().all(|step| step["parts"].is_null() && step["files"].is_null() && step["layer"].is_object()),
+        "{config}"
+    );
+    push(&["--build-arg", "BUILDKIT_INLINE_CACHE=1"], &argument);
+    push(&[], &plain);
+    let again = |from: &str| {
+        for image in ["app", &inline, &argument, &plain] {
+            yard.place.ours("imgtool", &["rm", image]);
+        }
+        yard.place.ours("imgtool", &["prune", "--build-cache"]).ok();
+        yard.build(DOCKERFILE, &["--cache-from", from]).ok()
+    };
+    for from in [inline.clone(), argument.clone(), format!("type=registry,ref={inline}")] {
+        let out = again(&from);
+        assert_eq!(steps_of(&out.stderr), (4, 0), "{from}: {out}");
+        assert_eq!(yard.prints("app", &["/bin/cat", "/copy", "/v"]), "11\n");
+    }
+    let out = again(&plain);
+    assert!(
+        out.stderr.contains("is an image without a build cache: goes on without") && steps_of(&out.stderr) == (0, 4),
+        "{out}"
+    );
+    // An image that stands on one with a cache does not have that of what is below.
+    yard.build(&format!("FROM {inline}\nLABEL a=b\n"), &["-o", "type=store,name=above"]).ok();
+    assert!(yard.config("above")["org.tare.buildcache.v1"].is_null());
+    let out = yard.build(DOCKERFILE, &["--no-cache", "--cache-from", "type=inline"]).ok();
+    assert!(out.stderr.contains("of which image?"), "{out}");
+}
+
+fn steps_of(stderr: &str) -> (usize, usize) {
+    let (hit, missed) = steps(stderr);
+    (hit.len(), missed.len())
+}
+
+/// Writes a blob of a layout; gives its descriptor.
+fn blob(layout: &Path, kind: &Value, value: &Value) -> Value {
+    let path = layout.join("blob");
+    fs::write(&path, value.to_string()).unwrap();
+    let sum = command::tool("sha256sum", &[path.to_str().unwrap()]).ok().stdout;
+    let hex = sum.split(' ').next().unwrap();
+    fs::rename(&path, layout.join("blobs/sha256").join(hex)).unwrap();
+    json!({"mediaType": kind, "digest": format!("sha256:{hex}"), "size": value.to_string().len()})
+}
+
+#[test]
+fn a_cache_from_elsewhere_counts_only_for_builds_that_ask_for_it() {
+    let yard = Yard::new();
+    let export = |dockerfile: &str, name: &str| {
+        let directory = yard.place.dir.join(name);
+        yard.build(dockerfile, &["--no-cache", "--cache-to", &format!("type=local,dest={}", directory.display())]).ok();
+        let read = |path: &Path| serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap();
+        let at =
+            |descriptor: &Value| directory.join("blobs").join(descriptor["digest"].as_str().unwrap().replace(':', "/"));
+        let index = read(&directory.join("index.json"));
+        let manifest = read(&at(&index["manifests"][0]));
+        let config = read(&at(&manifest["config"]));
+        (directory, index, manifest, config)
+    };
+    const GOOD: &str = "FROM base\nRUN echo good > /x\n";
+    let (other, _, foreign, evil) = export("FROM base\nRUN echo evil > /x\n", "evil");
+    let (directory, mut index, mut manifest, mut config) = export(GOOD, "good");
+    // Who writes the cache says that the one step gave what the other did.
+    let record = evil["steps"].as_object().unwrap().values().next().unwrap().clone();
+    for step in config["steps"].as_object_mut().unwrap().values_mut() {
+        step["layer"] = record["layer"].clone();
+        step["origin"] = Value::Null;
+    }
+    let layer = foreign["layers"][0]["digest"].as_str().unwrap().replace(':', "/");
+    fs::copy(other.join("blobs").join(&layer), directory.join("blobs").join(&layer)).unwrap();
+    manifest["layers"] = foreign["layers"].clone();
+    manifest["config"] = blob(&directory, &manifest["config"]["mediaType"], &config);
+    let mut entry = blob(&directory, &index["manifests"][0]["mediaType"], &manifest);
+    entry["annotations"] = index["manifests"][0]["annotations"].clone();
+    index["manifests"] = json!([entry]);
+    fs::write(directory.join("index.json"), index.to_string()).unwrap();
+
+    yard.place.ours("imgtool", &["rm", "app"]).ok();
+    yard.place.ours("imgtool", &["prune", "--build-cache"]).ok();
+    let from = format!("type=local,src={}", directory.display());
+    let x = || yard.prints("app", &["/bin/cat", "/x"]);
+    let out = yard.build(GOOD, &["--cache-from", &from]).ok();
+    assert_eq!(
+        (steps_of(&out.stderr), x().as_str()),
+        ((1, 0), "evil\n"),
+        "the cache is believed where it is asked: {out}"
+    );
+    let out = yard.build(GOOD, &["--cache-from", "type=local,src=/elsewhere"]).ok();
+    assert_eq!((steps_of(&out.stderr), x().as_str()), ((0, 1), "good\n"), "{out}");
+    let out = yard.build(GOOD, &[]).ok();
+    assert_eq!((steps_of(&out.stderr), x().as_str()), ((1, 0), "good\n"), "{out}");
+    // What was made here comes first.
+    let out = yard.build(GOOD, &["--cache-from", &from]).ok();
+    assert_eq!((steps_of(&out.stderr), x().as_str()), ((1, 0), "good\n"), "{out}");
+
+    // A layer that is not what it says, or not there, is made anew.
+    yard.place.ours("imgtool", &["rm", "app"]).ok();
+    yard.place.ours("imgtool", &["prune", "--build-cache"]).ok();
+    fs::write(directory.join("blobs").join(&layer), "something else").unwrap();
+    let out = yard.build(GOOD, &["--cache-from", &from]).ok();
+    assert_eq!((steps_of(&out.stderr), x().as_str()), ((0, 1), "good\n"), "{out}");
     assert!(out.stderr.contains("goes on without"), "{out}");
 }
