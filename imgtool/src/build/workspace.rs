@@ -10,12 +10,16 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::bundle::{down_after_death, mount_stack, unmount_stack};
 use crate::error::{Error, Result, Step, tell};
@@ -23,6 +27,8 @@ use crate::layer::{OverlayForm, Powers, remove_all};
 use crate::layout::{Hold, Layer, Store, random_hex};
 
 const PREFIX: &str = "build-";
+/// How long a runtime may take to delete a container that a build left. Its processes are dead already.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A build's directory, as the process that guards it has it.
 pub(crate) struct Claim {
@@ -45,17 +51,7 @@ pub(crate) fn claim(store: &Store, runtime: Option<&Path>) -> Result<Claim> {
     let hold = store.hold()?;
     // One at a time: between its making and its locking a directory looks like one that was left.
     let turn = File::open(&tmp).and_then(|tmp| tmp.lock().map(|()| tmp)).with(|| format!("lock {}", tmp.display()))?;
-    for entry in fs::read_dir(&tmp).with(|| format!("read {}", tmp.display()))?.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            continue;
-        }
-        match File::open(entry.path().join("lock")) {
-            Ok(lock) if lock.try_lock().is_ok() => clear(&entry.path(), runtime),
-            // Killed before it was more than a directory.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => clear(&entry.path(), runtime),
-            _ => {}
-        }
-    }
+    let left = left(&tmp)?;
     let directory = tmp.join(format!("{PREFIX}{}", random_hex(12)?));
     let make = || -> Result<File> {
         DirBuilder::new().mode(0o700).create(&directory)?;
@@ -68,7 +64,33 @@ pub(crate) fn claim(store: &Store, runtime: Option<&Path>) -> Result<Claim> {
     };
     let lock = make().with(|| format!("mkdir {}", directory.display()))?;
     drop(turn);
+    // Others need not wait for this; whose lock is held here nobody else clears away.
+    for (directory, _lock) in left {
+        clear(&directory, runtime);
+    }
     Ok(Claim { directory, _lock: lock, _hold: hold })
+}
+
+/// Directories of builds that were killed, locked.
+fn left(tmp: &Path) -> Result<Vec<(PathBuf, File)>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(tmp).with(|| format!("read {}", tmp.display()))?.flatten() {
+        let path = entry.path();
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let lock = match File::open(path.join("lock")) {
+            // Killed before it was more than a directory.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => File::create(path.join("lock")),
+            lock => lock,
+        };
+        if let Ok(lock) = lock
+            && lock.try_lock().is_ok()
+        {
+            all.push((path, lock));
+        }
+    }
+    Ok(all)
 }
 
 /// Takes away what a build left: first its containers' cgroups, by the runtime that made them.
@@ -79,7 +101,18 @@ pub(crate) fn clear(directory: &Path, runtime: Option<&Path>) {
         if let Some(runtime) = runtime {
             let mut command = Command::new(runtime);
             command.arg("--root").arg(&state).args(["delete", "--force"]).arg(entry.file_name());
-            let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            match within(&mut command, PATIENCE) {
+                Ok(true) | Err(_) => {} // the cgroups are looked for below whatever became of it
+                Ok(false) => {
+                    let (runtime, name) = (runtime.display(), entry.file_name());
+                    let seconds = PATIENCE.as_secs();
+                    tell(format_args!(
+                        "imgtool: what a build left: {runtime} delete {}: not done in {seconds} seconds",
+                        name.display()
+                    ));
+                }
+            }
         }
     }
     let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -100,6 +133,33 @@ pub(crate) fn clear(directory: &Path, runtime: Option<&Path>) {
         }
     }
     let _ = remove_all(directory);
+}
+
+/// Runs a program to its end, or kills it when it takes longer than this. Says whether it came to its end.
+fn within(command: &mut Command, time: Duration) -> Result<bool> {
+    let mut child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| Error::other("no pid"))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let ended = |time: Duration| -> Result<bool> {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+                Err(nix::errno::Errno::EINTR) => {}
+                found => return Ok(found.map_err(std::io::Error::from)? > 0),
+            }
+        }
+    };
+    let came = ended(time)?;
+    if !came {
+        child.kill()?;
+    }
+    // One that not even a kill ends is waited for by whoever comes after us.
+    if came || ended(Duration::from_secs(1))? {
+        child.wait()?;
+    }
+    Ok(came)
 }
 
 /// A runtime that was killed while it made a container has no record of it yet, but may have made its cgroup: beside or below

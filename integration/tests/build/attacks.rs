@@ -282,6 +282,43 @@ fn a_build_that_is_interrupted_leaves_no_process_no_mount_and_a_sound_store() {
     }
 }
 
+#[test]
+fn a_runtime_that_never_deletes_what_a_killed_build_left_keeps_no_build_waiting() {
+    let yard = Yard::new();
+    let mut child = sleeping(&yard);
+    let builds = under_way(&yard);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let gone = || leak::processes(&yard.place.id).is_empty().then_some(());
+    assert!(integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, gone).is_some());
+    let (runtime, hangs) = (yard.place.dir.join("runtime"), yard.place.dir.join("hangs"));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' delete '*) > {}; exec sleep 1000;; esac\nexec {} \"$@\"\n",
+        hangs.display(),
+        Runtime::under_test().binary.display()
+    );
+    fs::write(&runtime, script).unwrap();
+    fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    yard.file("Dockerfile", "FROM base\nRUN echo done > /done\n");
+    let context = yard.context.to_str().unwrap();
+    let mut command = Command::new(programs::ours("imgtool"));
+    command.arg("--root").arg(yard.place.dir.join("store")).args(["build", "-q", "--network", "none", "--runtime"]);
+    command.arg(&runtime).arg(context).env("TARE_TEST", &yard.place.id);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(yard.place.dir.join("log")).unwrap());
+    let mut clearing = command.spawn().unwrap();
+    let begun = || hangs.exists().then_some(());
+    assert!(integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, begun).is_some());
+    // Another build goes on meanwhile, and lets alone what is being cleared away.
+    let sound = Runtime::under_test().binary.to_str().unwrap();
+    yard.place.ours("imgtool", &["build", "-q", "--network", "none", "--runtime", sound, "-t", "app", context]).ok();
+    assert_eq!(yard.prints("app", &["/bin/cat", "/done"]), "done\n");
+    assert_eq!(command::code(clearing.wait().unwrap()), 0, "it does without");
+    let told = fs::read_to_string(yard.place.dir.join("log")).unwrap();
+    assert!(told.contains("delete") && told.contains("not done in"), "{told}");
+    assert!(under_way(&yard).is_empty() && cgroups_of(&builds).is_empty(), "{:?}", cgroups_of(&builds));
+    yard.build("FROM base\n", &[]).ok();
+}
+
 /// Names of the builds that have a directory.
 fn under_way(yard: &Yard) -> BTreeSet<String> {
     let all = fs::read_dir(yard.place.dir.join("store/tmp")).unwrap().flatten();
@@ -324,6 +361,11 @@ fn a_build_that_is_killed_at_any_moment_leaves_no_cgroup_and_no_file_to_the_next
     assert!(!builds.is_empty(), "none of them had begun");
     let gone = || leak::processes(&yard.place.id).is_empty().then_some(());
     assert!(integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, gone).is_some());
+    // A process that ends lets go of what it locked a moment after it can be seen no more.
+    let lock = fs::File::open(yard.place.dir.join("store/locks/collect")).unwrap();
+    let free = || lock.try_lock().is_ok().then_some(());
+    assert!(integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, free).is_some());
+    drop(lock);
     // A file that had no name of its own yet, as a kill leaves it on file systems without nameless ones.
     fs::write(yard.place.dir.join("store/tmp/.imgtool-left"), "").unwrap();
     // It looks for what is left in tmp, too.
