@@ -3,6 +3,9 @@
 use std::io::Read;
 use std::path::Path;
 
+use liblzma::read::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
+
 use super::contexts::unpack_into;
 use crate::error::{Error, Result};
 use crate::layer::Powers;
@@ -47,6 +50,27 @@ fn is_tar(head: &[u8]) -> bool {
     head[0] != 0 && want == Some(have)
 }
 
+/// Who packs an archive says how much memory is needed to unpack it, up to 4 GiB; `xz -9` needs 65 MiB. The other forms have limits
+/// of their own: bzip2 has blocks of 900 kB, and zstd refuses windows above 128 MiB.
+const XZ_MEMORY: u64 = 256 << 20;
+
+/// Says what it means that the limit is reached.
+struct Xz<R: Read>(XzDecoder<R>);
+
+impl<R: Read> Read for Xz<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer).map_err(|e| {
+            let inner = e.get_ref().and_then(|inner| inner.downcast_ref::<liblzma::stream::Error>());
+            if !matches!(inner, Some(liblzma::stream::Error::MemLimit)) {
+                return e;
+            }
+            let text =
+                format!("xz: wants more than {} MiB of memory: pack it with a smaller dictionary", XZ_MEMORY >> 20);
+            std::io::Error::other(text)
+        })
+    }
+}
+
 /// Unpacks an archive into an empty directory.
 pub(crate) fn unpack(mut input: impl Read + Send, directory: &Path, powers: Powers) -> Result<()> {
     let mut head = vec![0; HEAD];
@@ -64,13 +88,51 @@ pub(crate) fn unpack(mut input: impl Read + Send, directory: &Path, powers: Powe
         None => Err(Error::malformed("not an archive (tar, plain or compressed by gzip, bzip2, xz or zstd)")),
         Some(Archive::Tar | Archive::Gzip | Archive::Zstd) => unpack_into(whole, directory, powers),
         Some(Archive::Bzip2) => unpack_into(bzip2::read::MultiBzDecoder::new(whole), directory, powers),
-        Some(Archive::Xz) => unpack_into(liblzma::read::XzDecoder::new_multi_decoder(whole), directory, powers),
+        Some(Archive::Xz) => {
+            let stream =
+                Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED).map_err(|e| Error::other(e.to_string()))?;
+            unpack_into(Xz(XzDecoder::new_stream(whole, stream)), directory, powers)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As xz sums its headers up.
+    fn crc32(bytes: &[u8]) -> u32 {
+        let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 };
+        !bytes.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
+    }
+
+    #[test]
+    fn an_archive_that_wants_gigabytes_to_be_unpacked_is_refused() {
+        use std::io::Write as _;
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        tar.append_data(&mut header, "x", &b"y"[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let mut packer = liblzma::write::XzEncoder::new(Vec::new(), 9);
+        packer.write_all(&tar).unwrap();
+        let mut packed = packer.finish().unwrap();
+        let unpacked = |packed: &[u8]| {
+            let dir = tempfile::tempdir().unwrap();
+            let powers = crate::rights::Rights::ROOT.powers();
+            let result = unpack(packed, dir.path(), powers);
+            result.map(|()| std::fs::read_to_string(dir.path().join("x")).unwrap())
+        };
+        assert_eq!(unpacked(&packed).unwrap(), "y", "the most that xz does by itself");
+        // The header of the first block: its size, flags, the filter and its one property, which is the size of the dictionary.
+        let size = usize::from(packed[12]) * 4 + 4;
+        assert_eq!(packed[14..16], [0x21, 1]);
+        packed[16] = 40;
+        let sum = crc32(&packed[12..12 + size - 4]);
+        packed[12 + size - 4..12 + size].copy_from_slice(&sum.to_le_bytes());
+        let error = unpacked(&packed).unwrap_err().to_string();
+        assert!(error.contains("wants more than 256 MiB of memory"), "{error}");
+    }
 
     #[test]
     fn archives_are_told_by_their_first_bytes() {
