@@ -1,5 +1,7 @@
 //! Bad Dockerfiles are refused with their place, and what is probably not meant is told.
 
+use integration::{programs, skip};
+
 use crate::Yard;
 
 #[test]
@@ -59,6 +61,24 @@ fn files_that_are_missing_are_named() {
     yard.file("Dockerfile", "FROM base\nRUN true\n");
     let out = yard.place.ours("imgtool", &["build", "-q", "--runtime", "/no/such/runtime", context]);
     assert!(out.code == 1 && out.stderr.contains("/no/such/runtime"), "{out}");
+}
+
+#[test]
+fn without_a_tunnel_device_pastas_error_says_what_can_be_done() {
+    if programs::find(std::path::Path::new("pasta")).is_none() {
+        skip!("pasta is not installed");
+    }
+    let yard = Yard::new();
+    yard.file("Dockerfile", "FROM base\nRUN true\n");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"]);
+    command.arg(programs::ours("imgtool")).arg("--root").arg(yard.place.dir.join("store"));
+    command.args(["build", "-q", "--runtime"]).arg(&programs::Runtime::under_test().binary).arg(&yard.context);
+    // No plugins: pasta is what there is.
+    command.env("TARE_TEST", &yard.place.id).env("CNI_PATH", "/nowhere").stdin(std::process::Stdio::null());
+    let out = integration::command::run(&mut command, &integration::command::Files::new(&yard.place.dir, "tunnel"));
+    let last = out.stderr.lines().last().unwrap_or_default();
+    assert!(out.code == 1 && last.contains("/dev/net/tun: ") && last.contains("--network none"), "{out}");
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, CWD, Mode, OFlags, access, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::super::network::Plan;
 use crate::error::{Error, Result, Step};
 
+const TUN: &str = "/dev/net/tun";
 const PASTA_PID: &str = "pasta.pid";
 /// Pasta has this time to end.
 const PASTA_END: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
@@ -23,6 +24,10 @@ pub(super) fn is_there() -> bool {
 
 /// Starts pasta, which goes on in the background as long as the namespace is there.
 pub(super) fn start(directory: &Path, plan: &Plan, pid: u32) -> Result<()> {
+    // Pasta's own words for it would not say what else can be done.
+    openat(CWD, TUN, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+        Error::other(format!("pasta: {TUN}: {e}: without it there is --network none, or the host's by --network host"))
+    })?;
     let log = directory.join("pasta.log");
     let mut command = Command::new("pasta");
     command.args(["--config-net", "--quiet", "--no-map-gw", "--pid"]).arg(directory.join(PASTA_PID));
@@ -53,7 +58,6 @@ pub(super) fn start(directory: &Path, plan: &Plan, pid: u32) -> Result<()> {
         let inherited = format!("/proc/self/fd/{}", namespace.as_raw_fd());
         command.args(["--runas", "0:0", "--netns-only", "--netns", &inherited]);
     } else {
-        access("/dev/net/tun", Access::READ_OK | Access::WRITE_OK).at("pasta: /dev/net/tun")?;
         command.arg(pid.to_string());
     }
     let mut run = || -> Result<()> {
