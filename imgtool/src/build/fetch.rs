@@ -154,6 +154,18 @@ const OWN: [&str; 9] = [
     "GIT_WORK_TREE",
 ];
 
+/// What git says was wrong: the cause comes first, and what it means for git after it.
+fn cause(said: &str) -> String {
+    const ADVICE: [&str; 2] = ["Please make sure you have the correct access rights", "and the repository exists."];
+    const LINES: usize = 6;
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !ADVICE.contains(line));
+    let lines: Vec<&str> = lines.collect();
+    match lines.as_slice() {
+        [] => "failed".to_owned(),
+        all => all[all.len().saturating_sub(LINES)..].join("; "),
+    }
+}
+
 /// Checks a repository out, by the git of this machine; gives the directory. What the repository names is hostile: no hooks,
 /// no protocols but the usual ones, and a directory in it is found beneath it (CVE-2024-23651's kind).
 pub(crate) fn git(text: &str, workspace: &Workspace, secrets: &Secrets, wanted: &Checkout<'_>) -> Result<PathBuf> {
@@ -174,7 +186,7 @@ pub(crate) fn git(text: &str, workspace: &Workspace, secrets: &Secrets, wanted: 
             .args(["-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never", "-C"])
             .arg(&checkout)
             .args(args);
-        command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_NOSYSTEM", "1").stdin(Stdio::null());
+        command.env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_NOSYSTEM", "1").stdin(Stdio::null());
         if wanted.is_foreign {
             for variable in OWN {
                 command.env_remove(variable);
@@ -190,9 +202,11 @@ pub(crate) fn git(text: &str, workspace: &Workspace, secrets: &Secrets, wanted: 
             // Not among the arguments, which everybody on the machine may read.
             let scheme = parts.remote.split("://").next().unwrap_or_default();
             command
-                .env("GIT_CONFIG_COUNT", "1")
+                .env("GIT_CONFIG_COUNT", "2")
                 .env("GIT_CONFIG_KEY_0", format!("http.{scheme}://{host}/.extraHeader"));
             command.env("GIT_CONFIG_VALUE_0", format!("Authorization: {header}"));
+            // Where a server sends git to another one, git would show that one the header too.
+            command.env("GIT_CONFIG_KEY_1", "http.followRedirects").env("GIT_CONFIG_VALUE_1", "false");
         }
         let out = command.output().map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::missing("git is not installed on this machine"),
@@ -201,19 +215,22 @@ pub(crate) fn git(text: &str, workspace: &Workspace, secrets: &Secrets, wanted: 
         if out.status.success() {
             return Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned());
         }
-        let said = String::from_utf8_lossy(&out.stderr);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("failed");
-        Err(Error::other(format!("git {}: {last}", args[0])))
+        let mut cause = cause(&String::from_utf8_lossy(&out.stderr));
+        if header.is_some() && cause.contains("returned error: 30") {
+            cause.push_str(" (the secret is for this server alone: give the address that it sends git to)");
+        }
+        Err(Error::other(format!("git {}: {cause}", args[0])))
     };
     let clone = || -> Result<()> {
         run(&["init", "-q"])?;
         run(&["remote", "add", "origin", &parts.remote])?;
         let name = if parts.reference.is_empty() { "HEAD" } else { parts.reference.as_str() };
-        if run(&["fetch", "-q", "--depth", "1", "origin", name]).is_err() {
+        if let Err(first) = run(&["fetch", "-q", "--depth", "1", "origin", name]) {
             // Not every server gives a commit by its digest alone.
             run(&["fetch", "-q", "--tags", "origin"])?;
             let found = run(&["rev-parse", "-q", "--verify", &format!("{name}^{{commit}}")])
-                .or_else(|_| run(&["rev-parse", "-q", "--verify", &format!("origin/{name}^{{commit}}")]))?;
+                .or_else(|_| run(&["rev-parse", "-q", "--verify", &format!("origin/{name}^{{commit}}")]))
+                .map_err(|_| first)?;
             run(&["checkout", "-q", "--detach", &found])?;
         } else {
             run(&["checkout", "-q", "--detach", "FETCH_HEAD"])?;

@@ -77,6 +77,8 @@ fn a_repository_is_a_context_with_its_git_directory_if_asked() {
     assert_eq!(list("/src"), ".git\nDockerfile\nsub\n");
     let out = build(&[], &format!("{url}?commit=0123456789"));
     assert_eq!(out.code, 1, "{out}");
+    let out = build(&[], &format!("{url}#no-such-branch"));
+    assert!(out.code == 1 && out.stderr.contains("git fetch: fatal: couldn't find remote ref no-such-branch"), "{out}");
     let out = build(&[], &format!("{url}?colour=red"));
     assert!(out.code == 1 && out.stderr.contains("unknown key colour"), "{out}");
     let named = format!("named={url}#main:sub");
@@ -103,9 +105,8 @@ fn a_repository_is_a_context_with_its_git_directory_if_asked() {
     daemon.wait().unwrap();
 }
 
-#[test]
-fn add_shows_a_server_the_secret_that_lets_it_in_and_nobody_else() {
-    let yard = Yard::new();
+/// A server that gives everybody the same answer, and what it hears, in small letters.
+fn server(answer: String) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let (send, heard) = mpsc::channel();
@@ -120,9 +121,73 @@ fn add_shows_a_server_the_secret_that_lets_it_in_and_nobody_else() {
                 }
             }
             let _ = send.send(String::from_utf8_lossy(&request).to_lowercase());
-            let _ = guest.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody");
+            let _ = guest.write_all(format!("HTTP/1.1 {answer}").as_bytes());
         }
     });
+    (host, heard)
+}
+
+#[test]
+fn git_shows_a_server_the_secret_that_lets_it_in_and_nobody_else() {
+    let yard = Yard::new();
+    let (other, heard_there) = server("404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned());
+    // It sends git on to the other, which may then ask for whatever it wants.
+    let (host, heard) = server(format!(
+        "302 Found\r\nlocation: http://{other}/repository.git/info/refs?service=git-upload-pack\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    ));
+    let secret = yard.place.dir.join("token");
+    fs::write(&secret, "open-sesame\n").unwrap();
+    let authorized = |heard: &mpsc::Receiver<String>| -> Vec<Option<String>> {
+        let line = |request: String| request.lines().find(|line| line.starts_with("authorization:")).map(str::to_owned);
+        heard.try_iter().map(line).collect()
+    };
+    let build = |at: &str, id: &str| {
+        let given = format!("id={id},src={}", secret.display());
+        let dockerfile = format!("FROM base\nADD http://{at}/repository.git /x\n");
+        let out = yard.build(&dockerfile, &["--no-cache", "--secret", &given]);
+        assert!(out.code == 1 && out.stderr.contains("Dockerfile:2:") && !out.stderr.contains("sesame"), "{out}");
+        out
+    };
+    for (id, word) in [
+        (format!("GIT_AUTH_TOKEN.{host}"), "basic "),
+        (format!("GIT_AUTH_HEADER.{host}"), "open-sesame"),
+        ("GIT_AUTH_TOKEN".to_owned(), "basic "),
+    ] {
+        let out = build(&host, &id);
+        assert!(out.stderr.contains("give the address that it sends git to"), "{out}");
+        let shown = authorized(&heard);
+        let word = format!("authorization: {word}");
+        assert!(
+            !shown.is_empty() && shown.iter().all(|line| line.as_ref().is_some_and(|l| l.starts_with(&word))),
+            "{shown:?}"
+        );
+        assert_eq!(heard_there.try_iter().count(), 0, "git's second question would have the secret: {id}");
+    }
+    // Nor does a secret that has a host reach another by itself. Without one git may go where it is sent.
+    for (at, id) in [(&other, format!("GIT_AUTH_TOKEN.{host}")), (&host, format!("GIT_AUTH_TOKEN.{other}.example"))] {
+        build(at, &id);
+        let shown = authorized(&heard_there);
+        assert!(!shown.is_empty() && shown.iter().all(Option::is_none), "{at}: {shown:?}");
+    }
+    assert!(authorized(&heard).iter().all(Option::is_none));
+    // The cause is told: who did not answer, and what.
+    assert!(build(&other, "ANY").stderr.contains("not found"), "{}", build(&other, "ANY"));
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let out = build(&nobody.to_string(), "ANY");
+    assert!(out.stderr.contains("git fetch: fatal: unable to access") && out.stderr.contains("connect"), "{out}");
+    let out = yard.build("FROM base\nADD git@127.0.0.1:9/none.git /x\n", &[]);
+    let last = out.stderr.lines().last().unwrap();
+    assert!(
+        out.code == 1 && last.contains("git fetch: ssh: ") || last.contains("git fetch: error: cannot run ssh"),
+        "{out}"
+    );
+    assert!(!last.contains("Please make sure"), "{out}");
+}
+
+#[test]
+fn add_shows_a_server_the_secret_that_lets_it_in_and_nobody_else() {
+    let yard = Yard::new();
+    let (host, heard) = server("200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody".to_owned());
     let secret = yard.place.dir.join("token");
     fs::write(&secret, "open-sesame\n").unwrap();
     let dockerfile = format!("FROM base\nADD http://{host}/file /file\n");
