@@ -261,7 +261,50 @@ pub(crate) fn attach(store: &Store, images: &[(Descriptor, Vec<(&'static str, Va
     store.put_blob(oci::OCI_INDEX, &oci::to_json(&index)?)
 }
 
-/// `--attest type=sbom|provenance[,...]` and the short `--sbom`, `--provenance`.
+/// `--attest type=sbom|provenance[,...]`: what of the two is meant, and how, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attest {
+    Sbom(Option<SbomForm>),
+    Provenance(Option<Detail>),
+}
+
+impl std::str::FromStr for Attest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad =
+            |why: String| Error::malformed(format!("{text}: {why}: want type=sbom or type=provenance[,mode=max]"));
+        let mut fields = BTreeMap::new();
+        for field in super::parse::csv(text)? {
+            let (key, value) = field.split_once('=').ok_or_else(|| bad(format!("{field:?} has no =")))?;
+            fields.insert(key.to_ascii_lowercase(), value.to_owned());
+        }
+        let mut take = |key: &str| fields.remove(key);
+        let disabled = match take("disabled").as_deref() {
+            None | Some("false" | "0") => false,
+            Some("true" | "1") => true,
+            Some(other) => return Err(bad(format!("disabled={other}"))),
+        };
+        let attest = match take("type").as_deref() {
+            Some("sbom") => Self::Sbom(sbom_form(take("form").as_deref().unwrap_or("true"))?.filter(|_| !disabled)),
+            Some("provenance") => {
+                if let Some(version) = take("version").filter(|version| version != "v1") {
+                    return Err(bad(format!("version={version}: it is written as v1")));
+                }
+                Self::Provenance(detail(take("mode").as_deref().unwrap_or("true"))?.filter(|_| !disabled))
+            }
+            Some(other) => return Err(bad(format!("type={other}"))),
+            None => return Err(bad("no type".to_owned())),
+        };
+        match fields.keys().next() {
+            // A generator is an image that looks for packages: here this program does.
+            Some(key) => Err(bad(format!("unknown key {key:?}"))),
+            None => Ok(attest),
+        }
+    }
+}
+
+/// `--provenance`.
 pub(crate) fn detail(text: &str) -> Result<Option<Detail>> {
     match text.trim_start_matches("mode=") {
         "false" => Ok(None),
@@ -284,6 +327,24 @@ pub(crate) fn sbom_form(text: &str) -> Result<Option<SbomForm>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attestations_as_buildx_takes_them() {
+        let attest = |text: &str| text.parse::<Attest>();
+        for (text, want) in [
+            ("type=sbom", Attest::Sbom(Some(SbomForm::Spdx))),
+            ("type=sbom,form=cyclonedx", Attest::Sbom(Some(SbomForm::Cyclonedx))),
+            ("type=sbom,disabled=true", Attest::Sbom(None)),
+            ("type=provenance", Attest::Provenance(Some(Detail::Min))),
+            ("type=provenance,mode=max,version=v1", Attest::Provenance(Some(Detail::Max))),
+            ("type=provenance,mode=false", Attest::Provenance(None)),
+        ] {
+            assert_eq!(attest(text).unwrap(), want, "{text}");
+        }
+        for bad in ["", "sbom", "type=x", "mode=max", "type=sbom,generator=x", "type=provenance,version=v0.2"] {
+            assert!(attest(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn packages_of_debian_and_alpine() {

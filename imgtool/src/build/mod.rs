@@ -52,7 +52,7 @@ mod state;
 mod whole;
 mod workspace;
 
-pub(crate) use attest::{Detail, SbomForm, detail, sbom_form};
+pub(crate) use attest::{Attest, Detail, SbomForm, detail, sbom_form};
 pub(crate) use cache::{cached_layers, clear_cache};
 pub(crate) use call::Call;
 pub(crate) use contexts::Named;

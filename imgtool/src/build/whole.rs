@@ -323,8 +323,7 @@ fn finish(store: &Store, cli: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Arc
         let image = Image { entry: descriptor.clone(), descriptor, manifest, config };
         images.push((image, state.layers.clone()));
     }
-    let sbom = cli.sbom.and_then(|asked| asked.0);
-    let detail = cli.provenance.and_then(|asked| asked.0);
+    let (sbom, detail) = cli.attestations();
     if sbom.is_some() || detail.is_some() {
         let mut attested = Vec::new();
         for ((image, layers), (builder, _)) in images.iter().zip(made) {

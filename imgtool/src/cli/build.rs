@@ -12,7 +12,7 @@ use clap::{ArgAction, Args};
 
 use super::{ProgressArgs, PullPolicy, RegistryArgs};
 use crate::archive::LayerCompression;
-use crate::build::{Allow, CachePlace, Call, Detail, Named, Output, SbomForm, Secret, Ssh, detail, sbom_form};
+use crate::build::{Allow, Attest, CachePlace, Call, Detail, Named, Output, SbomForm, Secret, Ssh, detail, sbom_form};
 use crate::bundle::{HostEntry, Rlimit, parse_cpus, parse_size};
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -78,10 +78,13 @@ pub(crate) struct BuildArgs {
     pub(crate) annotation: Vec<String>,
     /// Attach a list of the packages in the image: spdx (true) or cyclonedx
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "spdx", value_parser = sbom)]
-    pub(crate) sbom: Option<Attestation<SbomForm>>,
+    sbom: Option<Attestation<SbomForm>>,
     /// Attach how it was built: mode=min (true), or mode=max with arguments and Dockerfile
     #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "mode=min", value_parser = provenance)]
-    pub(crate) provenance: Option<Attestation<Detail>>,
+    provenance: Option<Attestation<Detail>>,
+    /// The same, as type=sbom or type=provenance,mode=max; may be repeated
+    #[arg(long, value_name = "ATTESTATION")]
+    attest: Vec<Attest>,
     /// Write the image's digest to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) iidfile: Option<PathBuf>,
@@ -143,6 +146,18 @@ pub(crate) struct BuildArgs {
 }
 
 impl BuildArgs {
+    /// What is to be attached. The short flags count above the long one.
+    pub(crate) fn attestations(&self) -> (Option<SbomForm>, Option<Detail>) {
+        let (mut sbom, mut provenance) = (None, None);
+        for attest in &self.attest {
+            match attest {
+                Attest::Sbom(form) => sbom = *form,
+                Attest::Provenance(detail) => provenance = *detail,
+            }
+        }
+        (self.sbom.map_or(sbom, |asked| asked.0), self.provenance.map_or(provenance, |asked| asked.0))
+    }
+
     /// What is asked for: the last of `--call` and `--check` counts.
     pub(crate) fn call(&self) -> Call {
         let call = if self.check { Call::CHECK } else { self.call };

@@ -236,6 +236,22 @@ fn what_is_in_it_and_how_it_was_built_are_attached_when_asked() {
         provenance["subject"][0]["digest"]["sha256"],
         image["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap()
     );
+    // The long form says the same, and the short ones count above it.
+    let of = |args: &[&str]| {
+        let told = yard.place.dir.join("told");
+        yard.build(dockerfile, &[&["--metadata-file", told.to_str().unwrap()], args].concat()).ok();
+        let told: Value = serde_json::from_str(&fs::read_to_string(told).unwrap()).unwrap();
+        let top = told["containerimage.digest"].as_str().unwrap().replace(':', "/");
+        let top = fs::read_to_string(yard.place.dir.join("store/blobs").join(top)).unwrap();
+        let top: Value = serde_json::from_str(&top).unwrap();
+        let Some(statements) = top["manifests"][1]["digest"].as_str() else { return 0 };
+        let path = yard.place.dir.join("store/blobs").join(statements.replace(':', "/"));
+        let statements: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        statements["layers"].as_array().unwrap().len()
+    };
+    assert_eq!(of(&["--attest", "type=sbom", "--attest", "type=provenance,mode=max"]), 2);
+    assert_eq!(of(&["--attest", "type=sbom", "--attest", "type=provenance", "--sbom=false"]), 1);
+    assert_eq!(of(&["--attest", "type=sbom", "--attest", "type=sbom,disabled=true"]), 0);
     // The index is an image like any other.
     assert!(yard.prints("app", &["/bin/cat", "/var/lib/dpkg/status"]).contains("tool"));
 }
