@@ -3,7 +3,7 @@
 //! A verb reads top to bottom in its file under `verb/`; `registry/` speaks the protocol, `layer/` unpacks, `layout/` is
 //! the store, `bundle/` makes what a runtime runs (`cdi/` the devices in it), `archive/` reads and writes single files.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod archive;
 mod build;
@@ -23,6 +23,7 @@ mod reference;
 mod registry;
 mod regular;
 mod rights;
+mod sys;
 mod time;
 mod transfer;
 mod trust;
@@ -88,7 +89,7 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::Mount(args) => ("mount", verb::mount::run(&store, args)),
         Verb::Umount(args) => ("umount", verb::umount::run(&store, args)),
         Verb::Bundle(args) => ("bundle", verb::bundle::run(&store, args)),
-        Verb::Ids(args) => ("ids", rights::map_ids_of(args.pid)),
+        Verb::Ids(args) => ("ids", args.pid.map_or_else(rights::be_namespace, rights::map_ids_of)),
         Verb::Network(args) => ("network", verb::network::run(args)),
         Verb::Port(args) => ("port", verb::port::run(args)),
         Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(&store, args)),

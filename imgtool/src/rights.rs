@@ -13,13 +13,15 @@
 //! user alone is mapped, and all files of images belong to the user.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use nix::sched::CloneFlags;
 use rustix::process::{getegid, geteuid};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, Step};
 use crate::layer::{OverlayForm, Powers};
@@ -28,7 +30,7 @@ use crate::layer::{OverlayForm, Powers};
 const HELPERS: [(&str, &str); 2] = [("newuidmap", "/etc/subuid"), ("newgidmap", "/etc/subgid")];
 
 /// Ids of a namespace and what they are outside, as a line of /proc/PID/uid_map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Range {
     pub(crate) inside: u32,
     pub(crate) outside: u32,
@@ -36,7 +38,7 @@ pub(crate) struct Range {
 }
 
 /// The ids of a user namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Maps {
     pub(crate) uids: Vec<Range>,
     pub(crate) gids: Vec<Range>,
@@ -62,6 +64,67 @@ impl Maps {
 /// Whether a namespace has an id of this number.
 pub(crate) fn has(map: &[Range], id: u32) -> bool {
     map.iter().any(|range| id.checked_sub(range.inside).is_some_and(|offset| offset < range.count))
+}
+
+/// What an id is outside.
+pub(crate) fn outside(map: &[Range], id: u32) -> Option<u32> {
+    let of = |range: &Range| {
+        let offset = id.checked_sub(range.inside).filter(|&offset| offset < range.count)?;
+        range.outside.checked_add(offset)
+    };
+    map.iter().find_map(of)
+}
+
+/// The ranges that user namespaces of the machine's root's containers are taken of.
+pub(crate) fn maps_of_containers() -> Result<Maps> {
+    let of = |file: &str| match fs::read_to_string(file) {
+        Ok(text) => Ok(ranges(&text, "containers", u32::MAX)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e).with(|| format!("read {file}")),
+    };
+    Ok(Maps { uids: of(HELPERS[0].1)?, gids: of(HELPERS[1].1)? })
+}
+
+/// A user namespace with these ids, made by the machine's root. Nobody is in it.
+pub(crate) fn new_namespace(maps: &Maps) -> Result<OwnedFd> {
+    let step = "make a user namespace";
+    let program = std::env::current_exe().at("the path of imgtool")?;
+    let mut child = Command::new(program)
+        .arg("ids")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .at(step)?;
+    let mut use_it = || -> Result<OwnedFd> {
+        let said = child.stdout.as_mut().map(|out| out.read_exact(&mut [0]));
+        if !matches!(said, Some(Ok(()))) {
+            let mut why = String::new();
+            child.stderr.as_mut().map(|err| err.read_to_string(&mut why)).transpose()?;
+            return Err(Error::other(why.trim().to_owned()));
+        }
+        let at = |file: &str| format!("/proc/{}/{file}", child.id());
+        for (file, map) in [("uid_map", &maps.uids), ("gid_map", &maps.gids)] {
+            let line = |r: &Range| format!("{} {} {}\n", r.inside, r.outside, r.count);
+            // In one write.
+            fs::write(at(file), map.iter().map(line).collect::<String>()).at(file)?;
+        }
+        Ok(fs::File::open(at("ns/user"))?.into())
+    };
+    let namespace = use_it();
+    // The end of its input is its end.
+    drop(child.stdin.take());
+    child.wait()?;
+    namespace.at(step)
+}
+
+/// What `imgtool ids` does for [`new_namespace`]: the namespace is there while this process is.
+pub(crate) fn be_namespace() -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWUSER).map_err(std::io::Error::from)?;
+    std::io::stdout().write_all(b"+")?;
+    std::io::stdout().flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 /// What this process may do.

@@ -97,7 +97,7 @@ fn loads_alone(head: &[u8]) -> Option<bool> {
 /// The mount that brings it into the container.
 pub(super) fn bind(program: &Path) -> Bind {
     let options = ["bind", "ro", "nosuid", "nodev", "rprivate"].map(str::to_owned).into();
-    Bind { source: program.to_owned(), target: PLACE.to_owned(), options }
+    Bind { source: program.to_owned(), target: PLACE.to_owned(), options, ids: None }
 }
 
 /// Whether config.json has it: then its mount point is nothing that the container made.

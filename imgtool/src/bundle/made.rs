@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Options, RECORD_MAX, Record, init, namespaces, overlay, read_record};
+use super::{Options, RECORD_MAX, Record, init, namespaces, overlay, read_record, userns};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, Step};
 use crate::layer::{Limits, LowerStack, mount_points, open_root};
@@ -39,6 +39,14 @@ impl Bundle {
 
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.directory.join("rootfs")
+    }
+
+    /// The root file system to be read, with the image's owners.
+    pub(crate) fn read(&self) -> Result<OwnedFd> {
+        match self.record.ids {
+            Some(_) => userns::look(&self.directory, &super::stack(&self.directory, &self.layers()?)),
+            None => open_root(&self.rootfs()),
+        }
     }
 
     /// The image, if the store still has it.
@@ -127,12 +135,11 @@ impl Bundle {
         if self.record.copied || self.is_mounted()? {
             return Ok(());
         }
-        let layers = self.layers()?;
-        let mut lower: Vec<PathBuf> = visible(&layers).iter().rev().map(Layer::diff).collect();
-        if lower.is_empty() {
-            lower.push(self.directory.join("overlay/empty"));
-        }
+        let lower = super::stack(&self.directory, &self.layers()?);
         let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+        if let Some(maps) = &self.record.ids {
+            return userns::mount(&self.directory, &lower, maps);
+        }
         let overlay = self.directory.join("overlay");
         overlay::mount_overlay(
             &lower,

@@ -15,6 +15,7 @@ use super::options::{Options, clean_absolute};
 use super::rootfs::RootFs;
 use super::rootless::{self, Rootless};
 use super::spec::{self, Context};
+use super::userns::{self, UserNs};
 use super::volume::{Bind, Source};
 use super::{RECORD, Record, init, overlay, publish, seccomp, security, user};
 use crate::error::{Error, Result, Step};
@@ -22,6 +23,7 @@ use crate::layer::{copy_tree, merge, open_root, remove_all};
 use crate::layout::{Image, Layer, Store, Together, Use, random_hex};
 use crate::oci;
 use crate::progress::Progress;
+use crate::rights::Maps;
 use crate::unpack::visible;
 
 pub(super) struct Maker<'a> {
@@ -38,6 +40,9 @@ pub(super) struct Maker<'a> {
 
 impl Maker<'_> {
     pub(super) fn fill(mut self, id: &str, capabilities: Vec<String>) -> Result<()> {
+        let ids = matches!(self.options.userns, UserNs::Auto(_)).then(|| self.store.hold_ids()).transpose()?;
+        let others = if ids.is_some() { self.store.uses()? } else { Vec::new() };
+        let maps = userns::choose(&self.options.userns, &others)?;
         let name = self.image.display();
         let digest = self.image.descriptor.digest.clone();
         // From here on the layers are kept for us, and `unbundle` knows what to undo, whatever happens to this process.
@@ -46,6 +51,7 @@ impl Maker<'_> {
             image: name.clone(),
             digest: digest.clone(),
             copied: self.options.copy,
+            ids: maps.clone(),
             shm: (self.options.ipc.memory == Memory::Shareable).then(|| self.options.shm_size()),
         };
         self.replace(RECORD, &oci::to_json(&record)?, 0o600)?;
@@ -57,10 +63,22 @@ impl Maker<'_> {
             digest: digest.clone(),
             layers: self.layers.iter().map(|layer| layer.key.clone()).collect(),
             volumes: self.options.volumes.iter().filter_map(|volume| volume.name()).map(str::to_owned).collect(),
+            ids: maps.clone(),
         };
         self.store.add_use(&used, &mut self.together)?;
-        let (rootfs, mount) = if self.options.copy { (self.copy()?, None) } else { self.mount()? };
-        let root = RootFs::open(&rootfs)?;
+        drop(ids);
+        let maps = maps.as_ref();
+        let (rootfs, mount) = if self.options.copy { (self.copy()?, None) } else { self.mount(maps)? };
+        let mut root = RootFs::open(&rootfs)?;
+        // With the image's owners, for what becomes a volume.
+        let mut as_image = RootFs::open(&rootfs)?;
+        if let Some(maps) = maps {
+            root = root.owned_by(userns::root_of(maps));
+            as_image = RootFs::of(userns::look(self.directory, &self.lower())?);
+            // Runtimes that look for the root file system as the container's root come to it.
+            rustix::fs::chown(self.directory, None, Some(Gid::from_raw(userns::root_of(maps).1)))?;
+            fs::set_permissions(self.directory, fs::Permissions::from_mode(0o710))?;
+        }
         let config = &self.image.config.config;
         let mut identity = user::resolve(&root, self.options.user.as_deref().unwrap_or(&config.user))?;
         user::add_groups(&root, &mut identity, &self.options.groups)?;
@@ -77,9 +95,17 @@ impl Maker<'_> {
                     root: mount,
                     cgroup2: rootless::has_cgroup2(),
                     queues: rootless::has_queues(),
+                    roots: false,
                 })
             }
-            None => None,
+            None => match maps {
+                Some(maps) => {
+                    userns::check_identity(maps, &identity)?;
+                    let (cgroup2, queues) = (rootless::has_cgroup2(), rootless::has_queues());
+                    Some(Rootless { maps: maps.clone(), root: None, cgroup2, queues, roots: true })
+                }
+                None => None,
+            },
         };
         root.make_directory(&spec::working_directory(config, self.options)?)?;
         let (joined, donor) = namespaces::keep(self.directory, self.options)?;
@@ -88,14 +114,14 @@ impl Maker<'_> {
             Memory::Shareable => Some(namespaces::mount_shm(self.directory, self.options.shm_size())?),
             _ => donor.shm.clone(),
         };
-        let mut binds = self.named_volumes(&root)?;
+        let mut binds = self.named_volumes(&as_image, maps)?;
         drop(volumes);
-        binds.extend(self.volumes(&root)?);
+        binds.extend(self.volumes(&as_image, maps)?);
         // What a container that shares its network says of it.
         let of_donor = |name: &str| fs::read_to_string(donor.network.as_ref()?.join("etc").join(name)).ok();
         let hosts = of_donor("hosts").unwrap_or_else(|| network::hosts(self.options, &hostname));
         let resolver = of_donor("resolv.conf").or_else(|| network::resolv_conf(self.options));
-        binds.extend(self.files(&hostname, &hosts, resolver)?);
+        binds.extend(self.files(&hostname, &hosts, resolver, maps)?);
         binds.extend(self.options.init.as_deref().map(init::bind));
         let exposed = publish::exposed(config, &self.options.expose)?;
         let plan = Plan::of(self.options, &exposed, &hostname, &hosts)?;
@@ -185,18 +211,22 @@ impl Maker<'_> {
 
     /// Mounts the root file system, as it will be found by whoever runs the bundle; or only for us, with the mount that a runtime
     /// is to make.
-    fn mount(&self) -> Result<(PathBuf, Option<serde_json::Value>)> {
+    fn mount(&self, maps: Option<&Maps>) -> Result<(PathBuf, Option<serde_json::Value>)> {
         let rootfs = self.make_directory("rootfs", 0o755)?;
         self.make_directory("overlay", 0o700)?;
         let upper = self.make_directory("overlay/upper", 0o755)?;
         let work = self.make_directory("overlay/work", 0o700)?;
         let shown = visible(self.layers);
         dress(&upper, shown)?;
-        let mut lower: Vec<PathBuf> = shown.iter().rev().map(Layer::diff).collect();
-        if lower.is_empty() {
-            lower.push(self.make_directory("overlay/empty", 0o755)?); // an image without layers; overlayfs wants one
+        if shown.is_empty() {
+            self.make_directory("overlay/empty", 0o755)?; // an image without layers; overlayfs wants one
         }
+        let lower = self.lower();
         let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+        if let Some(maps) = maps {
+            userns::mount(self.directory, &lower, maps)?;
+            return Ok((rootfs, None));
+        }
         let rights = self.store.rights();
         overlay::mount_overlay(&lower, &upper, &work, &rootfs, rights.powers().overlay)?;
         if rights.own_namespace().is_none() {
@@ -205,6 +235,11 @@ impl Maker<'_> {
         let links = self.make_directory("overlay/lower", 0o755)?;
         let mount = overlay::as_mount(&lower, &links, &upper, &work)?;
         Ok((rootfs, Some(mount)))
+    }
+
+    /// The directories that are stacked, the topmost first.
+    fn lower(&self) -> Vec<PathBuf> {
+        super::stack(self.directory, self.layers)
     }
 
     fn copy(&self) -> Result<PathBuf> {
@@ -229,7 +264,7 @@ impl Maker<'_> {
 
     /// The user's volumes: named ones are the store's and stay, others are the bundle's and go with it. A new one begins with
     /// what the image has at its place.
-    fn named_volumes(&self, root: &RootFs) -> Result<Vec<Bind>> {
+    fn named_volumes(&self, root: &RootFs, maps: Option<&Maps>) -> Result<Vec<Bind>> {
         let mut binds = Vec::new();
         for (number, volume) in self.options.volumes.iter().enumerate() {
             let source = match &volume.source {
@@ -242,14 +277,15 @@ impl Maker<'_> {
                 }
                 Source::Path(_) | Source::MadePath(_) | Source::Tmpfs => continue,
             };
-            binds.push(Bind { source, target: volume.target.clone(), options: volume.options.clone() });
+            let (target, options) = (volume.target.clone(), volume.options.clone());
+            binds.push(Bind { source, target, options, ids: maps.cloned() });
         }
         Ok(binds)
     }
 
     /// A directory for each volume of the image, with what the image has at its place: what the container writes there
     /// stays out of its root file system. The place is looked up inside the image (CVE-2022-23648).
-    fn volumes(&self, root: &RootFs) -> Result<Vec<Bind>> {
+    fn volumes(&self, root: &RootFs, maps: Option<&Maps>) -> Result<Vec<Bind>> {
         let mut binds = Vec::new();
         let targets = self.image.config.config.volumes.iter().flatten().map(|(path, _)| path);
         for path in targets {
@@ -268,21 +304,29 @@ impl Maker<'_> {
             if let Some(from) = root.directory(&target)? {
                 copy_tree(&from, &open_root(&source)?).with(step)?;
             }
-            binds.push(Bind { source, target, options: vec!["rbind".into(), "rw".into(), "rprivate".into()] });
+            let options = vec!["rbind".into(), "rw".into(), "rprivate".into()];
+            binds.push(Bind { source, target, options, ids: maps.cloned() });
         }
         Ok(binds)
     }
 
     /// The files that name the container and its neighbours.
-    fn files(&mut self, hostname: &str, hosts: &str, resolver: Option<String>) -> Result<Vec<Bind>> {
+    fn files(
+        &mut self,
+        hostname: &str,
+        hosts: &str,
+        resolver: Option<String>,
+        maps: Option<&Maps>,
+    ) -> Result<Vec<Bind>> {
         self.make_directory("etc", 0o755)?;
         let mut files = vec![("hostname", format!("{hostname}\n")), ("hosts", hosts.to_owned())];
         files.extend(resolver.map(|text| ("resolv.conf", text)));
         let mut binds = Vec::new();
         for (name, content) in files {
             let source = self.write(&format!("etc/{name}"), content.as_bytes(), 0o644)?;
+            userns::give(&source, maps)?;
             let options = vec!["rbind".into(), "rw".into(), "rprivate".into()];
-            binds.push(Bind { source, target: format!("/etc/{name}"), options });
+            binds.push(Bind { source, target: format!("/etc/{name}"), options, ids: None });
         }
         Ok(binds)
     }

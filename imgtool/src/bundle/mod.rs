@@ -9,6 +9,7 @@
 //!   volumes/N/        one for each of the image's volumes, with what the image has there
 //!   namespaces/KIND   those of other containers that this one joins
 //!   shm/              /dev/shm, where others may join it
+//!   mapped/           mounts of the layers while a root file system for a user namespace is mounted
 //!   network.json      what the hooks in config.json do to connect a container, where they do
 //!   bundle.json       what `unbundle` must know: the store and the image
 //! ```
@@ -35,6 +36,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod user;
+mod userns;
 mod volume;
 
 use std::fs::{self, DirBuilder};
@@ -56,6 +58,7 @@ pub(crate) use security::{Device, Rlimit, SecurityOpt};
 pub(crate) use step::{
     StepSpec, connect_step, mount_copy, mount_stack, resolve_user, step_network, step_spec, unmount_stack,
 };
+pub(crate) use userns::{UserNs, given as given_ids, parse_range};
 pub(crate) use volume::{Volume, is_name as is_volume_name, parse_mount, parse_tmpfs};
 
 use crate::cdi;
@@ -65,6 +68,8 @@ use crate::layout::{Image, Layer, Store, Together, check_ours, random_hex};
 use crate::oci;
 use crate::progress::Progress;
 use crate::regular;
+use crate::rights::Maps;
+use crate::unpack::visible;
 use maker::Maker;
 use volume::Source;
 
@@ -83,6 +88,9 @@ struct Record {
     /// The root file system is a directory like any other.
     #[serde(default)]
     copied: bool,
+    /// Of the container's user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ids: Option<Maps>,
     /// Bytes of the /dev/shm that others may join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shm: Option<u64>,
@@ -126,6 +134,9 @@ pub(crate) fn make(
     namespaces::check(options, store.rights().own_namespace().is_none())?;
     if store.rights().own_namespace().is_some() && matches!(options.network, Network::Bridge | Network::Cni(_)) {
         return Err(Error::other("--network: CNI plugins need root; --network pasta does not"));
+    }
+    if options.copy && options.userns != UserNs::Host {
+        return Err(Error::other("--userns: a copy (--copy) has owners that no mount can map"));
     }
     if let Some(name) = &options.hostname {
         check_hostname(name)?;
@@ -194,6 +205,15 @@ fn claim(store: &Store, image: &Image, directory: Option<&Path>, id: &str) -> Re
         }
         Err(e) => Err(e).with(step),
     }
+}
+
+/// The directories that the root file system of a bundle stands on, the topmost first.
+fn stack(directory: &Path, layers: &[Layer]) -> Vec<PathBuf> {
+    let mut seen = std::collections::HashSet::new();
+    // An image may have a layer twice; overlayfs refuses that (ELOOP). The upper one shows all that the lower one has.
+    let all = visible(layers).iter().rev().map(Layer::diff).filter(|path| seen.insert(path.clone()));
+    let all: Vec<PathBuf> = all.collect();
+    if all.is_empty() { vec![directory.join("overlay/empty")] } else { all }
 }
 
 /// The record of the bundle at `directory`, which must be ours.

@@ -7,6 +7,7 @@ use super::namespaces::{Ipc, Origin};
 use super::network::{HostEntry, Network};
 use super::publish::{Exposed, Publish};
 use super::security::{Device, Rlimit, SecurityOpt};
+use super::userns::UserNs;
 use super::volume::Volume;
 use crate::error::{Error, Result};
 
@@ -31,6 +32,7 @@ pub(crate) struct Options {
     pub(crate) ipc: Ipc,
     pub(crate) uts: Origin,
     pub(crate) cgroup: Origin,
+    pub(crate) userns: UserNs,
     pub(crate) publish: Vec<Publish>,
     /// What is exposed besides, for `publish_all`.
     pub(crate) expose: Vec<Exposed>,

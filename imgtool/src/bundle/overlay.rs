@@ -92,6 +92,22 @@ fn by_mount(lower: &[&Path], upper: &Path, work: &Path, target: &Path, form: Ove
     mount("overlay", target, "overlay", MountFlags::empty(), &*options)
 }
 
+/// What layers (the topmost first, at least two) are together, to be read, and mounted at `target` only until it is open.
+pub(super) fn look(layers: &[&Path], target: &Path) -> Result<OwnedFd> {
+    let open = |path: &Path| openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let look = || -> rustix::io::Result<OwnedFd> {
+        let fds = layers.iter().copied().map(open).collect::<rustix::io::Result<Vec<OwnedFd>>>()?;
+        let names: Vec<String> = fds.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+        let text = format!("lowerdir={},index=off,metacopy=off", names.join(":"));
+        let options = std::ffi::CString::new(text).map_err(|_| Errno::INVAL)?;
+        mount("overlay", target, "overlay", MountFlags::RDONLY, &*options)?;
+        let opened = openat(CWD, target, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
+        opened
+    };
+    look().map_err(explain).with(|| format!("mount overlay at {}", target.display()))
+}
+
 fn explain(errno: Errno) -> Error {
     match errno {
         Errno::INVAL => Error::other(

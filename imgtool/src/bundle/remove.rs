@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{RECORD, Record, containers, link, namespaces, overlay, read_record};
+use super::{RECORD, Record, containers, link, namespaces, overlay, read_record, userns};
 use crate::error::{Error, Result, Step, tell};
 use crate::layer::remove_all;
 use crate::layout::{Store, check_ours, is_blank_file};
 
 /// All that `bundle` makes in a bundle's directory.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "config.json",
     ".config.json",
     ".bundle.json",
@@ -19,6 +19,7 @@ const OURS: [&str; 17] = [
     "volumes",
     namespaces::KEPT,
     namespaces::SHM,
+    userns::MAPPED,
     "etc",
     "network.json",
     ".network.json",
@@ -73,6 +74,7 @@ pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<Pa
     }
     overlay::unmount_rootfs(&directory.join("rootfs"))?;
     namespaces::forget(directory)?;
+    userns::forget(directory);
     // First what may be refused, and leaves the rest whole then: something is mounted there. A copy goes after config.json, which
     // is there as long as the files are. What was mounted has none there but those that somebody made while it was not.
     if !read_record(directory).is_ok_and(|record: Record| record.copied) {

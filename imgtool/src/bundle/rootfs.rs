@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Step};
@@ -13,13 +13,24 @@ use crate::regular;
 /// A mounted root file system.
 pub(super) struct RootFs {
     fd: OwnedFd,
+    /// Whose what is made in it is, if not ours.
+    owner: Option<(u32, u32)>,
 }
 
 impl RootFs {
+    /// What is made in it is this user's and group's.
+    pub(super) fn owned_by(self, owner: (u32, u32)) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
+    pub(super) fn of(fd: OwnedFd) -> Self {
+        Self { fd, owner: None }
+    }
+
     pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(CWD, path, flags, Mode::empty()).with(|| format!("open {}", path.display()))?;
-        Ok(Self { fd })
+        Ok(Self::of(fd))
     }
 
     /// Opens what `path` means inside the container: symlinks are followed, with the root as their root.
@@ -73,7 +84,12 @@ impl RootFs {
                     // The parent is open; a dangling symlink of this name makes mkdir fail and is not followed.
                     mkdirat(at.as_fd(), name, Mode::from_raw_mode(0o755)).with(step)?;
                     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    openat(at.as_fd(), name, flags, Mode::empty()).with(step)?
+                    let made = openat(at.as_fd(), name, flags, Mode::empty()).with(step)?;
+                    if let Some((uid, gid)) = self.owner {
+                        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                        chownat(&made, "", uid, gid, AtFlags::EMPTY_PATH).with(step)?;
+                    }
+                    made
                 }
                 result => result.with(step)?,
             };

@@ -6,6 +6,7 @@ use super::namespaces::Origin;
 use super::network::Network;
 use super::options::Options;
 use super::user::Identity;
+use super::userns::mappings;
 use crate::error::{Error, Result};
 use crate::rights::{Maps, Range, has};
 
@@ -17,6 +18,8 @@ pub(super) struct Rootless {
     pub(super) root: Option<Value>,
     /// cgroup v2 can be shown in a user namespace, v1 cannot.
     pub(super) cgroup2: bool,
+    /// The machine's root made it, and for a container of its own.
+    pub(super) roots: bool,
     /// The host's message queues are mounted, where a container that shares them finds them.
     pub(super) queues: bool,
 }
@@ -46,22 +49,20 @@ impl Rootless {
     pub(super) fn within(outer: &Maps) -> Self {
         let same = |ranges: &[Range]| ranges.iter().map(|range| Range { outside: range.inside, ..*range }).collect();
         let maps = Maps { uids: same(&outer.uids), gids: same(&outer.gids) };
-        Self { maps, root: None, cgroup2: has_cgroup2(), queues: has_queues() }
+        Self { maps, root: None, cgroup2: has_cgroup2(), queues: has_queues(), roots: false }
     }
 
     /// Turns root's config.json into one that an ordinary user can run.
     pub(super) fn adapt(&self, spec: &mut Value, options: &Options) {
-        let map = |ranges: &[Range]| -> Value {
-            let entry = |r: &Range| json!({"containerID": r.inside, "hostID": r.outside, "size": r.count});
-            ranges.iter().map(entry).collect()
-        };
         let linux = &mut spec["linux"];
         if let Some(namespaces) = linux["namespaces"].as_array_mut() {
             namespaces.push(json!({"type": "user"}));
         }
-        linux["uidMappings"] = map(&self.maps.uids);
-        linux["gidMappings"] = map(&self.maps.gids);
-        if let Some(resources) = linux["resources"].as_object_mut() {
+        linux["uidMappings"] = mappings(&self.maps.uids);
+        linux["gidMappings"] = mappings(&self.maps.gids);
+        if !self.roots
+            && let Some(resources) = linux["resources"].as_object_mut()
+        {
             // Devices are not an ordinary user's to allow; the kernel allows none to be made in a user namespace.
             resources.remove("devices");
             if resources.is_empty() {
@@ -73,7 +74,7 @@ impl Rootless {
             sysctl.remove("net.ipv4.ping_group_range");
         }
         let Some(mounts) = spec["mounts"].as_array_mut() else { return };
-        mounts.retain(|mount| self.cgroup2 || mount["type"] != "cgroup");
+        mounts.retain(|mount| self.cgroup2 || self.roots || mount["type"] != "cgroup");
         mounts.retain(|mount| mount["type"] != "mqueue" || options.ipc.origin != Origin::Host || self.queues);
         for mount in mounts.iter_mut() {
             if mount["type"] == "devpts"
@@ -83,7 +84,7 @@ impl Rootless {
             }
             // Each of them shows a namespace, and is for the owner of that to mount.
             for (kind, place, hosts) in [
-                ("sysfs", "/sys", options.network == Network::Host),
+                ("sysfs", "/sys", matches!(options.network, Network::Host | Network::Joined(_))),
                 ("proc", "/proc", options.pid == Origin::Host),
                 ("mqueue", "/dev/mqueue", options.ipc.origin == Origin::Host),
             ] {
@@ -162,6 +163,7 @@ mod tests {
             root: Some(json!({"destination": "/", "type": "overlay"})),
             cgroup2: false,
             queues: false,
+            roots: false,
         };
         let mut other = spec.clone();
         rootless.adapt(&mut spec, &Options::default());

@@ -344,7 +344,8 @@ fn mounts(options: &Options, context: &Context) -> Vec<Value> {
     for volume in &options.volumes {
         let entry = match &volume.source {
             Source::Path(source) | Source::MadePath(source) => {
-                json!({"destination": volume.target, "type": "bind", "source": source, "options": volume.options})
+                let source = source.clone();
+                Bind { source, target: volume.target.clone(), options: volume.options.clone(), ids: None }.entry()
             }
             Source::Tmpfs => {
                 json!({"destination": volume.target, "type": "tmpfs", "source": "tmpfs", "options": volume.options})

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use serde_json::{Value, json};
 
 use super::options::{clean_absolute, parse_size};
+use super::userns::mappings;
 use crate::error::{Error, Result};
+use crate::rights::Maps;
 
 /// A mount that the user asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +48,19 @@ pub(crate) struct Bind {
     pub(crate) source: PathBuf,
     pub(crate) target: String,
     pub(crate) options: Vec<String>,
+    /// The user namespace whose owners the files have in the container.
+    pub(crate) ids: Option<Maps>,
 }
 
 impl Bind {
     pub(super) fn entry(&self) -> Value {
-        json!({"destination": self.target, "type": "bind", "source": self.source, "options": self.options})
+        let mut entry =
+            json!({"destination": self.target, "type": "bind", "source": self.source, "options": self.options});
+        if let Some(maps) = &self.ids {
+            entry["uidMappings"] = mappings(&maps.uids);
+            entry["gidMappings"] = mappings(&maps.gids);
+        }
+        entry
     }
 }
 

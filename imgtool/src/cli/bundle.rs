@@ -14,9 +14,11 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::{LayerArgs, RegistryArgs, TrustArgs};
 use crate::bundle::{
-    Device, Exposed, HealthArgs, HostEntry, Ipc, Network, Origin, Publish, Rlimit, SecurityOpt, Volume, parse_cpus,
-    parse_memory, parse_mount, parse_size, parse_tmpfs,
+    Device, Exposed, HealthArgs, HostEntry, Ipc, Network, Origin, Publish, Rlimit, SecurityOpt, UserNs, Volume,
+    parse_cpus, parse_memory, parse_mount, parse_range, parse_size, parse_tmpfs,
 };
+
+use crate::rights::Range;
 
 /// When `bundle` asks the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -160,9 +162,16 @@ pub(crate) struct BundleArgs {
     /// seccomp=unconfined|FILE, apparmor=PROFILE, no-new-privileges, systempaths=unconfined, label=disable; may be repeated
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<SecurityOpt>,
-    /// User namespace: host, none of its own
-    #[arg(long, value_name = "MODE", value_parser = ["host"])]
-    pub(crate) userns: Option<String>,
+    /// User namespace of root's bundle: host (none of its own), auto[:size=N] (a free range of user containers in /etc/subuid and
+    /// /etc/subgid), private (auto, or what --uidmap says)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) userns: Option<UserNs>,
+    /// Users of a user namespace, and who they are on the host; may be repeated
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE", value_parser = parse_range)]
+    pub(crate) uidmap: Vec<Range>,
+    /// Groups of it [default: as --uidmap]; may be repeated
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE", value_parser = parse_range)]
+    pub(crate) gidmap: Vec<Range>,
     /// Label, kept as an annotation; may be repeated
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub(crate) label: Vec<String>,

@@ -311,7 +311,8 @@ pub(crate) struct SaveArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct IdsArgs {
-    pub(crate) pid: u32,
+    /// Without one, this process makes a namespace for the imgtool that called it
+    pub(crate) pid: Option<u32>,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::{Store, if_there};
 use crate::digest::Digest;
 use crate::error::{Result, Step};
 use crate::oci;
+use crate::rights::Maps;
 
 const DIRECTORY: &str = "uses";
 
@@ -29,9 +30,19 @@ pub(crate) struct Use {
     /// Names of the volumes that it mounts.
     #[serde(default)]
     pub(crate) volumes: Vec<String>,
+    /// Of the container's user namespace, which no other bundle gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ids: Option<Maps>,
 }
 
 impl Store {
+    /// Nobody else chooses ids before our record says which are ours.
+    pub(crate) fn hold_ids(&self) -> Result<File> {
+        let lock = self.lock_file("ids")?;
+        lock.lock().at("lock the ids")?;
+        Ok(lock)
+    }
+
     fn use_path(bundle: &Path) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
         Path::new(DIRECTORY).join(format!("{}.json", &Digest::of(bundle.as_os_str().as_bytes()).hex()[..32]))

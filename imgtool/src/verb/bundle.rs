@@ -1,7 +1,7 @@
 //! `imgtool bundle`
 
 use super::print;
-use crate::bundle::{Network, Options, check_init, find_init, make, read_env_file};
+use crate::bundle::{Network, Options, UserNs, check_init, find_init, given_ids, make, read_env_file};
 use crate::cli::{BundleArgs, PullPolicy};
 use crate::error::{Error, Kind, Result, Step};
 use crate::layout::{Image, Layer, Store};
@@ -96,6 +96,14 @@ fn options(args: &BundleArgs, root: bool) -> Result<Options> {
         Some(path) => Some(check_init(path)?),
         None => args.init.then(find_init).transpose()?,
     };
+    let userns = match (&args.userns, args.uidmap.is_empty() && args.gidmap.is_empty()) {
+        (wanted, true) => wanted.clone().unwrap_or_default(),
+        (Some(UserNs::Host), false) => return Err(Error::other("--uidmap: --userns host has no ids of its own")),
+        (_, false) => given_ids(&args.uidmap, &args.gidmap)?,
+    };
+    if !root && userns != UserNs::Host {
+        return Err(Error::other("--userns: an ordinary user's bundle has all ids that the user may use already"));
+    }
     Ok(Options {
         command: args.command.clone(),
         entrypoint: args.entrypoint.clone(),
@@ -111,6 +119,7 @@ fn options(args: &BundleArgs, root: bool) -> Result<Options> {
         ipc: args.ipc.clone(),
         uts: args.uts.clone(),
         cgroup: args.cgroupns.clone(),
+        userns,
         publish: args.publish.clone(),
         expose: args.expose.clone(),
         publish_all: args.publish_all,

@@ -3,7 +3,7 @@
 use crate::bundle::Bundle;
 use crate::cli::ExportArgs;
 use crate::error::{Result, Step};
-use crate::layer::{TreeForm, open_root, write_tree};
+use crate::layer::{TreeForm, write_tree};
 use crate::layout::Store;
 use crate::new_file::write_to;
 
@@ -13,7 +13,7 @@ pub(crate) fn run(store: &Store, args: &ExportArgs) -> Result<()> {
     let export = || -> Result<()> {
         let bundle = Bundle::open(&here, &args.bundle)?;
         bundle.mount()?;
-        let root = open_root(&bundle.rootfs())?;
+        let root = bundle.read()?;
         write_to(&args.output, "give a file with --output", |out| write_tree(&root, TreeForm::Plain, true, out))
     };
     export().at(args.bundle.display())

@@ -1,5 +1,8 @@
 //! Namespaces that a bundle shares with the host or with another container.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
 use integration::place::Place;
 
 use crate::network::in_a_network;
@@ -103,4 +106,84 @@ fn a_bundle_shares_the_hosts_namespaces_or_has_its_own() {
     place.small_image();
     let out = in_a_network(&place, &[BEFORE, HOSTS].concat(), "hosts").ok();
     assert_eq!(out.stdout, "shared\nmemory\nnone\n1\nprivate\n", "{out}");
+}
+
+const USERNS: &str = r#"
+printf 'containers:500000:131072\n' >"$PLACE/subid"
+for file in /etc/subuid /etc/subgid; do [ -e $file ] || : >$file; mount --bind "$PLACE/subid" $file; done
+look='cat /proc/self/uid_map | { read -r a b c; echo $a $b $c; }; cd /; busybox stat -c "%n %u:%g" /mine /data/file /named/file /etc/hosts; id -u'
+write='echo x >/mine; echo x >/data/new; echo x >/named/new; echo x >/made; busybox chown 33:44 /made /data/new /named/new'
+one=$(imgtool bundle -q --userns auto -v named:/named owned:1 -- sh -c "$look; $write")
+run "$one"
+echo host $(stat -c %u:%g "$one/rootfs/mine" "$one/rootfs/made" "$one/overlay/upper/made" "$PLACE/store/volumes/named/new")
+imgtool diff "$one"
+imgtool commit "$one" changed:1 >/dev/null
+imgtool export "$one" | tar -tv --numeric-owner | awk '$6 ~ /mine|made/ {print "tar", $2, $6}'
+two=$(imgtool bundle -q --userns private -u web -v named:/named owned:1 -- sh -c "$look")
+run "$two"
+! imgtool bundle -q --userns auto owned:1 -- x 2>"$PLACE/said" && grep -q "65536 ids are not free in the ranges of the user containers in /etc/subuid" "$PLACE/said" && echo all taken
+small=$(imgtool bundle -q --uidmap 0:700000:50 --gidmap 0:800000:100 -u 49:99 owned:1 -- sh -c 'busybox stat -c "%n %u:%g" /mine; id -u; id -g')
+run "$small"
+refused "user 50 is not in the container's user namespace" --uidmap 0:700000:50 -u 50
+refused "lacks id 0" --uidmap 1:700000:50
+imgtool umount "$one" >/dev/null && imgtool mount "$one" >/dev/null
+run "$one" | head -2
+imgtool unbundle "$one"
+one=$(imgtool bundle -q --userns auto changed:1 -- sh -c 'cat /proc/self/uid_map | { read -r a b c; echo $b; }; busybox stat -c "%n %u:%g" /made')
+run "$one"
+plain=$(imgtool bundle -q -v named:/named changed:1 -- sh -c 'busybox stat -c "%n %u:%g" /made /named/new /named/file')
+run "$plain"
+imgtool unbundle "$one" "$two" "$small" "$plain"
+test -z "$(ls "$PLACE/store/bundles")" && ! grep -F "$PLACE/store" /proc/self/mountinfo && echo nothing left
+imgtool fsck
+"#;
+
+const USERNS_SAID: &str = "\
+0 500000 65536\n/mine 33:44\n/data/file 33:44\n/named/file 33:44\n/etc/hosts 0:0\n0\n\
+host 500033:500044 500033:500044 33:44 33:44\n\
+A /made\nC /mine\n\
+tar 33/44 made\ntar 33/44 mine\n\
+0 565536 65536\n/mine 33:44\n/data/file 33:44\n/named/file 33:44\n/etc/hosts 0:0\n33\n\
+all taken\n\
+/mine 33:44\n49\n99\n\
+0 500000 65536\n/mine 33:44\n\
+500000\n/made 33:44\n\
+/made 33:44\n/named/new 33:44\n/named/file 33:44\n\
+nothing left\n";
+
+#[test]
+fn in_a_user_namespace_files_have_the_images_owners_and_no_two_bundles_have_one_range() {
+    let place = Place::new();
+    integration::peer::image::busybox_tar(&place.dir);
+    let root = place.dir.join("small");
+    for directory in ["data", "named"] {
+        fs::create_dir(root.join(directory)).unwrap();
+    }
+    for file in ["mine", "data/file", "named/file"] {
+        fs::write(root.join(file), "the image's").unwrap();
+        std::os::unix::fs::chown(root.join(file), Some(33), Some(44)).unwrap();
+    }
+    let tar = place.dir.join("owned.tar");
+    crate::tar(&root, &tar);
+    place.ours("imgtool", &["import", "--quiet", "-c", "VOLUME /data", tar.to_str().unwrap(), "owned:1"]).ok();
+    let before = BEFORE.replace("small:1", "owned:1");
+    let out = in_a_network(&place, &[&before, USERNS].concat(), "userns").ok();
+    assert_eq!(out.stdout, USERNS_SAID, "{out}");
+}
+
+#[test]
+fn any_runtime_runs_a_bundle_with_a_user_namespace() {
+    let place = Place::new();
+    place.small_image();
+    let Some(runc) = integration::programs::find("runc".as_ref()) else { integration::skip!("runc is not installed") };
+    // It looks for the root file system as the container's root, who must be let in above.
+    let path = place.dir.join("here");
+    let path = path.to_str().unwrap();
+    let ids = ["--uidmap", "0:700000:65536", "small:1", path, "--", "/bin/sh", "-c", "id -u; echo x >/made; ls /made"];
+    crate::bundle(&place, &ids);
+    let state = place.dir.join("runc");
+    let args = ["--root", state.to_str().unwrap(), "run", "--bundle", path, &place.id];
+    assert_eq!(integration::command::tool(runc.to_str().unwrap(), &args).ok().stdout, "0\n/made\n");
+    assert_eq!(fs::metadata(format!("{path}/rootfs/made")).unwrap().uid(), 700_000);
+    place.ours("imgtool", &["unbundle", path]).ok();
 }
