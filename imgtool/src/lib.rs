@@ -92,6 +92,7 @@ fn run(cli: &Cli) -> (&'static str, error::Result<()>) {
         Verb::Ids(args) => ("ids", args.pid.map_or_else(rights::be_namespace, rights::map_ids_of)),
         Verb::Network(args) => ("network", verb::network::run(args)),
         Verb::Port(args) => ("port", verb::port::run(args)),
+        Verb::Bundles(args) => ("bundles", verb::bundles::run(&store, args)),
         Verb::Unbundle(args) => ("unbundle", verb::unbundle::run(&store, args)),
     }
 }

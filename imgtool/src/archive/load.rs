@@ -20,6 +20,7 @@ use crate::oci::{self, CONFIG_MAX, Descriptor, Document, ImageConfig, Index, MAN
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
+use crate::regular;
 
 /// Most files that an archive may have: images have a few for each layer.
 const FILES_MAX: usize = 10_000;
@@ -79,7 +80,12 @@ pub(crate) fn read_images(
     limits: Limits,
     progress: &Progress,
 ) -> Result<Vec<Descriptor>> {
-    let archive = Archive::read(store, input, limits, progress)?;
+    let is_layout = input.as_os_str() != "-" && fs::metadata(input).is_ok_and(|meta| meta.is_dir());
+    let archive = if is_layout {
+        Archive::read_layout(store, input, progress)?
+    } else {
+        Archive::read(store, input, limits, progress)?
+    };
     if archive.find("index.json").is_some() && archive.find("oci-layout").is_some() {
         oci_images(store, &archive, platform)
     } else if archive.find("manifest.json").is_some() {
@@ -133,22 +139,13 @@ impl Archive {
             }
             match entry.kind {
                 EntryKind::File => {
-                    let (path, mut file) = store.spool()?;
-                    // Known from here on, so that it is removed whatever happens.
-                    let mut hasher = Hasher::new(Algorithm::Sha256);
-                    let placeholder = Spooled { path, digest: Digest::of(b""), size: 0 };
-                    if let Some(old) = archive.files.insert(name.clone(), placeholder) {
-                        let _ = fs::remove_file(&old.path);
-                    }
-                    let mut size = 0;
+                    let mut put = archive.spool(store, &name)?;
                     loop {
                         let chunk = tar.chunk()?;
                         if chunk.is_empty() {
                             break;
                         }
-                        hasher.update(chunk);
-                        file.write_all(chunk).at("write")?;
-                        size += chunk.len() as u64;
+                        put.take(chunk)?;
                         spooled += chunk.len() as u64;
                         if spooled > most {
                             return Err(Error::malformed(format!(
@@ -157,9 +154,7 @@ impl Archive {
                         }
                         task.advance(chunk.len() as u64);
                     }
-                    if let Some(spooled) = archive.files.get_mut(&name) {
-                        (spooled.digest, spooled.size) = (hasher.finish(), size);
-                    }
+                    put.finish();
                 }
                 // docker save links layers that several images share.
                 EntryKind::Symlink | EntryKind::Hardlink => {
@@ -176,6 +171,53 @@ impl Archive {
         }
         task.finish("read");
         Ok(archive)
+    }
+
+    /// The files of an OCI layout, and nothing else that may be in the directory. What is no regular file is not opened.
+    fn read_layout(store: &Store, directory: &Path, progress: &Progress) -> Result<Self> {
+        let mut archive = Self::default();
+        let task = progress.task("load", 0, 0);
+        let mut names = vec!["oci-layout".to_owned(), "index.json".to_owned()];
+        for algorithm in Algorithm::ALL {
+            let below = format!("blobs/{}", algorithm.name());
+            let list = match fs::read_dir(directory.join(&below)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                list => list.with(|| below.clone())?,
+            };
+            for entry in list {
+                let name = entry.with(|| below.clone())?.file_name();
+                names.extend(name.to_str().map(|name| format!("{below}/{name}")));
+            }
+        }
+        let mut buffer = vec![0; 256 << 10];
+        for name in names {
+            let mut file = regular::open(&directory.join(&name)).with(|| name.clone())?;
+            let mut put = archive.spool(store, &name)?;
+            loop {
+                match file.read(&mut buffer).with(|| name.clone())? {
+                    0 => break,
+                    len => {
+                        put.take(&buffer[..len])?;
+                        task.advance(len as u64);
+                    }
+                }
+            }
+            put.finish();
+        }
+        task.finish("read");
+        Ok(archive)
+    }
+
+    /// Begins a file of the archive, in place of one of this name that came before.
+    fn spool(&mut self, store: &Store, name: &str) -> Result<Put<'_>> {
+        let (path, file) = store.spool()?;
+        // Known from here on, so that it is removed whatever happens.
+        let placeholder = Spooled { path, digest: Digest::of(b""), size: 0 };
+        if let Some(old) = self.files.insert(name.to_owned(), placeholder) {
+            let _ = fs::remove_file(&old.path);
+        }
+        let spooled = self.files.get_mut(name).ok_or_else(|| Error::other("lost"))?;
+        Ok(Put { file, hasher: Hasher::new(Algorithm::Sha256), spooled })
     }
 
     fn find(&self, name: &str) -> Option<&Spooled> {
@@ -216,6 +258,26 @@ impl Archive {
             return Err(Error::damaged(format!("blob {digest}: size mismatch: got {} of {size} bytes", file.size)));
         }
         Ok(file)
+    }
+}
+
+/// A file of the archive under way.
+struct Put<'a> {
+    file: fs::File,
+    hasher: Hasher,
+    spooled: &'a mut Spooled,
+}
+
+impl Put<'_> {
+    fn take(&mut self, chunk: &[u8]) -> Result<()> {
+        self.hasher.update(chunk);
+        self.file.write_all(chunk).at("write")?;
+        self.spooled.size += chunk.len() as u64;
+        Ok(())
+    }
+
+    fn finish(self) {
+        self.spooled.digest = self.hasher.finish();
     }
 }
 

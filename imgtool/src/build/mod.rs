@@ -58,6 +58,7 @@ pub(crate) use call::Call;
 pub(crate) use contexts::Named;
 pub(crate) use entitled::Allow;
 pub(crate) use exchange::Place as CachePlace;
+pub(crate) use glob::{Dialect, Glob};
 pub(crate) use output::Output;
 pub(crate) use process::guard;
 pub(crate) use secrets::{Secret, Ssh};

@@ -110,14 +110,17 @@ pub(super) fn undo(store: &Store, directory: &Path, made: bool) -> Result<Vec<Pa
 }
 
 /// Who uses the bundle: a process whose root directory it is, or a container that somebody has a record of.
-fn user_of(directory: &Path) -> Result<Option<String>> {
+pub(crate) fn user_of(directory: &Path) -> Result<Option<String>> {
+    if let Some(container) = container_of(directory) {
+        return Ok(Some(container));
+    }
     if let Ok(meta) = fs::metadata(directory.join("rootfs"))
         && let Some(pid) =
             containers::process_in(&meta, fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev()))?
     {
         return Ok(Some(format!("process {pid}")));
     }
-    Ok(container_of(directory))
+    Ok(None)
 }
 
 /// A container, perhaps a stopped one, that a runtime or the standalone shim has a record of.

@@ -18,7 +18,7 @@ pub(crate) use bundle::{BundleArgs, PullPolicy};
 pub(crate) use made::{CommitArgs, DiffArgs, ExportArgs, MountArgs, NetworkArgs, NetworkVerb, PortArgs, UnbundleArgs};
 pub(crate) use remote::{CopyArgs, DeleteArgs, LoginArgs, LogoutArgs, PushArgs, ReferrersArgs, TagsArgs};
 pub(crate) use store::{
-    DuArgs, FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, PruneArgs, RmArgs, TagArgs,
+    BundlesArgs, DuArgs, FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, PruneArgs, RmArgs, TagArgs,
 };
 
 pub(crate) use volume::{VolumeArgs, VolumeFilter, VolumeLsArgs, VolumeRmArgs, VolumeVerb};
@@ -96,7 +96,7 @@ pub(crate) enum Verb {
     Build(Box<BuildArgs>),
     /// Make an image from the tar of a root file system
     Import(ImportArgs),
-    /// Read images from an OCI or Docker archive
+    /// Read images from an OCI or Docker archive, or an OCI layout
     Load(LoadArgs),
     /// Write images to an OCI or Docker archive
     Save(SaveArgs),
@@ -133,6 +133,8 @@ pub(crate) enum Verb {
     Bundle(BundleArgs),
     /// Show which ports of the host are a bundle's
     Port(PortArgs),
+    /// List bundles
+    Bundles(BundlesArgs),
     /// Unmount and remove bundles
     Unbundle(UnbundleArgs),
     /// Connect a bundle's container with its network: the bundle's hooks call this
@@ -278,7 +280,7 @@ pub(crate) struct ImportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
-    /// The archive, plain or compressed by gzip or zstd
+    /// The archive, plain or compressed by gzip or zstd, or the directory of an OCI layout
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) input: PathBuf,
     /// Name for the archive's one image, instead of its own

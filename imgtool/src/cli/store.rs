@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::reference::Reference;
+use crate::verb::filter::ImageFilter;
 
 /// How a list is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -20,6 +21,9 @@ pub(crate) struct ImagesArgs {
     /// All images, as always
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Only some: reference=PATTERN, dangling=true|false, label=KEY[=VALUE], before=IMAGE, since=IMAGE; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<ImageFilter>,
     /// Only IDs
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -88,10 +92,20 @@ pub(crate) struct PruneArgs {
     /// What builds kept too: layers of their steps, and directories of RUN --mount=type=cache
     #[arg(long)]
     pub(crate) build_cache: bool,
-    /// Ask no question, which is never asked
+    /// Do not ask first, which is done on a terminal only
     #[arg(short, long)]
     pub(crate) force: bool,
     /// How the removed is listed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ListFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundlesArgs {
+    /// Only directories
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// How the list is shown
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ListFormat,
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::filter::{Filters, created};
 use super::{print, print_json, print_table};
 use crate::cli::{ImagesArgs, ListFormat};
 use crate::error::{Result, tell};
@@ -22,8 +23,9 @@ pub(crate) fn run(store: &Store, args: &ImagesArgs) -> Result<()> {
             Err(e) => tell(format_args!("imgtool: images: {}", e.at(name_of(&entry)))),
         }
     }
+    let filters = Filters::of(store, &args.filter)?;
+    images.retain(|image| filters.accept(image));
     images.retain(|image| args.name.as_deref().is_none_or(|name| matches(image, name)));
-    let created = |image: &Image| image.config.created.as_deref().and_then(time::parse).unwrap_or(0);
     images.sort_by(|a, b| created(b).cmp(&created(a)).then_with(|| a.name().cmp(&b.name())));
     if args.quiet {
         let mut shown: Vec<String> = Vec::new();

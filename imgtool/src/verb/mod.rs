@@ -2,12 +2,15 @@
 
 pub(crate) mod build;
 pub(crate) mod bundle;
+pub(crate) mod bundles;
 pub(crate) mod commit;
+mod confirm;
 pub(crate) mod copy;
 pub(crate) mod delete;
 pub(crate) mod diff;
 pub(crate) mod du;
 pub(crate) mod export;
+pub(crate) mod filter;
 pub(crate) mod fsck;
 pub(crate) mod history;
 pub(crate) mod images;

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::confirm::confirmed;
 use super::images::human;
 use super::{print, print_json};
 use crate::cli::{ListFormat, PruneArgs};
@@ -12,6 +13,12 @@ use crate::platform::Platform;
 /// Removes images without a name (with `--all`: all that no bundle stands on), and whatever nothing uses.
 pub(crate) fn run(store: &Store, args: &PruneArgs) -> Result<()> {
     if !store.root().join("index.json").exists() {
+        return show(args.format, &[], &Removed::default());
+    }
+    let images = if args.all { "all images that no bundle stands on" } else { "all images without a name" };
+    let mut warning = vec![images, "all layers and blobs that nothing uses", "downloads that broke off"];
+    warning.extend(args.build_cache.then_some("all that builds kept"));
+    if !args.force && !confirmed(&warning)? {
         return show(args.format, &[], &Removed::default());
     }
     let store = &store.with_rights()?;

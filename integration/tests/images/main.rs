@@ -11,6 +11,7 @@ mod exchange;
 mod init;
 mod interop;
 mod interrupted;
+mod lists;
 mod namespaces;
 mod network;
 mod push;
