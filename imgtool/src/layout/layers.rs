@@ -238,7 +238,8 @@ pub(super) fn recorded_bytes(directory: &Path) -> u64 {
     record.and_then(Result::ok).map_or(0, |record| record.bytes)
 }
 
-fn boot_id() -> Result<String> {
+/// Which start of the machine this is.
+pub(crate) fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     Ok(fs::read_to_string(path).with(|| format!("read {path}"))?.trim().to_owned())
 }

@@ -34,7 +34,7 @@ pub(crate) use check::Fault;
 pub(crate) use collect::{Collected, Removed};
 pub(crate) use image::{Image, NAME, SOURCE, annotations, put_image, put_manifest};
 pub(crate) use index::INDEX_MAX;
-pub(crate) use layers::{Draft, Layer};
+pub(crate) use layers::{Draft, Layer, boot_id};
 pub(crate) use together::{Together, is_blank_file};
 pub(crate) use uses::Use;
 pub(crate) use volumes::Volume;

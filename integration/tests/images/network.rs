@@ -125,3 +125,99 @@ fn each_exposed_port_is_published_at_a_free_one_that_can_be_asked_for() {
     let want = "listed\nasked\nrefused\njson\nannotated\nreached\nundone\nunreachable\nnone exposed\n";
     assert_eq!(out.stdout, want, "{out}");
 }
+
+/// A machine that was started anew has no containers: what they had is free, whatever is left of them on a disk.
+const ANEW: &str = r#"
+set -e
+ip link set lo up
+mkdir -p /var/lib/cni && mount -t tmpfs tmpfs /var/lib/cni
+mkdir -p /run/imgtool && mount -t tmpfs tmpfs /run/imgtool
+make() { "$IMGTOOL" --root "$PLACE/store" bundle --quiet "$@" web:1 -- /bin/busybox sleep 1000; }
+run() { "$RUNTIME" --root "$PLACE/state" run -d --bundle "$2" "$ID-$1" </dev/null >/dev/null 2>"$PLACE/said"; }
+first=$(make -p 8080:80) second=$(make -p 8080:80)
+run 1 "$first"
+! run 2 "$second" && grep -q "port is already allocated" "$PLACE/said" && echo taken
+# The reservation is of another start of the machine, with /run on a disk.
+sed -i 's/"boot":"[^"]*"/"boot":"another"/' /run/imgtool/ports/*.json
+run 2 "$second" && echo free
+"$RUNTIME" --root "$PLACE/state" delete -f "$ID-2"
+# And with /run in memory: the processes, the network and the reservation are gone, the rest is as it was.
+kill -9 "$("$RUNTIME" --root "$PLACE/state" state "$ID-1" | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')"
+umount /run/imgtool "$first/network-namespace"
+sed -i 's/"boot":"[^"]*"/"boot":"another"/' "$first/network-state.json"
+export first second
+ls /var/lib/cni/networks/tare | grep -c '^10.87'
+unshare --net sh -ec '
+    ip link set lo up
+    "$RUNTIME" --root "$PLACE/state" run -d --bundle "$second" "$ID-3" </dev/null >/dev/null && echo taken anew
+    "$RUNTIME" --root "$PLACE/state" delete -f "$ID-3"
+    "$RUNTIME" --root "$PLACE/state" run -d --bundle "$first" "$ID-4" </dev/null >/dev/null && echo run again
+    "$RUNTIME" --root "$PLACE/state" delete -f "$ID-4"'
+ls /var/lib/cni/networks/tare | grep -q '^10.87' || echo addresses free
+"$RUNTIME" --root "$PLACE/state" delete -f "$ID-1"
+"$IMGTOOL" --root "$PLACE/store" unbundle "$first" "$second"
+"#;
+
+#[test]
+fn ports_and_addresses_are_free_after_a_restart_of_the_machine() {
+    let place = Place::new();
+    let tar = integration::peer::image::busybox_tar(&place.dir);
+    place.ours("imgtool", &["import", "--quiet", tar.to_str().unwrap(), "web:1"]).ok();
+    let out = in_a_network(&place, ANEW, "anew").ok();
+    assert_eq!(out.stdout, "taken\nfree\n1\ntaken anew\nrun again\naddresses free\n", "{out}");
+}
+
+/// The first plugin does its work and has whoever waits for it killed: the hook, or the hook and the runtime.
+const CUT: &str = r#"
+set -e
+ip link set lo up
+mkdir -p /var/lib/cni && mount -t tmpfs tmpfs /var/lib/cni
+cp -a /usr/lib/cni "$PLACE/cni" && mv "$PLACE/cni/bridge" "$PLACE/cni/bridge.real"
+cat >"$PLACE/cni/bridge" <<'END'
+#!/bin/sh
+"$0.real"
+code=$?
+kill=$(cat "${0%/*}/kill")
+if [ "$CNI_COMMAND" = ADD ] && [ -n "$kill" ]; then
+    iptables -t nat -S | grep -q MASQUERADE && : >"${0%/*}/done"
+    read -r stat <"/proc/$PPID/stat"
+    set -- ${stat##*)}
+    [ "$kill" = hook ] || kill -9 "$2"
+    kill -9 "$PPID"
+fi
+exit $code
+END
+chmod +x "$PLACE/cni/bridge"
+mount --bind "$PLACE/cni" /usr/lib/cni
+left() { iptables -t nat -S | grep -E 'CNI-[0-9a-f]|10[.]87' || ls /var/lib/cni/networks/tare | grep '^10.87' || echo "$1: nothing left"; }
+bundle=$("$IMGTOOL" --root "$PLACE/store" bundle --quiet -p 8080:80 web:1 -- /bin/busybox sleep 1000)
+for kill in hook runtime; do
+    echo $kill >"$PLACE/cni/kill"
+    ! "$RUNTIME" --root "$PLACE/state" run -d --bundle "$bundle" "$ID-$kill" </dev/null >/dev/null 2>&1
+    rm "$PLACE/cni/done"
+    "$RUNTIME" --root "$PLACE/state" delete -f "$ID-$kill" >/dev/null 2>&1 || :
+    : >"$PLACE/cni/kill"
+    "$RUNTIME" --root "$PLACE/state" run -d --bundle "$bundle" "$ID-again" </dev/null >/dev/null
+    "$RUNTIME" --root "$PLACE/state" delete -f "$ID-again"
+    left "$kill, run again"
+done
+echo runtime >"$PLACE/cni/kill"
+! "$RUNTIME" --root "$PLACE/state" run -d --bundle "$bundle" "$ID-last" </dev/null >/dev/null 2>&1
+rm "$PLACE/cni/done"
+"$RUNTIME" --root "$PLACE/state" delete -f "$ID-last" >/dev/null 2>&1 || :
+"$IMGTOOL" --root "$PLACE/store" unbundle "$bundle"
+left "unbundled"
+"#;
+
+#[test]
+fn whoever_is_killed_in_the_first_plugin_leaves_no_rule_behind_the_next_delete() {
+    if !std::path::Path::new("/usr/lib/cni/bridge").exists() {
+        integration::skip!("CNI's plugins are not in /usr/lib/cni");
+    }
+    let place = Place::new();
+    let tar = integration::peer::image::busybox_tar(&place.dir);
+    place.ours("imgtool", &["import", "--quiet", tar.to_str().unwrap(), "web:1"]).ok();
+    let out = in_a_network(&place, CUT, "cut").ok();
+    let want = "hook, run again: nothing left\nruntime, run again: nothing left\nunbundled: nothing left\n";
+    assert_eq!(out.stdout, want, "{out}");
+}

@@ -24,7 +24,7 @@ pub(super) use ports::{is_taken, overlap, refused};
 use super::network::Plan;
 use super::publish::Port;
 use crate::error::{Error, Result, Step, tell};
-use crate::layout::{check_ours, if_there};
+use crate::layout::{boot_id, check_ours, if_there};
 use crate::{oci, regular};
 
 pub(super) const PLAN: &str = "network.json";
@@ -36,6 +36,9 @@ const STATE_MAX: u64 = 1 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     id: String,
+    /// The start of the machine that it is of.
+    #[serde(default)]
+    boot: String,
     /// What the plugins answered last, which they want to see again.
     result: Option<Value>,
 }
@@ -71,7 +74,7 @@ pub(crate) fn up(directory: &Path) -> Result<()> {
         // Of a container that was not deleted, because its runtime was killed: two at a time would share all.
         undo(directory, &plan)?;
     }
-    let mut state = State { id: container.id, result: None };
+    let mut state = State { id: container.id, boot: boot_id()?, result: None };
     write(directory, &state)?;
     if let Err(e) = ports::take(directory, &state.id, container.pid, &plan.ports) {
         // Nothing else was done yet.
@@ -147,10 +150,13 @@ fn write(directory: &Path, state: &State) -> Result<()> {
 fn undo(directory: &Path, plan: &Plan) -> Result<()> {
     let path = directory.join(STATE);
     let state: State = read(&path)?;
+    // Of another start of the machine there are no rules left, which plugins would fail to take off, and no processes: but addresses
+    // are kept on a disk.
+    let is_there = state.boot.is_empty() || state.boot == boot_id()?;
     match &plan.cni {
         Some(list) => {
             let mut kept = cni::kept_namespace(directory).at(NAMESPACE)?;
-            if let (None, Some(result)) = (&kept, &state.result) {
+            if let (None, Some(result), true) = (&kept, &state.result, is_there) {
                 // Without one plugins do what they can.
                 kept = stand_in::make(cni::INTERFACE, result)
                     .inspect_err(|e| tell(format_args!("imgtool: a network namespace for the one that is gone: {e}")))
@@ -159,7 +165,8 @@ fn undo(directory: &Path, plan: &Plan) -> Result<()> {
             cni::delete(list, plan, &state.id, state.result.as_ref(), kept.as_ref())?;
             cni::forget_namespace(directory).with(|| format!("unmount {NAMESPACE}"))?;
         }
-        None => pasta::end(directory)?,
+        None if is_there => pasta::end(directory)?,
+        None => {}
     }
     if !plan.ports.is_empty() {
         ports::release(directory)?;

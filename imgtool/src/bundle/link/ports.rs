@@ -18,6 +18,7 @@ use super::super::publish::Port;
 use super::STATE;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
+use crate::layout::boot_id;
 use crate::oci;
 
 const DIRECTORY: &str = "/run/imgtool/ports";
@@ -25,6 +26,9 @@ const DIRECTORY: &str = "/run/imgtool/ports";
 /// What a container has.
 #[derive(Debug, Serialize, Deserialize)]
 struct Claim {
+    /// The start of the machine in which it was made: of another one nothing is left but this file, where /run is on a disk.
+    #[serde(default)]
+    boot: String,
     /// The inodes of the namespaces that the ports are in and that the process is a number of.
     network: u64,
     pids: u64,
@@ -46,6 +50,7 @@ pub(super) fn take(directory: &Path, container: &str, pid: u32, ports: &[Port]) 
         return ports.iter().try_for_each(is_free);
     }
     let claim = Claim {
+        boot: boot_id()?,
         network: namespace("net")?,
         pids: namespace("pid")?,
         bundle: directory.to_owned(),
@@ -140,6 +145,7 @@ pub(crate) fn overlap(one: &Port, other: &Port) -> bool {
 
 fn all() -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
+    let boot = boot_id()?;
     let list = match fs::read_dir(DIRECTORY) {
         Ok(list) => list,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(claims),
@@ -149,7 +155,12 @@ fn all() -> Result<Vec<Claim>> {
         let path = entry?.path();
         if path.extension().is_some_and(|kind| kind == "json") {
             match fs::read(&path) {
-                Ok(bytes) => claims.push(oci::json(&bytes).with(|| path.display())?),
+                Ok(bytes) => {
+                    let claim: Claim = oci::json(&bytes).with(|| path.display())?;
+                    if claim.boot == boot {
+                        claims.push(claim);
+                    }
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e).with(|| path.display()),
             }
