@@ -381,6 +381,28 @@ fn lists_without_an_end() {
 }
 
 #[test]
+fn lists_of_small_pages_without_an_end() {
+    let (fake, reference, digest) = simple();
+    let place = Place::new();
+    let registry = Registry::new(&reference.parse().unwrap(), &place.access, Arc::default());
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    fake.fault(move |request, _| {
+        let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = request.path.split('?').next().unwrap_or_default();
+        let body = if path.contains("/tags/") { "{}" } else { r#"{"schemaVersion":2,"manifests":[]}"# };
+        let next = format!("<{path}?last={n}>; rel=\"next\"");
+        Some(Reply { body: body.into(), ..Reply::status(200) }.with("Link", &next))
+    });
+    let error = registry.tags().map(|tags| tags.len()).unwrap_err().to_string();
+    assert!(error.contains("list of tags: more than") && error.contains("pages"), "{error}");
+    let pages = asked.swap(0, std::sync::atomic::Ordering::Relaxed);
+    let error = registry.referrers(&digest).map(|all| all.len()).unwrap_err().to_string();
+    assert!(error.contains("list of referrers: more than") && error.contains("pages"), "{error}");
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), pages, "as many as of tags, and none again");
+}
+
+#[test]
 fn redirects_that_are_not_followed() {
     let (fake, reference, digest) = simple();
     for (location, word) in [
