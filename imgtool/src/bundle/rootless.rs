@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::namespaces::Origin;
 use super::network::Network;
 use super::options::Options;
+use super::security::Devices;
 use super::user::Identity;
 use super::userns::mappings;
 use crate::error::{Error, Result};
@@ -53,7 +54,7 @@ impl Rootless {
     }
 
     /// Turns root's config.json into one that an ordinary user can run.
-    pub(super) fn adapt(&self, spec: &mut Value, options: &Options) {
+    pub(super) fn adapt(&self, spec: &mut Value, options: &Options, devices: &Devices) {
         let linux = &mut spec["linux"];
         if let Some(namespaces) = linux["namespaces"].as_array_mut() {
             namespaces.push(json!({"type": "user"}));
@@ -73,7 +74,14 @@ impl Rootless {
             // All groups there are, which are not all in the namespace.
             sysctl.remove("net.ipv4.ping_group_range");
         }
+        // No device can be made in a user namespace: runtimes mount the host's of the same path in its place.
+        if let Some(nodes) = spec["linux"]["devices"].as_array_mut() {
+            nodes.retain(|node| !devices.moved.iter().any(|(_, path)| node["path"] == json!(path)));
+        }
         let Some(mounts) = spec["mounts"].as_array_mut() else { return };
+        mounts.extend(devices.moved.iter().map(|(host, path)| {
+            json!({"destination": path, "type": "bind", "source": host, "options": ["bind", "nosuid", "noexec", "rprivate"]})
+        }));
         mounts.retain(|mount| self.cgroup2 || self.roots || mount["type"] != "cgroup");
         mounts.retain(|mount| mount["type"] != "mqueue" || options.ipc.origin != Origin::Host || self.queues);
         for mount in mounts.iter_mut() {
@@ -166,7 +174,7 @@ mod tests {
             roots: false,
         };
         let mut other = spec.clone();
-        rootless.adapt(&mut spec, &Options::default());
+        rootless.adapt(&mut spec, &Options::default(), &Devices::default());
         assert_eq!(spec["linux"]["namespaces"][1]["type"], "user");
         assert_eq!(spec["linux"]["uidMappings"], json!([{"containerID": 0, "hostID": 1000, "size": 1}]));
         assert_eq!(spec["linux"]["resources"], json!({"pids": {"limit": 3}}));
@@ -176,7 +184,7 @@ mod tests {
         assert_eq!(spec["mounts"][1]["options"], json!(["mode=0620"]));
         other["linux"]["resources"] = json!({"devices": []});
         let host = Options { network: Network::Host, ..Options::default() };
-        Rootless { cgroup2: true, root: None, ..rootless }.adapt(&mut other, &host);
+        Rootless { cgroup2: true, root: None, ..rootless }.adapt(&mut other, &host, &Devices::default());
         assert_eq!(other["linux"].get("resources"), None);
         let kinds: Vec<&Value> = other["mounts"].as_array().unwrap().iter().map(|mount| &mount["type"]).collect();
         assert_eq!(kinds, ["devpts", "bind", "cgroup"]);

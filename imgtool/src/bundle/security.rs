@@ -105,6 +105,8 @@ impl FromStr for Device {
 pub(super) struct Devices {
     pub(super) nodes: Vec<Value>,
     pub(super) rules: Vec<Value>,
+    /// Those that have another path in the container, with that of the host.
+    pub(super) moved: Vec<(PathBuf, String)>,
 }
 
 impl Devices {
@@ -140,6 +142,9 @@ impl Devices {
             json!({"allow": true, "type": node["type"], "major": node["major"], "minor": node["minor"], "access": access}),
         );
         self.nodes.push(node);
+        if host != Path::new(container) {
+            self.moved.push((host.to_owned(), container.to_owned()));
+        }
         Ok(())
     }
 

@@ -303,7 +303,7 @@ pub(super) fn spec(config: &ImageConfig, options: &Options, context: &Context) -
         spec["hooks"] = hooks.clone();
     }
     if let Some(rootless) = &context.rootless {
-        rootless.adapt(&mut spec, options);
+        rootless.adapt(&mut spec, options, &context.devices);
     }
     Ok(spec)
 }

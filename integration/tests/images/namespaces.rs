@@ -122,7 +122,8 @@ imgtool export "$one" | tar -tv --numeric-owner | awk '$6 ~ /mine|made/ {print "
 two=$(imgtool bundle -q --userns private -u web -v named:/named owned:1 -- sh -c "$look")
 run "$two"
 ! imgtool bundle -q --userns auto owned:1 -- x 2>"$PLACE/said" && grep -q "65536 ids are not free in the ranges of the user containers in /etc/subuid" "$PLACE/said" && echo all taken
-small=$(imgtool bundle -q --uidmap 0:700000:50 --gidmap 0:800000:100 -u 49:99 owned:1 -- sh -c 'busybox stat -c "%n %u:%g" /mine; id -u; id -g')
+small=$(imgtool bundle -q --uidmap 0:700000:50 --gidmap 0:800000:100 -u 49:99 --device /dev/null:/dev/zilch owned:1 -- \
+    sh -c 'busybox stat -c "%n %u:%g" /mine; id -u; id -g; echo x >/dev/zilch && echo written')
 run "$small"
 refused "user 50 is not in the container's user namespace" --uidmap 0:700000:50 -u 50
 refused "lacks id 0" --uidmap 1:700000:50
@@ -145,7 +146,7 @@ A /made\nC /mine\n\
 tar 33/44 made\ntar 33/44 mine\n\
 0 565536 65536\n/mine 33:44\n/data/file 33:44\n/named/file 33:44\n/etc/hosts 0:0\n33\n\
 all taken\n\
-/mine 33:44\n49\n99\n\
+/mine 33:44\n49\n99\nwritten\n\
 0 500000 65536\n/mine 33:44\n\
 500000\n/made 33:44\n\
 /made 33:44\n/named/new 33:44\n/named/file 33:44\n\
