@@ -82,15 +82,10 @@ pub(crate) struct LayoutDir {
 }
 
 impl LayoutDir {
-    /// `oci:DIR[:NAME]` without its first word.
+    /// `oci:DIR[:NAME]` without its first word. The name may have colons, the directory has none (containers-transports(5)).
     pub(crate) fn parse(text: &str) -> (PathBuf, Option<String>) {
-        match text.rsplit_once(':') {
-            // A colon in a directory's name: what follows has a slash.
-            Some((directory, name)) if !name.contains('/') && !name.is_empty() => {
-                (PathBuf::from(directory), Some(name.to_owned()))
-            }
-            _ => (PathBuf::from(text.trim_end_matches(':')), None),
-        }
+        let (directory, name) = text.split_once(':').unwrap_or((text, ""));
+        (PathBuf::from(directory), Some(name.to_owned()).filter(|name| !name.is_empty()))
     }
 
     /// Makes the layout where it is not there yet.
@@ -199,5 +194,23 @@ impl Target for LayoutDir {
         }
         self.write("index.json", &oci::to_json(&index)?)?;
         sync_parent(&self.directory.join("index.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_colon_ends_the_directory() {
+        for (text, directory, name) in [
+            ("dir", "dir", None),
+            ("dir:", "dir", None),
+            ("/a/b:name", "/a/b", Some("name")),
+            ("dir:debian:12", "dir", Some("debian:12")),
+            ("dir:reg.example:5000/a/b:1", "dir", Some("reg.example:5000/a/b:1")),
+        ] {
+            assert_eq!(LayoutDir::parse(text), (PathBuf::from(directory), name.map(str::to_owned)), "{text}");
+        }
     }
 }
