@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use integration::case::Case;
 use integration::command::Out;
+use integration::programs::Kind;
 use integration::{criu, not_on, skip, wait};
 use serde_json::json;
 
@@ -109,6 +110,31 @@ fn a_container_goes_to_files_and_comes_back() {
     // What was in its memory is there again, and it can be entered.
     case.exec_attempts(&[("read /dev/shm/mark", Ok("remembered"))]);
     case.exec_attempts(&[("read /proc/1/comm", Ok("probe"))]);
+    end(&case);
+    case.nothing_left();
+}
+
+#[test]
+fn a_container_with_a_user_namespace_comes_back_with_its_devices() {
+    // They are the host's own nodes there, which criu has to be told of.
+    let mut case = Case::new();
+    needs_criu!(case);
+    case.user_namespace();
+    hold(&mut case);
+    case.exec_attempts(&[("create /dev/shm/mark", Ok("")), ("write /dev/shm/mark remembered", Ok(""))]);
+    let before = pid(&case);
+    checkpoint(&case, &[]).ok();
+    assert!(wait::exited(before, integration::command::LIMIT));
+    integration::leak::reap(before);
+    // criu reads some of them as the container's root.
+    integration::command::tool("chmod", &["-R", "a+rX", &images(&case)]).ok();
+    restore(&case, &[]);
+    case.exec_attempts(&[("read /dev/shm/mark", Ok("remembered")), ("write /dev/null x", Ok(""))]);
+    let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", pid(&case))).unwrap();
+    for at in [" /dev/null ", " /dev/urandom "] {
+        let line = table.lines().find(|line| line.contains(at)).expect("it is a mount");
+        assert!(case.runtime.kind != Kind::Tare || line.contains(" ro,"), "{line}");
+    }
     end(&case);
     case.nothing_left();
 }

@@ -38,6 +38,13 @@ pub(super) fn narrow(pid: i32, plan: &Plan) -> Result<()> {
             wide.push((path, mount, libc::MOUNT_ATTR_RDONLY, false));
         }
     }
+    for node in plan.nodes.iter().filter(|_| plan.binds_nodes()) {
+        if let Ok(host) = stat(&node.path)
+            && let Some(mount) = found(&root, &node.path, &host)
+        {
+            wide.push((&node.path, mount, libc::MOUNT_ATTR_RDONLY, false));
+        }
+    }
     for step in &plan.mounts {
         let What::Bind { source: Source::Host(source), .. } = &step.what else { continue };
         let Ok(source) = stat(source) else { continue };

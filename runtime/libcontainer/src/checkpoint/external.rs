@@ -2,7 +2,7 @@
 
 use crate::{
     error::{At, Error, Result},
-    inside::root::Root,
+    inside::{devices, root::Root},
     outside::cgroup::{self, Placement},
     spec::{Mount, NamespaceKind, Spec},
 };
@@ -48,8 +48,9 @@ pub(super) fn mounts(spec: &Spec, cgroup: &Placement, rootfs: &Path, bundle: &Pa
             }
         }
     }
-    for device in &spec.linux.devices {
-        add(&device.path, &device.path)?;
+    // In a user namespace these are mounts, too.
+    for node in devices::nodes(&spec.linux.devices, &spec.mounts)? {
+        add(&node.path, &node.path)?;
     }
     Ok(all)
 }
