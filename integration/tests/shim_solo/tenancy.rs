@@ -50,6 +50,8 @@ impl Drop for Second<'_> {
 fn writable() -> Solo {
     let mut solo = Solo::new();
     solo.case.spec["root"]["readonly"] = false.into();
+    // Each has its cgroup by its own name then.
+    solo.case.spec["linux"].as_object_mut().unwrap().remove("cgroupsPath");
     solo
 }
 
