@@ -168,15 +168,19 @@ impl Edits {
         }
         for node in &self.device_nodes {
             let step = || format!("device node {}", node.path);
+            let found = node.found(&spec["process"]["user"]).with(step)?;
             if rootless {
                 node.bind(spec);
-                continue;
+                // An ordinary user has no rules; root's container with ids of its own has them.
+                if !spec["linux"]["resources"]["devices"].is_array() {
+                    continue;
+                }
+            } else {
+                list(spec, "/linux", "devices", |devices| {
+                    devices.retain(|have| have["path"] != found["path"]);
+                    devices.push(found.clone());
+                });
             }
-            let found = node.found(&spec["process"]["user"]).with(step)?;
-            list(spec, "/linux", "devices", |devices| {
-                devices.retain(|have| have["path"] != found["path"]);
-                devices.push(found.clone());
-            });
             let access = match node.permissions.as_deref() {
                 None | Some("") => "rwm",
                 Some("none") => continue,
@@ -469,6 +473,12 @@ netDevices: [{hostInterfaceName: enp1s0, name: eth9}]
         let mut user = spec();
         apply(&devices, &mut user, true).unwrap();
         assert!(user["linux"]["devices"].is_null());
+        let rules = |spec: &Value| spec["linux"]["resources"]["devices"].as_array().map(Vec::len);
+        assert_eq!(rules(&user), rules(&made), "where there are rules they allow it");
+        let mut without = spec();
+        without["linux"]["resources"] = Value::Null;
+        apply(&devices, &mut without, true).unwrap();
+        assert_eq!(rules(&without), None);
         let shown = user["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/dev/one").unwrap();
         assert_eq!((&shown["source"], &shown["type"]), (&json!("/dev/zero"), &json!("bind")));
         let odd = [device("deviceNodes: [{path: /opt/x, hostPath: /dev/null}]\n")];
