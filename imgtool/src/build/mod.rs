@@ -7,7 +7,7 @@
 //! builder.rs   the stages side by side; a step is cached or done, and becomes a layer
 //!   instructions.rs   run.rs (entitled.rs, mounts.rs, held.rs)   copy.rs (files.rs what is copied, root.rs where from, place.rs where to)
 //! cache.rs     keys and records                                exchange.rs the cache in other places
-//! output.rs    where the image goes                            display.rs  what the user sees
+//! finish.rs    what becomes of it (output.rs where it goes)     display.rs  what the user sees
 //! metadata.rs  what programs are told of it
 //! call.rs      what can be told without building (outline.rs)
 //! ```
@@ -29,6 +29,7 @@ mod exchange;
 mod expand;
 mod fetch;
 mod files;
+mod finish;
 mod glob;
 mod held;
 mod ignore;

@@ -10,22 +10,20 @@ use super::call::{Method, Said};
 use super::contexts::{Asked, Context, Contexts};
 use super::display::Display;
 use super::entitled::Allowed;
-use super::exchange::{self, Imported, Place as CachePlace};
+use super::exchange::Imported;
+use super::finish::{self, Made};
 use super::images::Images;
 use super::lint::{self, Known, Settings, Subject};
-use super::output::{Built, Output, Sender};
 use super::parse::{Dockerfile, Kind, parse};
 use super::plan::{Plan, Wanted};
 use super::secrets::Secrets;
 use super::source::{Fault, Locate as _, Result, Source};
-use super::state::State;
 use super::workspace::Workspace;
-use super::{attest, env::Env, metadata, outline, process};
+use super::{env::Env, metadata, outline, process};
 use crate::bundle::{Network, Options};
 use crate::cli::{BuildArgs as Cli, PullPolicy};
-use crate::error::{Error, Step};
-use crate::layout::{Image, Store};
-use crate::oci::{self, Descriptor, Index, Manifest};
+use crate::error::Error;
+use crate::layout::Store;
 use crate::platform::Platform;
 
 /// Builds, in the process that the guard started. Gives what is to be said.
@@ -108,81 +106,87 @@ fn whole(
     if let Some(note) = store.rights().note() {
         display.note(note);
     }
-    let cache = Cache::of(store)?;
-    let access = args.registry.access();
-    let mut context = Some(context);
-    let mut made: Vec<(Arc<Builder>, Arc<State>)> = Vec::new();
-    for platform in &platforms {
-        let context = match context.take() {
-            Some(context) => context,
-            None => made
-                .last()
-                .map(|(builder, _)| builder.context.again())
-                .transpose()?
-                .ok_or_else(|| Error::other("no context"))?,
-        };
-        let builder = Arc::new(Builder {
-            store: store.clone(),
-            plan: plan_for(platform)?,
-            context,
-            contexts: contexts.clone(),
-            args: given.clone(),
-            platform: platform.clone(),
-            several: platforms.len() > 1,
-            cache: cache.clone(),
-            no_cache: args.no_cache,
-            no_cache_stages: args.no_cache_filter.clone(),
-            display: Arc::clone(display),
-            workspace: Arc::clone(workspace),
-            images: Images {
-                access: access.clone(),
-                always: args.pull == PullPolicy::Always,
-                never: args.pull == PullPolicy::Never,
-                known: std::sync::Mutex::default(),
-            },
-            runtime: runtime(args.runtime.as_deref())?,
-            secrets: secrets.clone(),
-            options: options(args),
-            allowed: Allowed::of(&args.allow, args.network == "host", &args.cdi_spec_dir),
-            compression: args.compression,
-            level: args.compression_level,
-            epoch: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()),
-            imported: Imported::of(&args.cache_from, &access, platform, display),
-            cache_from: args.cache_from.iter().map(ToString::to_string).collect(),
-            stages: Stages::default(),
-            views: Views::default(),
-            opened: std::sync::Mutex::default(),
-            materials: std::sync::Mutex::default(),
-            used: std::sync::Mutex::default(),
-        });
-        let state = build(&builder)?;
-        made.push((builder, state));
-    }
-    let built = finish(store, args, &text, &made)?;
-    deliver(store, args, display, workspace, &access, &built)?;
-    for place in &args.cache_to {
-        for (builder, _) in &made {
-            let used = builder.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let stages = builder.plan.lineage();
-            exchange::export(store, place, &used, &stages, &access).at("--cache-to")?;
-        }
-    }
-    if let Some(path) = &args.iidfile {
-        metadata::write_text(path, &built.top.digest.to_string()).at("--iidfile")?;
-    }
-    if let Some(path) = &args.metadata_file {
-        let mut names = args.tag.clone();
-        for name in args.output.iter().filter_map(Output::name) {
-            names.push(name.parse()?);
-        }
-        names.dedup();
-        let provenance = told.map_or_else(Vec::new, |detail| {
-            let of = |builder: &Arc<Builder>| facts(args, &text, builder, detail, metadata::provenance);
-            made.iter().map(|(builder, _)| (builder.platform.clone(), of(builder))).collect()
-        });
-        metadata::write(path, &metadata::of(&built, &names, provenance)).at("--metadata-file")?;
-    }
+    let asking = Asking { store, args, display, workspace, given: &given, secrets: &secrets, contexts: &contexts };
+    let made = asking.make(context, &platforms, plan_for)?;
+    let built = finish::images(store, args, &text, &made)?;
+    finish::deliver(store, args, display, workspace, &built)?;
+    finish::caches(store, args, &made)?;
+    finish::files(args, &text, &built, &made, told)?;
     Ok(built.top.digest.to_string().into())
+}
+
+/// What a build is asked for, whatever its platform.
+struct Asking<'a> {
+    store: &'a Store,
+    args: &'a Cli,
+    display: &'a Arc<Display>,
+    workspace: &'a Arc<Workspace>,
+    given: &'a BuildArgs,
+    secrets: &'a Secrets,
+    contexts: &'a Contexts,
+}
+
+impl Asking<'_> {
+    /// Builds for all platforms, one after the other.
+    fn make(
+        &self,
+        context: Context,
+        platforms: &[Platform],
+        plan_for: impl Fn(&Platform) -> Result<Plan>,
+    ) -> Result<Vec<Made>> {
+        let Self { store, args, display, workspace, .. } = *self;
+        let cache = Cache::of(store)?;
+        let access = args.registry.access();
+        let mut context = Some(context);
+        let mut made: Vec<Made> = Vec::new();
+        for platform in platforms {
+            let context = match context.take() {
+                Some(context) => context,
+                None => made
+                    .last()
+                    .map(|(builder, _)| builder.context.again())
+                    .transpose()?
+                    .ok_or_else(|| Error::other("no context"))?,
+            };
+            let builder = Arc::new(Builder {
+                store: store.clone(),
+                plan: plan_for(platform)?,
+                context,
+                contexts: self.contexts.clone(),
+                args: self.given.clone(),
+                platform: platform.clone(),
+                several: platforms.len() > 1,
+                cache: cache.clone(),
+                no_cache: args.no_cache,
+                no_cache_stages: args.no_cache_filter.clone(),
+                display: Arc::clone(display),
+                workspace: Arc::clone(workspace),
+                images: Images {
+                    access: access.clone(),
+                    always: args.pull == PullPolicy::Always,
+                    never: args.pull == PullPolicy::Never,
+                    known: std::sync::Mutex::default(),
+                },
+                runtime: runtime(args.runtime.as_deref())?,
+                secrets: self.secrets.clone(),
+                options: options(args),
+                allowed: Allowed::of(&args.allow, args.network == "host", &args.cdi_spec_dir),
+                compression: args.compression,
+                level: args.compression_level,
+                epoch: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()),
+                imported: Imported::of(&args.cache_from, &access, platform, display),
+                cache_from: args.cache_from.iter().map(ToString::to_string).collect(),
+                stages: Stages::default(),
+                views: Views::default(),
+                opened: std::sync::Mutex::default(),
+                materials: std::sync::Mutex::default(),
+                used: std::sync::Mutex::default(),
+            });
+            let state = build(&builder)?;
+            made.push((builder, state));
+        }
+        Ok(made)
+    }
 }
 
 /// The config of an image, as far as the store has it.
@@ -286,129 +290,4 @@ pub(crate) fn runtime(chosen: Option<&Path>) -> crate::error::Result<PathBuf> {
             "no OCI runtime found: install one as `runtime` beside imgtool or on PATH, or name it by --runtime",
         )
     })
-}
-
-/// Writes the images of all platforms, and the index of several.
-fn finish(store: &Store, cli: &Cli, dockerfile: &str, made: &[(Arc<Builder>, Arc<State>)]) -> Result<Built> {
-    let asked = made.first().map(|(builder, _)| args::switch(&builder.args, "BUILDKIT_INLINE_CACHE")).transpose()?;
-    let inline = asked == Some(true) || cli.cache_to.iter().any(CachePlace::is_inline);
-    let mut images = Vec::new();
-    for (builder, state) in made {
-        let mut config = state.config.clone();
-        for label in &cli.label {
-            let (key, value) = label.split_once('=').unwrap_or((label, ""));
-            config.config.labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
-        }
-        if let Some(epoch) = builder.epoch {
-            let time = crate::time::rfc3339(u64::try_from(epoch).unwrap_or(0));
-            config.created = Some(time.clone());
-        }
-        if config.created.is_none() {
-            // Nothing was done but to name things: as old as what it stands on, or made now.
-            let newest = config.history.iter().rev().find_map(|step| step.created.clone());
-            config.created = Some(newest.unwrap_or_else(crate::time::now));
-        }
-        let config_blob = if inline { exchange::with_cache(&config, builder, state)? } else { oci::to_json(&config)? };
-        let config_blob = store.put_blob(oci::OCI_CONFIG, &config_blob)?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(oci::OCI_MANIFEST.to_owned()),
-            config: config_blob,
-            layers: state.blobs.clone(),
-            subject: None,
-            annotations: annotations(cli),
-        };
-        let mut descriptor = store.put_blob(oci::OCI_MANIFEST, &oci::to_json(&manifest)?)?;
-        descriptor.platform = Some(config.platform());
-        let image = Image { entry: descriptor.clone(), descriptor, manifest, config };
-        images.push((image, state.layers.clone()));
-    }
-    let (sbom, detail) = cli.attestations();
-    if sbom.is_some() || detail.is_some() {
-        let mut attested = Vec::new();
-        for ((image, layers), (builder, _)) in images.iter().zip(made) {
-            let mut statements = Vec::new();
-            if let Some(form) = sbom {
-                let mounted = builder.workspace.mount(layers, None, None)?;
-                statements.push(attest::sbom(&mounted.target, image, form).at("--sbom")?);
-            }
-            if let Some(detail) = detail {
-                statements.push(facts(cli, dockerfile, builder, detail, attest::provenance));
-            }
-            attested.push((image.descriptor.clone(), statements));
-        }
-        let top = attest::attach(store, &attested)?;
-        return Ok(Built { top, images });
-    }
-    let top = match images.as_slice() {
-        [(image, _)] => Descriptor { platform: None, ..image.descriptor.clone() },
-        several => {
-            let mut index = Index::empty();
-            index.manifests = several.iter().map(|(image, _)| image.descriptor.clone()).collect();
-            if let Some(all) = annotations(cli) {
-                index.rest.insert("annotations".to_owned(), serde_json::json!(all));
-            }
-            store.put_blob(oci::OCI_INDEX, &oci::to_json(&index)?)?
-        }
-    };
-    Ok(Built { top, images })
-}
-
-/// What `tell` makes of the facts of a build.
-fn facts<T>(
-    args: &Cli,
-    dockerfile: &str,
-    builder: &Builder,
-    detail: attest::Detail,
-    tell: impl FnOnce(&attest::Facts<'_>) -> T,
-) -> T {
-    let materials = builder.materials.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    tell(&attest::Facts {
-        dockerfile,
-        target: args.target.as_deref(),
-        args: &builder.args,
-        secrets: builder.secrets.ids(),
-        platform: Platform::host(),
-        materials: &materials,
-        detail,
-    })
-}
-
-fn annotations(args: &Cli) -> Option<std::collections::BTreeMap<String, String>> {
-    if args.annotation.is_empty() {
-        return None;
-    }
-    let pair = |text: &String| {
-        // `manifest:` and the like say where it goes: here there is one place.
-        let text = text
-            .split_once(':')
-            .filter(|(kind, _)| matches!(*kind, "manifest" | "index"))
-            .map_or(text.as_str(), |(_, rest)| rest);
-        let (key, value) = text.split_once('=').unwrap_or((text, ""));
-        (key.to_owned(), value.to_owned())
-    };
-    Some(args.annotation.iter().map(pair).collect())
-}
-
-fn deliver(
-    store: &Store,
-    args: &Cli,
-    display: &Display,
-    workspace: &Workspace,
-    access: &crate::registry::Access,
-    built: &Built,
-) -> Result<()> {
-    let mut outputs = args.output.clone();
-    if args.push {
-        outputs.push(Output::Registry(None));
-    }
-    if args.load || outputs.is_empty() {
-        outputs.push(Output::Store(None));
-    }
-    let progress = display.transfers();
-    let sender = Sender { store, workspace, access, progress: &progress, names: &args.tag };
-    for output in &outputs {
-        sender.send(output, built).at("--output")?;
-    }
-    Ok(())
 }
