@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use integration::command::{self, LIMIT};
 use integration::wait;
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::Solo;
@@ -89,6 +90,34 @@ fn what_is_always_run_again_can_be_stopped() {
     assert_eq!(inspect(&solo)["status"], "exited");
     solo.shim(&["rm", solo.name()]).ok();
     solo.gone();
+}
+
+#[test]
+fn what_has_just_ended_is_not_run_again_when_it_is_stopped() {
+    let solo = Solo::new();
+    solo.run(&["-d", "--restart", "always"]).ok();
+    solo.logged("ready");
+    let (monitor, init) = (solo.monitor(), inspect(&solo)["pid"].as_i64().unwrap());
+    let monitor = nix::unistd::Pid::from_raw(monitor);
+    // It ended, and its monitor has not seen that yet.
+    kill(monitor, Signal::SIGSTOP).unwrap();
+    kill(nix::unistd::Pid::from_raw(init.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    let dead = || fs::read_to_string(format!("/proc/{init}/stat")).unwrap().contains(") Z ").then_some(());
+    assert!(wait::until(Duration::from_millis(5), LIMIT, dead).is_some());
+    let mut stop = solo.command(&["stop", solo.name()]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    // Stop waits for the monitor now: it is connected.
+    let connected = || {
+        let sockets = fs::read_dir(format!("/proc/{}/fd", stop.id())).ok()?.flatten();
+        let links: Vec<_> = sockets.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+        links.iter().any(|link| link.to_string_lossy().starts_with("socket:")).then_some(())
+    };
+    assert!(wait::until(Duration::from_millis(5), LIMIT, connected).is_some());
+    kill(monitor, Signal::SIGCONT).unwrap();
+    let ended = wait::exited(stop.id().try_into().unwrap(), LIMIT);
+    let _: std::io::Result<()> = stop.kill();
+    stop.wait().unwrap();
+    assert!(ended, "stop waits for an end that does not come");
+    assert_eq!(inspect(&solo)["status"], "exited");
 }
 
 #[test]

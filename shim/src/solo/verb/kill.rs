@@ -27,11 +27,15 @@ pub(crate) fn kill(layout: &Layout, name: &str, signal: u8) -> Result<()> {
 
 /// The same, and the container is not run again.
 pub(crate) fn end(directory: &Directory, signal: u8) -> Result<()> {
-    if let Some(mut session) = Session::connect(directory, false)? {
-        session.send(Type::Stop, &[])?;
-        return session.send(Type::Signal, &[signal]);
-    }
-    send(directory, signal)
+    if end_by_monitor(directory, signal)? { Ok(()) } else { send(directory, signal) }
+}
+
+/// The same of one that may not run at the moment. False if it has no monitor, which alone would run it again.
+pub(crate) fn end_by_monitor(directory: &Directory, signal: u8) -> Result<bool> {
+    let Some(mut session) = Session::connect(directory, false)? else { return Ok(false) };
+    session.send(Type::Stop, &[])?;
+    session.send(Type::Signal, &[signal])?;
+    Ok(true)
 }
 
 /// Has the monitor send the signal, or the runtime if there is no monitor any more.

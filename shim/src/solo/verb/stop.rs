@@ -32,7 +32,7 @@ pub(super) fn halt(layout: &Layout, name: &str, seconds: Option<u32>) -> Result<
             return Err(Error::new(Kind::FailedPrecondition, format!("container {name} is just being started")));
         }
         Status::Restarting(_) => {
-            kill::end(&directory, KILL)?;
+            forbid(&directory);
             wait::until_ended(&directory)?;
         }
         Status::Running { state, watched } => {
@@ -43,11 +43,19 @@ pub(super) fn halt(layout: &Layout, name: &str, seconds: Option<u32>) -> Result<
                 if !ends_within(&pidfd, seconds)? {
                     kill::send(&directory, KILL)?;
                 }
+            } else {
+                // It has just ended. Its monitor may be about to run it again.
+                forbid(&directory);
             }
             finish(&directory, watched)?;
         }
     }
     Ok(())
+}
+
+/// Has the monitor not run the container again, and end what it may have run meanwhile. One that is leaving needs not be told.
+fn forbid(directory: &Directory) {
+    let _: Result<bool> = kill::end_by_monitor(directory, KILL);
 }
 
 /// Waits until the end is recorded. Without a monitor, the runtime must be told to forget the container.
