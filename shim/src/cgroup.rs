@@ -49,8 +49,9 @@ impl Cgroup {
 
     /// The directory in the version 1 hierarchy of `controller`.
     pub(crate) fn legacy_dir(&self, controller: &str) -> Option<PathBuf> {
-        let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        legacy_dir(&mountinfo, &self.membership, controller)
+        let mountinfo = fs::read("/proc/self/mountinfo").ok()?;
+        // Anybody may have mounted something at a place whose name is no text.
+        legacy_dir(&String::from_utf8_lossy(&mountinfo), &self.membership, controller)
     }
 }
 

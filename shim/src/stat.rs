@@ -18,7 +18,9 @@ pub(crate) struct Stat {
 impl Stat {
     pub(crate) fn of(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/stat");
-        let text = fs::read_to_string(&path).context(|| format!("read {path}"))?;
+        let bytes = fs::read(&path).context(|| format!("read {path}"))?;
+        // The name is bytes of the process's choice.
+        let text = String::from_utf8_lossy(&bytes);
         Self::parse(&text).ok_or_else(|| Error::other(format!("{path}: {text:?} is not what proc(5) says")))
     }
 

@@ -82,7 +82,7 @@ pub(crate) fn read_images(
 ) -> Result<Vec<Descriptor>> {
     let is_layout = input.as_os_str() != "-" && fs::metadata(input).is_ok_and(|meta| meta.is_dir());
     let archive = if is_layout {
-        Archive::read_layout(store, input, progress)?
+        Archive::read_layout(store, input, limits, progress)?
     } else {
         Archive::read(store, input, limits, progress)?
     };
@@ -174,7 +174,7 @@ impl Archive {
     }
 
     /// The files of an OCI layout, and nothing else that may be in the directory. What is no regular file is not opened.
-    fn read_layout(store: &Store, directory: &Path, progress: &Progress) -> Result<Self> {
+    fn read_layout(store: &Store, directory: &Path, limits: Limits, progress: &Progress) -> Result<Self> {
         let mut archive = Self::default();
         let task = progress.task("load", 0, 0);
         let mut names = vec!["oci-layout".to_owned(), "index.json".to_owned()];
@@ -185,10 +185,18 @@ impl Archive {
                 list => list.with(|| below.clone())?,
             };
             for entry in list {
-                let name = entry.with(|| below.clone())?.file_name();
-                names.extend(name.to_str().map(|name| format!("{below}/{name}")));
+                let entry = entry.with(|| below.clone())?;
+                // Links lead to what may be no file of anybody's, such as the kernel's log.
+                if entry.file_type().with(|| below.clone())?.is_file() {
+                    names.extend(entry.file_name().to_str().map(|name| format!("{below}/{name}")));
+                }
+            }
+            if names.len() > FILES_MAX {
+                return Err(Error::malformed(format!("more than {FILES_MAX} files")));
             }
         }
+        let most = limits.for_blob(None).bytes;
+        let mut spooled = 0;
         let mut buffer = vec![0; 256 << 10];
         for name in names {
             let mut file = regular::open(&directory.join(&name)).with(|| name.clone())?;
@@ -198,6 +206,12 @@ impl Archive {
                     0 => break,
                     len => {
                         put.take(&buffer[..len])?;
+                        spooled += len as u64;
+                        if spooled > most {
+                            return Err(Error::malformed(format!(
+                                "more than {most} bytes (--max-size sets the limit)"
+                            )));
+                        }
                         task.advance(len as u64);
                     }
                 }

@@ -225,6 +225,13 @@ impl Display {
         self.tell(|| line.clone(), || json!({"event": "note", "text": line}));
     }
 
+    /// The same of what is only worth a thought.
+    pub(crate) fn warning(&self, text: &str) {
+        if !matches!(self.face, Face::Quiet) {
+            self.excerpt(text);
+        }
+    }
+
     /// Several lines, as they are and in one piece: an excerpt.
     pub(crate) fn excerpt(&self, text: &str) {
         match &self.face {

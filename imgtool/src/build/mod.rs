@@ -64,3 +64,4 @@ pub(crate) use output::Output;
 pub(crate) use process::guard;
 pub(crate) use secrets::{Secret, Ssh};
 pub(crate) use whole::{run, runtime};
+pub(crate) use workspace::clear_left;

@@ -97,7 +97,7 @@ fn whole(
         return Ok(call.check(&found, source, record)?);
     }
     for warning in &found {
-        display.excerpt(&warning.render(source));
+        display.warning(&warning.render(source));
     }
     if settings.error && !found.is_empty() {
         return Err(Error::other(format!("{} warnings, and check=error=true", found.len())).into());

@@ -93,6 +93,15 @@ fn left(tmp: &Path) -> Result<Vec<(PathBuf, File)>> {
     Ok(all)
 }
 
+/// Takes away `path` in the store's `tmp` if a build left it; says whether that is so. The caller is alone in the store.
+pub(crate) fn clear_left(path: &Path) -> bool {
+    let is_builds = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    if is_builds {
+        clear(path, super::runtime(None).ok().as_deref());
+    }
+    is_builds
+}
+
 /// Takes away what a build left: first its containers' cgroups, by the runtime that made them.
 pub(crate) fn clear(directory: &Path, runtime: Option<&Path>) {
     let state = directory.join("state");
@@ -168,7 +177,8 @@ fn clear_cgroups(prefix: &str) {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let above: BTreeSet<&Path> = own.flat_map(|path| Path::new(path).ancestors()).collect();
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let table = String::from_utf8_lossy(&table);
     for (mount, kind) in table.lines().filter_map(|line| line.split_once(" - ")) {
         let mut fields = mount.split(' ').skip(3);
         let (Some(root), Some(at), true) = (fields.next(), fields.next(), kind.starts_with("cgroup")) else { continue };

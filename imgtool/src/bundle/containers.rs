@@ -1,13 +1,15 @@
 //! Containers of bundles: who has a record of them, and which process they are.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result, Step};
-use crate::oci;
+use crate::layout::check_ours;
+use crate::{oci, regular};
 
 /// What a runtime or the standalone shim keeps of a container, perhaps of a stopped one.
 pub(super) struct Record {
@@ -56,8 +58,15 @@ fn record(directory: &Path, record: &Value, began: &str, state: Option<&Value>) 
     })
 }
 
+/// What a program of ours wrote there for this user or for root: it is acted on.
 fn json(path: &Path) -> Option<Value> {
-    oci::json(&fs::read(path).ok()?).ok()
+    const MOST: u64 = 16 << 20;
+    check_ours(&fs::metadata(path.parent()?).ok()?).ok()?;
+    let file = regular::open(path).ok()?;
+    check_ours(&file.metadata().ok()?).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes).ok()?;
+    oci::json(&bytes).ok()
 }
 
 /// Whether two paths are one directory.
@@ -130,7 +139,8 @@ pub(super) fn process_in(rootfs: &fs::Metadata, mounted: bool) -> Result<Option<
 
 /// The field `starttime` of /proc/PID/stat, of a process that has not ended.
 pub(super) fn began(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
     // After the name, which may have anything in it: state is the first field, starttime the twentieth.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;

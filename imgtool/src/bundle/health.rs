@@ -23,11 +23,14 @@ pub(crate) struct HealthArgs {
     /// Time in which failures do not count
     #[arg(long = "health-start-period", value_name = "TIME", value_parser = parse_duration)]
     start_period: Option<u64>,
+    /// Time between two checks in the start period
+    #[arg(long = "health-start-interval", value_name = "TIME", value_parser = parse_duration)]
+    start_interval: Option<u64>,
     /// Failures in a row that mean unhealthy
     #[arg(long = "health-retries", value_name = "N")]
     retries: Option<u32>,
     /// No health check, whatever the image says
-    #[arg(long, conflicts_with_all = ["cmd", "interval", "timeout", "start_period", "retries"])]
+    #[arg(long, conflicts_with_all = ["cmd", "interval", "timeout", "start_period", "start_interval", "retries"])]
     no_healthcheck: bool,
 }
 
@@ -41,8 +44,13 @@ impl HealthArgs {
         if let Some(cmd) = &self.cmd {
             check.insert("Test".into(), json!(["CMD-SHELL", cmd]));
         }
-        for (key, value) in [("Interval", self.interval), ("Timeout", self.timeout), ("StartPeriod", self.start_period)]
-        {
+        let times = [
+            ("Interval", self.interval),
+            ("Timeout", self.timeout),
+            ("StartPeriod", self.start_period),
+            ("StartInterval", self.start_interval),
+        ];
+        for (key, value) in times {
             if let Some(value) = value {
                 check.insert(key.into(), json!(value));
             }

@@ -17,7 +17,7 @@ use super::rootless::{self, Rootless};
 use super::spec::{self, Context};
 use super::userns::{self, UserNs};
 use super::volume::{Bind, Source};
-use super::{RECORD, Record, init, overlay, publish, seccomp, security, user};
+use super::{RECORD, Record, check_hostname, init, overlay, publish, seccomp, security, user};
 use crate::error::{Error, Result, Step};
 use crate::layer::{copy_tree, merge, open_root, remove_all};
 use crate::layout::{Image, Layer, Store, Together, Use, random_hex};
@@ -118,7 +118,7 @@ impl Maker<'_> {
         drop(volumes);
         binds.extend(self.volumes(&as_image, maps)?);
         // What a container that shares its network says of it.
-        let of_donor = |name: &str| fs::read_to_string(donor.network.as_ref()?.join("etc").join(name)).ok();
+        let of_donor = |name: &str| donors_file(donor.network.as_ref()?, name);
         let hosts = of_donor("hosts").unwrap_or_else(|| network::hosts(self.options, &hostname));
         let resolver = of_donor("resolv.conf").or_else(|| network::resolv_conf(self.options));
         binds.extend(self.files(&hostname, &hosts, resolver, maps)?);
@@ -177,7 +177,7 @@ impl Maker<'_> {
             self.together.add_directory(directory.to_owned());
         }
         let named = self.directory.join("config.json");
-        self.together.sync(|| fs::rename(&config, &named).at("config.json"))
+        self.together.sync(&config, &named)
     }
 
     /// Writes a file that is whole as soon as it has its name, unless the power goes.
@@ -251,7 +251,10 @@ impl Maker<'_> {
     }
 
     fn hostname(&self, id: &str, donor: &Donor) -> String {
-        let donors = || Some(fs::read_to_string(donor.network.as_ref()?.join("etc/hostname")).ok()?.trim().to_owned());
+        let donors = || {
+            let name = donors_file(donor.network.as_ref()?, "hostname")?.trim().to_owned();
+            check_hostname(&name).is_ok().then_some(name)
+        };
         match (&self.options.hostname, &self.options.network) {
             (Some(name), _) => name.clone(),
             (None, Network::Joined(_)) => donors().unwrap_or_else(|| id.to_owned()),
@@ -330,6 +333,12 @@ impl Maker<'_> {
         }
         Ok(binds)
     }
+}
+
+/// A file that another container has in its /etc, where it may have made anything of it.
+fn donors_file(bundle: &Path, name: &str) -> Option<String> {
+    const MOST: u64 = 1 << 20;
+    String::from_utf8(crate::regular::read(&bundle.join("etc").join(name), MOST).ok()?).ok()
 }
 
 /// The hooks that connect the container of `directory`. They call this program by the path that it has now.

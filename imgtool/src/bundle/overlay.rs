@@ -88,8 +88,16 @@ fn by_mount(lower: &[&Path], upper: &Path, work: &Path, target: &Path, form: Ove
     if form == OverlayForm::User {
         text.push_str(",userxattr");
     }
-    let options = std::ffi::CString::new(text).map_err(|_| Errno::INVAL)?;
-    mount("overlay", target, "overlay", MountFlags::empty(), &*options)
+    mount("overlay", target, "overlay", MountFlags::empty(), &*one_page(text)?)
+}
+
+/// Options for mount(2), which takes a page of them and forgets the rest without a word.
+fn one_page(text: String) -> rustix::io::Result<std::ffi::CString> {
+    const PAGE: usize = 4096;
+    if text.len() >= PAGE {
+        return Err(Errno::TOOBIG);
+    }
+    std::ffi::CString::new(text).map_err(|_| Errno::INVAL)
 }
 
 /// What layers (the topmost first, at least two) are together, to be read, and mounted at `target` only until it is open.
@@ -99,8 +107,7 @@ pub(super) fn look(layers: &[&Path], target: &Path) -> Result<OwnedFd> {
         let fds = layers.iter().copied().map(open).collect::<rustix::io::Result<Vec<OwnedFd>>>()?;
         let names: Vec<String> = fds.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
         let text = format!("lowerdir={},index=off,metacopy=off", names.join(":"));
-        let options = std::ffi::CString::new(text).map_err(|_| Errno::INVAL)?;
-        mount("overlay", target, "overlay", MountFlags::RDONLY, &*options)?;
+        mount("overlay", target, "overlay", MountFlags::RDONLY, &*one_page(text)?)?;
         let opened = openat(CWD, target, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
         opened
@@ -115,6 +122,7 @@ fn explain(errno: Errno) -> Error {
         ),
         Errno::PERM => Error::other("Operation not permitted (this kernel mounts overlays for root only: use --copy)"),
         Errno::NODEV => Error::other("the kernel has no overlayfs"),
+        Errno::TOOBIG => Error::other("the image has more layers than can be mounted in this way: use --copy"),
         other => other.into(),
     }
 }

@@ -97,7 +97,8 @@ impl Rootless {
                 ("mqueue", "/dev/mqueue", options.ipc.origin == Origin::Host),
             ] {
                 if mount["type"] == kind && hosts {
-                    let access = if kind == "sysfs" { "ro" } else { "rw" };
+                    // With all that is mounted below.
+                    let access = if kind == "sysfs" { "rro" } else { "rw" };
                     *mount = json!({"destination": place, "type": "bind", "source": place,
                         "options": ["rbind", "nosuid", "noexec", "nodev", access]});
                 }

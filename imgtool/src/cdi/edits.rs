@@ -364,11 +364,16 @@ pub(crate) fn apply(devices: &[Device], spec: &mut Value, rootless: bool) -> Res
     Ok(())
 }
 
+/// Whether that is so whatever links there are.
+fn is_below_dev(path: &str) -> bool {
+    path.starts_with("/dev/") && !path.split('/').any(|part| part == "..")
+}
+
 /// The places that devices need in the container's files, and whether each is a file's. Those of /dev are elsewhere.
 pub(crate) fn mount_points(devices: &[Device], rootless: bool) -> Result<Vec<(String, bool)>> {
     let mut points = Vec::new();
     for (name, edits) in all(devices) {
-        for node in edits.device_nodes.iter().filter(|node| !node.path.starts_with("/dev/")) {
+        for node in edits.device_nodes.iter().filter(|node| !is_below_dev(&node.path)) {
             if !rootless {
                 let text =
                     format!("device {name}: its node {} is not below /dev: it would stay in the image", node.path);

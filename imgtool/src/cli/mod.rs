@@ -21,7 +21,7 @@ pub(crate) use store::{
     BundlesArgs, DuArgs, FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, ListFormat, PruneArgs, RmArgs, TagArgs,
 };
 
-pub(crate) use volume::{VolumeArgs, VolumeFilter, VolumeLsArgs, VolumeRmArgs, VolumeVerb};
+pub(crate) use volume::{VolumeArgs, VolumeFilter, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs, VolumeVerb};
 
 use std::ffi::OsString;
 use std::path::PathBuf;

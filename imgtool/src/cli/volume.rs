@@ -88,7 +88,7 @@ pub(crate) struct VolumePruneArgs {
     /// Those with a name too
     #[arg(short, long)]
     pub(crate) all: bool,
-    /// Ask no question, which is never asked
+    /// Do not ask first, which is done on a terminal only
     #[arg(short, long)]
     pub(crate) force: bool,
 }

@@ -174,7 +174,10 @@ impl Store {
             list.into_iter().flatten().map(|entry| Ok(entry?.path())).collect()
         };
         for path in files("tmp")? {
-            remove_all(&path)?;
+            // A build has more than files.
+            if !crate::build::clear_left(&path) {
+                remove_all(&path)?;
+            }
         }
         // A bundle says what it stands on before it has anything else.
         for path in files("bundles")? {

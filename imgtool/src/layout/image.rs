@@ -92,6 +92,30 @@ impl Store {
         self.set_entry(entry)
     }
 
+    /// Gives what has one name another, with all of its platforms and what was attached to them.
+    pub(crate) fn tag_too(&self, image: &Image, name: &str) -> Result<()> {
+        if image.entry.digest == image.descriptor.digest {
+            return self.tag(&image.descriptor, image.config.platform(), name, None);
+        }
+        let mut entry = image.entry.clone();
+        entry.annotations = Some(annotations(name, None));
+        self.set_entry(entry)
+    }
+
+    /// Whether all that an entry leads to is in the store: an index may be here for one of its images only.
+    pub(crate) fn has_all(&self, entry: &Descriptor) -> bool {
+        match self.document(entry) {
+            Ok(Document::Index(index)) => index.manifests.iter().all(|manifest| {
+                // One inside another is nobody's.
+                matches!(self.document(manifest), Ok(Document::Manifest(_))) && self.has_all(manifest)
+            }),
+            Ok(Document::Manifest(manifest)) => {
+                self.has_blob(&manifest.config) && manifest.layers.iter().all(|layer| self.has_blob(layer))
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Reads the image that an entry stands for.
     pub(crate) fn load(&self, entry: &Descriptor, platform: &Platform) -> Result<Image> {
         let mut descriptor = entry.clone();

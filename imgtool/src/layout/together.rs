@@ -27,9 +27,9 @@ impl Together {
         self.directories.push(path);
     }
 
-    /// Waits until all of it is on the disk. `name` gives a name to what says that the whole is there: that has it after a power cut
-    /// only if all the rest is there, too.
-    pub(crate) fn sync(self, name: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Waits until all of it is on the disk. Then `from` becomes `to` in the same directory, which says that the whole is there: it
+    /// has that name after a power cut only if all the rest is there, too.
+    pub(crate) fn sync(self, from: &Path, to: &Path) -> Result<()> {
         for (_, file) in &self.files {
             // Linux begins to write then (mm/fadvise.c), and waits for nothing: with all of them in its journal the first of the
             // requests below is the one that counts. A file system that does not is as right, and slower.
@@ -38,11 +38,11 @@ impl Together {
         for (path, file) in &self.files {
             file.sync_data().with(|| format!("sync {}", path.display()))?;
         }
-        name()?;
         for path in &self.directories {
             File::open(path).and_then(|dir| dir.sync_all()).with(|| format!("sync {}", path.display()))?;
         }
-        Ok(())
+        std::fs::rename(from, to).with(|| format!("rename to {}", to.display()))?;
+        super::sync_parent(to)
     }
 }
 

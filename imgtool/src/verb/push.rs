@@ -13,13 +13,15 @@ pub(crate) fn run(store: &Store, args: &PushArgs) -> Result<()> {
     let own = image.reference();
     let target = args.target.clone().or_else(|| own.clone());
     let target = target.ok_or_else(|| Error::other(format!("{}: has no name: say where to push it", args.image)))?;
-    if target.digest().is_some_and(|digest| *digest != image.descriptor.digest) {
-        return Err(Error::other(format!("{target}: the image has the digest {}", image.descriptor.digest)));
+    // All that has the name: several platforms, and what was attached to them.
+    let top = if store.has_all(&image.entry) { &image.entry } else { &image.descriptor };
+    if target.digest().is_some_and(|digest| *digest != top.digest) {
+        return Err(Error::other(format!("{target}: the image has the digest {}", top.digest)));
     }
     store.create()?;
     let _hold = store.hold()?;
     let progress = args.progress.make();
-    let source = StoreImage::new(store, &image.descriptor, own.clone());
+    let source = StoreImage::new(store, top, own.clone());
     let remote = Remote::target(&target, &args.registry.access(), own.as_ref(), args.chunk_size);
     let transfer = Transfer {
         source: &source,

@@ -13,5 +13,5 @@ pub(crate) fn run(store: &Store, args: &TagArgs) -> Result<()> {
     }
     store.create()?;
     let _hold = store.hold()?;
-    store.tag(&image.descriptor, image.config.platform(), &args.name.to_string(), None)
+    store.tag_too(&image, &args.name.to_string())
 }

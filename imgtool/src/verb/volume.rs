@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::confirm::confirmed;
 use super::du::room;
 use super::images::human;
 use super::{print, print_json, print_table};
 use crate::bundle::is_volume_name;
-use crate::cli::{ListFormat, VolumeArgs, VolumeFilter, VolumeLsArgs, VolumeRmArgs, VolumeVerb};
+use crate::cli::{ListFormat, VolumeArgs, VolumeFilter, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs, VolumeVerb};
 use crate::error::{Error, Kind, Result, tell};
 use crate::layout::{Store, Volume};
 use crate::time;
@@ -30,7 +31,7 @@ pub(crate) fn run(store: &Store, args: &VolumeArgs) -> Result<()> {
             print_json(&volumes.iter().map(as_json).collect::<Vec<_>>())
         }
         VolumeVerb::Rm(args) => remove(store, args),
-        VolumeVerb::Prune(args) => prune(store, args.all),
+        VolumeVerb::Prune(args) => prune(store, args),
     }
 }
 
@@ -89,7 +90,13 @@ fn remove(store: &Store, args: &VolumeRmArgs) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn prune(store: &Store, all: bool) -> Result<()> {
+fn prune(store: &Store, args: &VolumePruneArgs) -> Result<()> {
+    let all = args.all;
+    let which =
+        if all { "all volumes that no bundle mounts" } else { "all volumes without a name that no bundle mounts" };
+    if !args.force && !confirmed(&[which])? {
+        return Ok(());
+    }
     let mut bytes = 0;
     if store.root().join("index.json").exists() {
         let store = &store.with_rights()?;

@@ -65,6 +65,7 @@ fn a_registry_gets_an_index_of_several_platforms() {
         "--platform",
         "linux/amd64,linux/arm64",
         "--push",
+        "--load",
         "-t",
         &name,
         "--annotation",
@@ -83,6 +84,11 @@ fn a_registry_gets_an_index_of_several_platforms() {
     assert_eq!(platforms, ["amd64", "arm64"]);
     assert_eq!(index["annotations"]["org.example.note"], "x");
     assert!(out.stdout.starts_with("sha256:"), "{out}");
+    // By another name it is the same, with all its platforms.
+    let other = format!("{}/team/other:2", registry.host);
+    yard.place.ours("imgtool", &["tag", &name, &other]).ok();
+    let pushed = yard.place.ours("imgtool", &["push", "-q", &other]).ok();
+    assert!(pushed.stdout.trim().ends_with(out.stdout.trim()), "{pushed}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! stays in it. So whoever is below the command or in its session is its offspring. One that has left both (a daemon)
 //! is the container's business. This takes no cgroup, which a container may lack, and asks nothing of the runtime.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use rustix::process::{Signal, pidfd_send_signal};
@@ -27,12 +27,11 @@ struct Process {
 
 /// Kills the command `pid` and all its offspring.
 pub(super) fn end(pid: u32) {
-    let leads = look(pid).is_some_and(|command| command.session == pid);
-    let mut found = BTreeSet::from([pid]);
+    let Some(command) = look(pid) else { return };
+    let mut found = BTreeMap::from([(pid, command.start)]);
     let mut killed = BTreeSet::new();
     for _ in 0..ROUNDS {
-        let all = all();
-        let doomed = offspring(&mut found, &all, leads.then_some(pid));
+        let doomed = offspring(&mut found, &all(), command);
         let fresh: Vec<_> = doomed.into_iter().filter(|process| killed.insert((process.pid, process.start))).collect();
         // Who has been killed starts nothing any more: when nobody new is found, nobody is left.
         if fresh.is_empty() {
@@ -44,16 +43,23 @@ pub(super) fn end(pid: u32) {
     }
 }
 
-/// Those of `all` that are among `found`, below them or in `session`. They are added to `found`.
-fn offspring(found: &mut BTreeSet<u32>, all: &[Process], session: Option<u32>) -> BTreeSet<Process> {
+/// Those of `all` that are among `found` (by pid and start), below them or in the session that `command` leads, if it leads one.
+/// They are added to `found`.
+///
+/// A number counts only as long as it is that process's: whoever was found may have ended, and the next to get its pid is a
+/// stranger with children of its own.
+fn offspring(found: &mut BTreeMap<u32, u64>, all: &[Process], command: Process) -> BTreeSet<Process> {
+    let starts: BTreeMap<u32, u64> = all.iter().map(|process| (process.pid, process.start)).collect();
+    // Without its leader a session keeps its number to itself.
+    let leads = command.session == command.pid && starts.get(&command.pid).is_none_or(|start| *start == command.start);
     let mut doomed = BTreeSet::new();
     loop {
         let before = doomed.len();
         for process in all {
-            let is =
-                found.contains(&process.pid) || found.contains(&process.parent) || Some(process.session) == session;
+            let is_found = |pid: u32| found.get(&pid).is_some_and(|start| starts.get(&pid) == Some(start));
+            let is = is_found(process.pid) || is_found(process.parent) || (leads && process.session == command.session);
             if is {
-                found.insert(process.pid);
+                found.insert(process.pid, process.start);
                 doomed.insert(*process);
             }
         }
@@ -100,11 +106,23 @@ mod tests {
             other => other,
         };
         let all = all.map(|(pid, parent)| process(pid, parent, session(pid)));
-        let pids = |leads: Option<u32>| {
-            let doomed = offspring(&mut BTreeSet::from([20]), &all, leads);
+        let pids = |command: Process| {
+            let doomed = offspring(&mut BTreeMap::from([(20, 1)]), &all, command);
             doomed.into_iter().map(|process| process.pid).collect::<Vec<_>>()
         };
-        assert_eq!(pids(Some(20)), [20, 22, 30, 31, 40]);
-        assert_eq!(pids(None), [20, 30, 31, 40], "without a session of its own");
+        assert_eq!(pids(process(20, 5, 20)), [20, 22, 30, 31, 40]);
+        assert_eq!(pids(process(20, 5, 5)), [20, 30, 31, 40], "without a session of its own");
+    }
+
+    #[test]
+    fn who_gets_the_pid_of_one_that_was_found_is_a_stranger() {
+        let command = process(20, 5, 20);
+        let mut found = BTreeMap::from([(20, 1), (30, 1)]);
+        let stranger = |pid, parent, session| Process { pid, parent, session, start: 2 };
+        // Of both pids the processes are others by now, with children; one leads a session of its own.
+        let all = [stranger(20, 5, 20), stranger(21, 20, 20), stranger(30, 5, 30), stranger(31, 30, 30)];
+        assert!(offspring(&mut found, &all, command).is_empty());
+        // The leader is gone, its session is not.
+        assert_eq!(offspring(&mut found, &[stranger(22, 1, 20)], command).len(), 1);
     }
 }

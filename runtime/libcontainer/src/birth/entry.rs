@@ -125,9 +125,13 @@ pub(super) fn chroot(root: &Root) -> Result<()> {
 fn hide_kernel_files(root: &Root) -> Result<()> {
     let own = std::fs::read_link(format!("/proc/self/fd/{}", root.as_fd().as_raw_fd())).at("find the root's path")?;
     let table = std::fs::read("/proc/self/mountinfo").at("read /proc/self/mountinfo")?;
-    let table = String::from_utf8(table).map_err(|_| Error::other("/proc/self/mountinfo: not of the known form"))?;
+    // Anybody may have mounted something at a place whose name is no text.
+    let table = String::from_utf8_lossy(&table);
     // What was mounted last lies on top.
     for point in kernel_files(&table).into_iter().rev().filter(|point| !point.starts_with(&own)) {
+        if point.to_string_lossy().contains(char::REPLACEMENT_CHARACTER) {
+            return Err(Error::other(format!("{}: is not hidden, as its name is no text", point.display())));
+        }
         let taken = unmount(&point, UnmountFlags::DETACH);
         // One that came with a user namespace cannot be taken off, only covered.
         taken
