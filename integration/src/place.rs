@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::command::{self, Files, Out};
 use crate::peer::image;
-use crate::{case, cgroups, leak, programs};
+use crate::{case, cgroups, leak, programs, wait};
 
 /// A directory for a test's daemons and stores, removed at its end.
 pub struct Place {
@@ -67,6 +68,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // What is just ending is not left behind: an engine's cleanup, a daemon that was told to end.
+        let gone = || leak::find(&self.id).is_empty().then_some(());
+        wait::until(Duration::from_millis(50), Duration::from_secs(5), gone);
         let left: Vec<String> = leak::find(&self.id);
         leak::remove(&self.id);
         if leak::mounts(&self.id).is_empty() {

@@ -186,8 +186,7 @@ impl Archive {
             };
             for entry in list {
                 let entry = entry.with(|| below.clone())?;
-                // Links lead to what may be no file of anybody's, such as the kernel's log.
-                if entry.file_type().with(|| below.clone())?.is_file() {
+                if !entry.file_type().with(|| below.clone())?.is_dir() {
                     names.extend(entry.file_name().to_str().map(|name| format!("{below}/{name}")));
                 }
             }
@@ -198,8 +197,10 @@ impl Archive {
         let most = limits.for_blob(None).bytes;
         let mut spooled = 0;
         let mut buffer = vec![0; 256 << 10];
+        let root = fs::File::open(directory)?;
         for name in names {
-            let mut file = regular::open(&directory.join(&name)).with(|| name.clone())?;
+            // No link: one leads to what may be no file of anybody's, such as the kernel's log.
+            let mut file = regular::open_at(&root, name.as_bytes()).with(|| name.clone())?;
             let mut put = archive.spool(store, &name)?;
             loop {
                 match file.read(&mut buffer).with(|| name.clone())? {

@@ -6,11 +6,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use integration::command::{LIMIT, Out};
 use integration::processor::used_in_a_second;
-use integration::programs;
+use integration::{programs, wait};
 
 use crate::Solo;
 
@@ -267,6 +267,10 @@ fn many_rounds_of_start_exec_and_kill_at_once() {
                         assert_eq!(said, format!("{}\n", name(n)), "round {round}");
                         solo.shim(&["exec", solo.name(), "/probe", "exit", "3"]).is(3);
                         let (signal, code) = if round % 2 == 0 { ("KILL", 137) } else { ("INT", 2) };
+                        // Before it has said so it may not heed a signal yet.
+                        let said = || solo.shim(&["logs", solo.name()]).ok().stdout.matches("ready").count() > round;
+                        let ready = wait::until(Duration::from_millis(5), LIMIT, || said().then_some(()));
+                        assert!(ready.is_some(), "round {round}");
                         solo.shim(&["kill", "-s", signal, solo.name()]).ok();
                         assert_eq!(solo.shim(&["wait", solo.name()]).ok().stdout, format!("{code}\n"), "round {round}");
                         solo.shim(&["start", solo.name()]).ok();

@@ -193,7 +193,8 @@ fn what_the_container_mounts_stays_in_it() {
         command.args(["--mount", "--propagation", "shared", "sh", "-eu", "-c", SHARED, "sh"]).arg(&table);
         command.arg(&case.runtime.binary).arg("--root").arg(case.state_dir()).args(&case.global);
         command.args(["run", "--bundle", case.bundle().to_str().unwrap(), &case.id]).env("TARE_TEST", &case.id);
-        command.envs(case.env.clone()).stdin(Stdio::null());
+        // No null device, which some runtimes give to the container's user.
+        command.envs(case.env.clone()).stdin(case.stdin());
         let outcomes = case.finish(&mut command, &case.files()).ok().outcomes();
         let hosts = groups(&fs::read_to_string(&table).unwrap());
         assert!(!hosts.is_empty(), "the host's mounts are shared");
