@@ -39,6 +39,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_whose_name_is_no_text_is_there() {
+        let renamed = std::thread::spawn(|| {
+            fs::write("/proc/thread-self/comm", b"\xff\xfe").unwrap();
+            let own = fs::read_link("/proc/thread-self").unwrap();
+            Stat::of(own.file_name().unwrap().to_str().unwrap().parse().unwrap()).unwrap()
+        });
+        assert!(!renamed.join().unwrap().dead);
+    }
+
+    #[test]
     fn a_process_name_cannot_forge_anything() {
         let text = "12 (a) R 1 (x) S 7 12 9 34816 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
         let stat = Stat { dead: false, parent: 7, session: 9, start: 4711 };

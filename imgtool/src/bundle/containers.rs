@@ -152,6 +152,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_whose_name_is_no_text_is_known_too() {
+        let renamed = std::thread::spawn(|| {
+            fs::write("/proc/thread-self/comm", b"\xff\xfe").unwrap();
+            let own = fs::read_link("/proc/thread-self").unwrap();
+            began(own.file_name().unwrap().to_str().unwrap().parse().unwrap())
+        });
+        assert!(renamed.join().unwrap().is_some());
+    }
+
+    #[test]
+    fn records_are_read_of_files_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(json(&path), None);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "{}").unwrap();
+        assert!(json(&path).is_some());
+        if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
+            assert_eq!(json(&path), None, "another user's");
+        }
+    }
+
+    #[test]
     fn a_process_is_known_by_when_it_began() {
         let own = began(std::process::id()).unwrap();
         assert!(own > 0);

@@ -393,3 +393,23 @@ pub(super) fn dress(upper: &Path, shown: &[Layer]) -> Result<()> {
     let mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
     futimens(&to, &times(mtime)).at("root directory")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_container_made_of_its_files_is_taken_as_far_as_it_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = dir.path().join("etc/hosts");
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        assert_eq!(donors_file(dir.path(), "hosts"), None);
+        fs::write(&hosts, "127.0.0.1 a\n").unwrap();
+        assert_eq!(donors_file(dir.path(), "hosts").unwrap(), "127.0.0.1 a\n");
+        fs::File::create(&hosts).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(donors_file(dir.path(), "hosts"), None);
+        fs::remove_file(&hosts).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &hosts, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(donors_file(dir.path(), "hosts"), None);
+    }
+}

@@ -173,3 +173,14 @@ fn text(path: &Path) -> Result<&str> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_mount_would_cut_are_refused() {
+        assert!(one_page("x".repeat(4095)).is_ok());
+        assert_eq!(one_page("x".repeat(4096)).unwrap_err(), Errno::TOOBIG);
+    }
+}

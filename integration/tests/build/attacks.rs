@@ -319,6 +319,24 @@ fn a_runtime_that_never_deletes_what_a_killed_build_left_keeps_no_build_waiting(
     yard.build("FROM base\n", &[]).ok();
 }
 
+#[test]
+fn what_a_killed_build_left_goes_with_prune_too() {
+    let yard = Yard::new();
+    let mut child = sleeping(&yard);
+    let builds = under_way(&yard);
+    // Its guard first, which would clear up.
+    for pid in leak::processes(&yard.place.id) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+    child.wait().unwrap();
+    let gone = || leak::processes(&yard.place.id).is_empty().then_some(());
+    assert!(integration::wait::until(std::time::Duration::from_millis(20), command::LIMIT, gone).is_some());
+    assert!(!cgroups_of(&builds).is_empty(), "nobody has cleared up yet");
+    yard.place.ours("imgtool", &["prune", "-f"]).ok();
+    assert!(under_way(&yard).is_empty());
+    assert!(cgroups_of(&builds).is_empty(), "{:?}", cgroups_of(&builds));
+}
+
 /// Names of the builds that have a directory.
 fn under_way(yard: &Yard) -> BTreeSet<String> {
     let all = fs::read_dir(yard.place.dir.join("store/tmp")).unwrap().flatten();
