@@ -4,6 +4,7 @@
 //! Hooks and mounts of these files are done with the rights of who runs the container, so the files are as trusted as that
 //! user: nobody but root and the user may be able to write them.
 
+mod apply;
 mod edits;
 mod yaml;
 
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Deserializer, de};
 
+pub(crate) use apply::{apply, mount_points};
 use edits::Edits;
-pub(crate) use edits::{apply, mount_points};
 
 use crate::error::{Error, Kind, Result, Step};
 use crate::{regular, rights};

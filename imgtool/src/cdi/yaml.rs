@@ -7,8 +7,11 @@ use crate::error::{Error, Result};
 
 /// How deep lists and maps may stand in each other.
 const DEPTH_MAX: usize = 64;
-/// Values of a document, those that aliases repeat counted each time: a few lines of them could make billions.
+/// Values of a document, those that aliases repeat counted each time: a few lines of them could make billions. A long text
+/// counts as several.
 const VALUES_MAX: usize = 100_000;
+/// Bytes of a text that count as one.
+const TEXT: usize = 64;
 
 /// A list or a map under construction.
 enum Open {
@@ -62,7 +65,7 @@ impl Loader {
                 let found = self.anchors.iter().rev().find(|(have, _)| *have == anchor);
                 let value =
                     found.map(|(_, value)| value.clone()).ok_or_else(|| Error::malformed("an alias of itself"))?;
-                self.values += count(&value);
+                self.values += below(&value);
                 self.put(value, 0)
             }
             Event::DocumentStart(_) if self.document.is_some() => Err(Error::malformed("a second document")),
@@ -82,7 +85,7 @@ impl Loader {
     }
 
     fn put(&mut self, value: Value, anchor: usize) -> Result<()> {
-        self.values += 1;
+        self.values += weight(&value);
         if self.values > VALUES_MAX {
             return Err(Error::malformed(format!("more than {VALUES_MAX} values")));
         }
@@ -101,11 +104,22 @@ impl Loader {
     }
 }
 
-fn count(value: &Value) -> usize {
+/// What a value counts as, without what is in it.
+fn weight(value: &Value) -> usize {
     match value {
-        Value::Array(list) => 1 + list.iter().map(count).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(count).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / TEXT,
+        Value::Object(map) => 1 + map.keys().map(|key| key.len() / TEXT).sum::<usize>(),
         _ => 1,
+    }
+}
+
+/// What all that is in a value counts as.
+fn below(value: &Value) -> usize {
+    let whole = |value: &Value| weight(value) + below(value);
+    match value {
+        Value::Array(list) => list.iter().map(whole).sum(),
+        Value::Object(map) => map.values().map(whole).sum(),
+        _ => 0,
     }
 }
 
@@ -187,5 +201,12 @@ nested:
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(why), "{}: {error}", text.chars().take(20).collect::<String>());
         }
+    }
+
+    #[test]
+    fn long_texts_count_as_often_as_they_are_repeated() {
+        let document = |times: usize| format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; times].join(", "));
+        assert!(parse(&document(4)).is_ok());
+        assert!(parse(&document(10)).unwrap_err().to_string().contains("more than"));
     }
 }
