@@ -61,9 +61,11 @@ fn record(directory: &Path, record: &Value, began: &str, state: Option<&Value>) 
 /// What a program of ours wrote there for this user or for root: it is acted on.
 fn json(path: &Path) -> Option<Value> {
     const MOST: u64 = 16 << 20;
-    check_ours(&fs::metadata(path.parent()?).ok()?).ok()?;
-    let file = regular::open(path).ok()?;
-    check_ours(&file.metadata().ok()?).ok()?;
+    let directory = fs::File::open(path.parent()?).ok()?;
+    let file = regular::open_at(&directory, path.file_name()?.as_encoded_bytes()).ok()?;
+    for found in [&directory, &file] {
+        check_ours(&found.metadata().ok()?).ok()?;
+    }
     let mut bytes = Vec::new();
     file.take(MOST).read_to_end(&mut bytes).ok()?;
     oci::json(&bytes).ok()

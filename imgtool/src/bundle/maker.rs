@@ -43,8 +43,7 @@ impl Maker<'_> {
         let ids = matches!(self.options.userns, UserNs::Auto(_)).then(|| self.store.hold_ids()).transpose()?;
         let others = if ids.is_some() { self.store.uses()? } else { Vec::new() };
         let maps = userns::choose(&self.options.userns, &others)?;
-        let name = self.image.display();
-        let digest = self.image.descriptor.digest.clone();
+        let (name, digest) = (self.image.display(), self.image.descriptor.digest.clone());
         // From here on the layers are kept for us, and `unbundle` knows what to undo, whatever happens to this process.
         let record = Record {
             store: self.store.root().to_owned(),
@@ -59,8 +58,8 @@ impl Maker<'_> {
         let volumes = self.store.hold_volumes()?;
         let used = Use {
             bundle: self.directory.to_owned(),
-            image: name.clone(),
-            digest: digest.clone(),
+            image: name,
+            digest,
             layers: self.layers.iter().map(|layer| layer.key.clone()).collect(),
             volumes: self.options.volumes.iter().filter_map(|volume| volume.name()).map(str::to_owned).collect(),
             ids: maps.clone(),
@@ -82,31 +81,7 @@ impl Maker<'_> {
         let config = &self.image.config.config;
         let mut identity = user::resolve(&root, self.options.user.as_deref().unwrap_or(&config.user))?;
         user::add_groups(&root, &mut identity, &self.options.groups)?;
-        let rootless = match self.store.rights().own_namespace() {
-            Some(own) => {
-                if let Some(asked) = rootless::check_identity(own, &mut identity)? {
-                    self.progress.say(&format!(
-                        "the process runs as you, not as {}:{}: you have no ranges of ids",
-                        asked.uid, asked.gid
-                    ));
-                }
-                Some(Rootless {
-                    maps: own.clone(),
-                    root: mount,
-                    cgroup2: rootless::has_cgroup2(),
-                    queues: rootless::has_queues(),
-                    roots: false,
-                })
-            }
-            None => match maps {
-                Some(maps) => {
-                    userns::check_identity(maps, &identity)?;
-                    let (cgroup2, queues) = (rootless::has_cgroup2(), rootless::has_queues());
-                    Some(Rootless { maps: maps.clone(), root: None, cgroup2, queues, roots: true })
-                }
-                None => None,
-            },
-        };
+        let rootless = self.rootless(maps, mount, &mut identity)?;
         root.make_directory(&spec::working_directory(config, self.options)?)?;
         let (joined, donor) = namespaces::keep(self.directory, self.options)?;
         let hostname = self.hostname(id, &donor);
@@ -128,23 +103,7 @@ impl Maker<'_> {
         if let Some(plan) = &plan {
             self.replace(PLAN, &oci::to_json(plan)?, 0o600)?;
         }
-        let mut ours = BTreeMap::from([
-            ("org.tare.image.ref".to_owned(), name),
-            ("org.tare.image.digest".to_owned(), digest.to_string()),
-        ]);
-        if !self.options.expose.is_empty() {
-            let all: Vec<_> = exposed.iter().map(ToString::to_string).collect();
-            ours.insert("org.opencontainers.image.exposedPorts".to_owned(), all.join(","));
-        }
-        if let Some(plan) = plan.as_ref().filter(|plan| !plan.ports.is_empty()) {
-            ours.insert("org.tare.ports".to_owned(), publish::as_docker_lists(&plan.ports));
-        }
-        let (mut annotations, left_out) = spec::annotations(&self.image.config, &ours);
-        spec::add_annotations(&mut annotations, self.options, config.healthcheck.as_ref());
-        for label in left_out {
-            self.progress
-                .say(&format!("label {label:?} of the image left out: runtimes act on annotations of that name"));
-        }
+        let annotations = self.annotations(&exposed, plan.as_ref());
         let platform = self.image.config.platform();
         let host = crate::platform::Platform::host();
         let context = Context {
@@ -178,6 +137,50 @@ impl Maker<'_> {
         }
         let named = self.directory.join("config.json");
         self.together.sync(&config, &named)
+    }
+
+    /// What a user namespace changes: an ordinary user's own, or that of these maps. In the former the identity may not be there.
+    fn rootless(
+        &self,
+        maps: Option<&Maps>,
+        root: Option<serde_json::Value>,
+        identity: &mut user::Identity,
+    ) -> Result<Option<Rootless>> {
+        let (cgroup2, queues) = (rootless::has_cgroup2(), rootless::has_queues());
+        if let Some(own) = self.store.rights().own_namespace() {
+            if let Some(asked) = rootless::check_identity(own, identity)? {
+                self.progress.say(&format!(
+                    "the process runs as you, not as {}:{}: you have no ranges of ids",
+                    asked.uid, asked.gid
+                ));
+            }
+            return Ok(Some(Rootless { maps: own.clone(), root, cgroup2, queues, roots: false }));
+        }
+        let Some(maps) = maps else { return Ok(None) };
+        userns::check_identity(maps, identity)?;
+        Ok(Some(Rootless { maps: maps.clone(), root: None, cgroup2, queues, roots: true }))
+    }
+
+    /// What the image, the user and we say of the container to others.
+    fn annotations(&self, exposed: &[publish::Exposed], plan: Option<&Plan>) -> BTreeMap<String, String> {
+        let mut ours = BTreeMap::from([
+            ("org.tare.image.ref".to_owned(), self.image.display()),
+            ("org.tare.image.digest".to_owned(), self.image.descriptor.digest.to_string()),
+        ]);
+        if !self.options.expose.is_empty() {
+            let all: Vec<_> = exposed.iter().map(ToString::to_string).collect();
+            ours.insert("org.opencontainers.image.exposedPorts".to_owned(), all.join(","));
+        }
+        if let Some(plan) = plan.filter(|plan| !plan.ports.is_empty()) {
+            ours.insert("org.tare.ports".to_owned(), publish::as_docker_lists(&plan.ports));
+        }
+        let (mut annotations, left_out) = spec::annotations(&self.image.config, &ours);
+        spec::add_annotations(&mut annotations, self.options, self.image.config.config.healthcheck.as_ref());
+        for label in left_out {
+            self.progress
+                .say(&format!("label {label:?} of the image left out: runtimes act on annotations of that name"));
+        }
+        annotations
     }
 
     /// Writes a file that is whole as soon as it has its name, unless the power goes.

@@ -19,6 +19,7 @@ use super::containers::Container;
 use super::network::Network;
 use super::options::Options;
 use super::read_record;
+use super::userns::UserNs;
 use crate::error::{Error, Result, Step};
 
 /// The directory of a bundle with what it joins.
@@ -151,6 +152,15 @@ pub(super) fn check(options: &Options, is_root: bool) -> Result<()> {
                 "{flag}: the network is another container's, and so is what it says of it"
             )));
         }
+    }
+    if options.userns != UserNs::Host
+        && let Some((kind, _)) =
+            origins(options).iter().find(|(kind, origin)| matches!(*kind, "pid" | "ipc") && origin.is_joined())
+    {
+        // Its /proc, or its queues, are for its own user namespace to mount.
+        return Err(Error::other(format!(
+            "--{kind}: a container with a user namespace of its own (--userns) cannot join another's"
+        )));
     }
     if is_root {
         return Ok(());
@@ -311,6 +321,8 @@ mod tests {
         let shared = Options { pid: Origin::Container("web".into()), ..Options::default() };
         check(&shared, true).unwrap();
         assert!(check(&shared, false).unwrap_err().to_string().contains("needs root"));
+        let mapped = Options { userns: UserNs::Auto(1), ..shared };
+        assert!(check(&mapped, true).unwrap_err().to_string().contains("--userns"));
         let ipc = Options { ipc: "shareable".parse().unwrap(), ..Options::default() };
         assert!(check(&ipc, false).unwrap_err().to_string().contains("needs root"));
         let hosts =
