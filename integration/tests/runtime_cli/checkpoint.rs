@@ -70,13 +70,12 @@ fn restore(case: &Case, flags: &[&str]) {
     assert!(status.success(), "{}", std::fs::read_to_string(&said).unwrap());
 }
 
-/// To files and back.
-fn freeze_and_thaw(case: &Case) {
+/// To files, until nothing runs any more.
+fn freeze(case: &Case) {
     let before = pid(case);
     checkpoint(case, &[]).ok();
     assert!(wait::exited(before, integration::command::LIMIT));
     integration::leak::reap(before);
-    restore(case, &[]);
 }
 
 macro_rules! needs_criu {
@@ -94,10 +93,7 @@ fn a_container_goes_to_files_and_comes_back() {
     needs_criu!(case);
     hold(&mut case);
     case.exec_attempts(&[("create /dev/shm/mark", Ok("")), ("write /dev/shm/mark remembered", Ok(""))]);
-    let before = pid(&case);
-    checkpoint(&case, &[]).ok();
-    assert!(wait::exited(before, integration::command::LIMIT));
-    integration::leak::reap(before);
+    freeze(&case);
     let state = case.call(&["state", &case.id]);
     assert_ne!(state.code, 0, "the container is gone: {state}");
 
@@ -122,10 +118,7 @@ fn a_container_with_a_user_namespace_comes_back_with_its_devices() {
     case.user_namespace();
     hold(&mut case);
     case.exec_attempts(&[("create /dev/shm/mark", Ok("")), ("write /dev/shm/mark remembered", Ok(""))]);
-    let before = pid(&case);
-    checkpoint(&case, &[]).ok();
-    assert!(wait::exited(before, integration::command::LIMIT));
-    integration::leak::reap(before);
+    freeze(&case);
     // criu reads some of them as the container's root.
     integration::command::tool("chmod", &["-R", "a+rX", &images(&case)]).ok();
     restore(&case, &[]);
@@ -155,10 +148,7 @@ fn mounts_in_mounts_come_back_where_their_places_are_gone() {
         [bind("given/.", "/given"), bind("../other", "/given/deep/inside"), bind("../other/word", "/given/word")];
     case.spec["mounts"].as_array_mut().unwrap().extend(mounts);
     hold(&mut case);
-    let before = pid(&case);
-    checkpoint(&case, &[]).ok();
-    assert!(wait::exited(before, integration::command::LIMIT));
-    integration::leak::reap(before);
+    freeze(&case);
     // As on another host, where nobody has made a container yet.
     std::fs::remove_dir_all(&given).unwrap();
     std::fs::create_dir(&given).unwrap();
@@ -183,7 +173,8 @@ fn what_comes_back_cannot_change_the_hosts_null_device() {
         case.spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_CHOWN"));
     }
     hold(&mut case);
-    freeze_and_thaw(&case);
+    freeze(&case);
+    restore(&case, &[]);
     let before = std::fs::metadata("/dev/null").unwrap().uid();
     for path in masked {
         let (chown, read) = (format!("chown {path} 7"), format!("read {path}"));
@@ -222,7 +213,8 @@ fn what_was_read_only_comes_back_read_only() {
         ("write /four/deep/file x", Ok("")),
     ];
     case.exec_attempts(&attempts);
-    freeze_and_thaw(&case);
+    freeze(&case);
+    restore(&case, &[]);
     case.exec_attempts(&attempts);
     end(&case);
     case.nothing_left();
@@ -424,7 +416,8 @@ fn a_container_that_was_given_a_place_for_notifications_comes_back_with_one() {
     assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
     case.env.pop();
     case.start().ok();
-    freeze_and_thaw(&case);
+    freeze(&case);
+    restore(&case, &[]);
     let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", pid(&case))).unwrap();
     let line = table.lines().find(|line| line.contains(" /run/notify ")).expect("it is mounted");
     assert!(line.contains(&case.id) && line.contains(" ro,"), "{line}");

@@ -6,11 +6,10 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use integration::command::LIMIT;
-use integration::programs::{Runtime, find};
-use integration::{skip, wait};
+use integration::wait;
 use serde_json::{Value, json};
 
-use crate::Solo;
+use crate::{Solo, over_others};
 
 /// Succeeds once the container has a directory /state.
 const CHECK: [&str; 5] = ["CMD", "/probe", "report", "--to", "/state/report"];
@@ -95,15 +94,7 @@ fn a_check_that_hangs_is_ended_with_what_it_has_started() {
 
 #[test]
 fn the_same_over_other_runtimes() {
-    for name in ["runc", "crun"] {
-        let Some(binary) = find(name.as_ref()) else { skip!("{name} is not installed") };
-        let mut solo = Solo::new();
-        if name == "crun" && integration::cgroups::mode() == integration::cgroups::Mode::Hybrid {
-            integration::cgroups::enter_v1();
-        }
-        solo.case.runtime = Runtime::at(&binary);
-        leaves_nobody_behind(solo);
-    }
+    over_others(leaves_nobody_behind);
 }
 
 #[test]

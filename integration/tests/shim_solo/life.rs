@@ -5,11 +5,10 @@ use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use integration::command::{self, LIMIT};
-use integration::programs::{Runtime, find};
-use integration::{skip, wait};
+use integration::wait;
 use serde_json::json;
 
-use crate::Solo;
+use crate::{Solo, over_others};
 
 #[test]
 fn the_whole_life_of_a_detached_container() {
@@ -39,13 +38,7 @@ fn the_whole_life_of_a_detached_container() {
 
 #[test]
 fn the_same_over_other_runtimes() {
-    for name in ["runc", "crun"] {
-        let Some(binary) = find(name.as_ref()) else { skip!("{name} is not installed") };
-        let mut solo = Solo::new();
-        if name == "crun" && integration::cgroups::mode() == integration::cgroups::Mode::Hybrid {
-            integration::cgroups::enter_v1();
-        }
-        solo.case.runtime = Runtime::at(&binary);
+    over_others(|solo| {
         solo.hold();
         assert_eq!(solo.shim(&["exec", solo.name(), "/probe", "say", "hello"]).ok().stdout, "hello\n");
         solo.shim(&["exec", solo.name(), "/probe", "exit", "5"]).is(5);
@@ -53,7 +46,7 @@ fn the_same_over_other_runtimes() {
         assert_eq!(solo.exit_json()["code"], 0);
         solo.shim(&["rm", solo.name()]).ok();
         solo.gone();
-    }
+    });
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use integration::case::Case;
 use integration::command::{self, LIMIT, Out};
-use integration::{leak, programs, wait};
+use integration::{leak, programs, skip, wait};
 
 /// A bundle, and a shim that keeps everything below the test's directory. The container bears the test's id as name.
 pub(crate) struct Solo {
@@ -125,6 +125,19 @@ impl Solo {
         // The monitor answers before it ends.
         let gone = wait::until(Duration::from_millis(10), Duration::from_secs(10), || left().is_empty().then_some(()));
         assert!(gone.is_some(), "left behind:\n{}", left().join("\n"));
+    }
+}
+
+/// Tests the same with runc and with crun as the runtime.
+pub(crate) fn over_others(test: impl Fn(Solo)) {
+    for name in ["runc", "crun"] {
+        let Some(binary) = programs::find(name.as_ref()) else { skip!("{name} is not installed") };
+        let mut solo = Solo::new();
+        if name == "crun" && integration::cgroups::mode() == integration::cgroups::Mode::Hybrid {
+            integration::cgroups::enter_v1();
+        }
+        solo.case.runtime = programs::Runtime::at(&binary);
+        test(solo);
     }
 }
 
