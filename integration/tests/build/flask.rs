@@ -22,7 +22,8 @@ bundle=$("$IMGTOOL" --root "$PLACE/store" bundle --quiet -p 5001:5000 flask-app)
 $shim run -d --name web "$bundle" >/dev/null
 tries=0 # the server may not listen yet
 until busybox wget -q -O - http://10.87.0.1:5001/; do tries=$((tries + 1)); [ $tries -lt 300 ] || { $shim logs web; exit 1; }; sleep 0.1; done
-$shim logs web 2>&1 | grep -c 'GET / HTTP'
+tries=0 # what it says of the request comes to the log by a pipe, maybe after its answer came to us
+until $shim logs web 2>&1 | grep -q 'GET / HTTP'; do tries=$((tries + 1)); [ $tries -lt 300 ] || { $shim logs web; exit 1; }; sleep 0.1; done
 $shim stop -t 1 web >/dev/null || :
 $shim rm -f web >/dev/null
 "$IMGTOOL" --root "$PLACE/store" unbundle "$bundle"
@@ -59,10 +60,10 @@ fn a_flask_application_is_built_published_asked_and_built_again() {
     };
     let first = build();
     assert!(first.contains("flask is there for flask"), "{first}");
-    assert_eq!(serve(&place), "Hello, World!\n1\n");
+    assert_eq!(serve(&place), "Hello, World!\n");
     fs::write(context.join("app.py"), APP.replace("World", "again")).unwrap();
     let second = build();
     assert_eq!(second.matches("CACHED").count(), 3, "all but the last copy: {second}");
     assert!(second.contains("/app.py changed"), "{second}");
-    assert_eq!(serve(&place), "Hello, again!\n1\n");
+    assert_eq!(serve(&place), "Hello, again!\n");
 }
