@@ -228,22 +228,28 @@ impl Display {
     /// The same of what is only worth a thought.
     pub(crate) fn warning(&self, text: &str) {
         if !matches!(self.face, Face::Quiet) {
-            self.excerpt(text);
+            self.write(&self.excerpt(text));
         }
     }
 
-    /// Several lines, as they are and in one piece: an excerpt.
-    pub(crate) fn excerpt(&self, text: &str) {
+    /// Several lines, as they are and in one piece.
+    fn excerpt(&self, text: &str) -> String {
         match &self.face {
-            Face::Json => self.write(&json!({"event": "note", "text": text}).to_string()),
-            Face::Quiet => drop(writeln!(std::io::stderr().lock(), "{text}")),
-            _ => self.write(text.trim_end_matches('\n')),
+            Face::Json => json!({"event": "note", "text": text}).to_string(),
+            _ => text.trim_end_matches('\n').to_owned(),
         }
     }
 
-    /// The build has failed: nothing of the steps that still run is said after it.
-    pub(crate) fn close(&self) {
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    /// The build is at its end, for which `last` may show the place. Of steps that still run nothing is said behind it.
+    pub(crate) fn close(&self, last: Option<&str>) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        match (last, &self.face) {
+            (None, _) => {}
+            // Without it nobody would know what was wrong.
+            (Some(text), Face::Quiet) => drop(writeln!(std::io::stderr().lock(), "{text}")),
+            (Some(text), _) => self.put(&self.excerpt(text)),
+        }
+        *closed = true;
         if let Face::Terminal(all) = &self.face {
             let _ = all.clear();
         }

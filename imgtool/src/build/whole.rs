@@ -33,15 +33,12 @@ pub(crate) fn run(store: &Store, args: &Cli, directory: &Path) -> crate::error::
     let workspace = Arc::new(Workspace::enter(directory, store.rights().powers())?);
     let mut source = Source::default();
     let result = whole(store, args, &display, &workspace, &mut source);
-    let result = result.map_err(|Fault { span, error }| match span {
+    let span = result.as_ref().err().and_then(|fault| fault.span);
+    display.close(span.map(|span| source.excerpt(span)).as_deref());
+    result.map_err(|Fault { span, error }| match span {
         None => error,
-        Some(span) => {
-            display.excerpt(&source.excerpt(span));
-            error.at(source.place(span))
-        }
-    });
-    display.close();
-    result
+        Some(span) => error.at(source.place(span)),
+    })
 }
 
 fn whole(
