@@ -13,13 +13,14 @@ mod wait;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
 use libcontainer::{At, Result, inside::descriptors, outside::own_binary};
+use std::io::Write as _;
 
 /// The program; returns its exit status.
 #[must_use]
 pub fn main() -> u8 {
     const FAILURE: u8 = 1;
     if let Err(error) = descriptors::open_standard_streams() {
-        eprintln!("runtime: open the standard streams: {error}");
+        complain(&format!("open the standard streams: {error}"));
         return FAILURE;
     }
     libcontainer::ignore_broken_pipes();
@@ -27,7 +28,7 @@ pub fn main() -> u8 {
     if std::env::args_os().any(|arg| own_binary::ENTERING.iter().any(|verb| arg == *verb))
         && let Err(error) = own_binary::protect()
     {
-        eprintln!("runtime: protect the runtime's own binary: {error}");
+        complain(&format!("protect the runtime's own binary: {error}"));
         return FAILURE;
     }
     let Ok(cli) = Cli::try_parse() else {
@@ -36,7 +37,7 @@ pub fn main() -> u8 {
     // Before the log, or anything else, is opened.
     let claimed = descriptors::claim(cli.verb.preserved_fds()).at("--preserve-fds, or LISTEN_FDS");
     if let Err(error) = log::set_up(&cli.global) {
-        eprintln!("runtime: {error}");
+        complain(&error.to_string());
         return FAILURE;
     }
     // runc's `exec` leaves the small codes to the process.
@@ -47,11 +48,16 @@ pub fn main() -> u8 {
             tracing::error!("{error}");
             // The log may be a file that the caller reads; people read standard error. runc writes both as well.
             if log::to_file() {
-                eprintln!("runtime: {}", log::one_line(&error.to_string()));
+                complain(&error.to_string());
             }
             failure
         }
     }
+}
+
+/// On standard error, where a person may read it: whether one does is not the failure to tell of.
+fn complain(text: &str) {
+    drop(writeln!(std::io::stderr(), "runtime: {}", log::one_line(text)));
 }
 
 fn run(cli: Cli) -> Result<u8> {

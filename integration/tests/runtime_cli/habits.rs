@@ -139,6 +139,24 @@ fn a_program_that_cannot_be_executed_is_told_once() {
 }
 
 #[test]
+fn what_fails_within_is_told_in_runcs_words() {
+    let case = Case::new();
+    not_on!(case, "crun", "has words of its own");
+    // In a line of a log quotes have a backslash before them.
+    let says = |out: &command::Out, words: &str| out.stderr.replace('\\', "").contains(words);
+    case.hold();
+    let out = case.exec(&["/nope"]);
+    assert!(says(&out, "exec failed: unable to start container process: exec: \"/nope\": "), "{out}");
+    let mut case = Case::new();
+    case.mount("/mnt", "bind", "/nope", &["bind"]);
+    let words = "unable to start container process: error during container init: error mounting \"/nope\" to rootfs";
+    for (verb, out) in [("create", case.create()), ("run", case.run())] {
+        let out = out.is(1);
+        assert!(says(&out, &format!("runc {verb} failed: {words} at ")), "{out}");
+    }
+}
+
+#[test]
 fn start_hooks_have_the_programs_environment_and_its_filter() {
     let mut case = Case::new();
     not_on!(case, "crun", "runs them before the filter, without the environment");

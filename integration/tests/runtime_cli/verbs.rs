@@ -242,6 +242,22 @@ fn an_unknown_verb_or_flag_is_refused() {
         assert_ne!(out.code, 0, "{out}");
         assert!(out.stderr.contains("nonsense") || out.stdout.contains("nonsense"), "{out}");
     }
+    not_on!(case, "crun", "has statuses of its own");
+    case.call(&["nonsense"]).is(3);
+    assert!(!case.call(&[]).ok().stdout.is_empty(), "who asks for nothing is shown what there is");
+}
+
+#[test]
+fn a_failure_is_no_other_where_nobody_reads_of_it() {
+    let mut case = Case::new();
+    not_on!(case, "runc", "dies of the signal");
+    not_on!(case, "crun", "dies of the signal");
+    case.global = ["--log", case.dir.join("log").to_str().unwrap()].map(str::to_owned).to_vec();
+    for words in [&["state", "nothing"][..], &["create", "--nonsense"], &["--log", "/nonsense/log", "list"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(command::code(case.command().args(words).stderr(writer).status().unwrap()), 1, "{words:?}");
+    }
 }
 
 #[test]

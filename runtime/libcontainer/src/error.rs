@@ -1,4 +1,4 @@
-//! Errors that show the step and the call, once: `create web: join cgroup: write cgroup.procs: device or resource busy`.
+//! Errors that show the step and the call, once: `start web: join cgroup: write cgroup.procs: device or resource busy`.
 
 use std::{borrow::Cow, fmt, io};
 

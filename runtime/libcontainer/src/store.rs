@@ -125,7 +125,7 @@ impl Store {
     /// [`Kind::Exists`] where another has it.
     pub fn claim(&self, id: &str) -> Result<Slot> {
         check_id(id)?;
-        let exists = || Error::new(Kind::Exists, "container with given ID already exists");
+        let exists = || Error::new(Kind::Exists, "container with given ID already exists").at(id);
         loop {
             match rustix::fs::mkdirat(&self.dir, id, Mode::from_raw_mode(0o711)) {
                 Err(Errno::EXIST) => return Err(exists()),

@@ -7,6 +7,7 @@ use clap::{
 };
 use std::{
     ffi::{OsStr, OsString},
+    io::{Write as _, stderr, stdout},
     path::Path,
 };
 
@@ -14,21 +15,39 @@ use std::{
 /// programs, and want neither.
 pub(crate) fn answer(args: &[OsString]) -> u8 {
     let called = args.first().and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str).unwrap_or("runtime");
-    match dressed(called).try_get_matches_from(args) {
+    let mut command = dressed(called);
+    match command.try_get_matches_from_mut(args) {
         Ok(_) => 0,
         Err(mut error) => {
             // To pass an unknown flag on as a value is never what was meant here.
             error.remove(ContextKind::Suggested);
-            if error.kind() == ErrorKind::InvalidSubcommand
-                && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+            let kind = error.kind();
+            // Where something cannot be written there is nowhere to say so.
+            if let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(verb))) =
+                (kind, error.get(ContextKind::InvalidSubcommand))
             {
-                eprintln!("No help topic for '{}'", verb.escape_default());
+                drop(writeln!(stderr(), "No help topic for '{}'", verb.escape_default()));
             }
-            // Nowhere to say that the terminal is gone.
-            drop(error.print());
-            // Help and version are answers; the rest is a failure as any other (clap would say 2, runc says 1).
-            u8::from(error.use_stderr())
+            drop(match kind {
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                    write!(stdout(), "{}", command.render_help())
+                }
+                _ => error.print(),
+            });
+            status(kind)
         }
+    }
+}
+
+/// runc's statuses (clap's own is 2): what is asked for is answered, and who asks for nothing is shown what there is.
+fn status(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | ErrorKind::MissingSubcommand => 0,
+        ErrorKind::InvalidSubcommand => 3,
+        _ => 1,
     }
 }
 

@@ -14,11 +14,15 @@ use libcontainer::{
 use rustix::fd::OwnedFd;
 
 pub(crate) fn run(global: &Global, args: &Create) -> Result<u8> {
+    // In runc's words, its name included: engines, their users and runc's own tests look for them.
+    create_detached(global, args).at("runc create failed").map(|()| 0)
+}
+
+fn create_detached(global: &Global, args: &Create) -> Result<()> {
     let mut bundle = Bundle::read(&args.birth.bundle)?;
     descriptors::release(args.birth.inherited(), log::descriptor())?;
     let console = args.birth.console_socket.as_deref().map(terminal::connect).transpose()?;
-    create(global, &mut bundle, &args.birth, &args.id, console)?;
-    Ok(0)
+    create(global, &mut bundle, &args.birth, &args.id, console).map(drop)
 }
 
 /// What `create` and `run` have in common.
@@ -46,5 +50,5 @@ pub(crate) fn create(
         notify,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
     };
-    birth::create(store, &bundle.spec, request).at_with(|| format!("create {id}"))
+    birth::create(store, &bundle.spec, request)
 }

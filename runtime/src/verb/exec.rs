@@ -19,7 +19,7 @@ use rustix::fd::AsFd;
 use std::path::Path;
 
 pub(crate) fn run(global: &Global, args: &Exec) -> Result<u8> {
-    exec(global, args).at_with(|| format!("exec {}", args.id))
+    exec(global, args).at("exec failed")
 }
 
 fn exec(global: &Global, args: &Exec) -> Result<u8> {

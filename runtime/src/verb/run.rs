@@ -13,6 +13,11 @@ use libcontainer::{At, Error, Kind, Result, Signals, birth::Created, inside::des
 use rustix::{fd::AsFd, process::Pid};
 
 pub(crate) fn run(global: &Global, args: &Run) -> Result<u8> {
+    // runc's words, as of `create`.
+    run_here(global, args).at("runc run failed")
+}
+
+fn run_here(global: &Global, args: &Run) -> Result<u8> {
     let mut bundle = Bundle::read(&args.birth.bundle)?;
     descriptors::release(args.birth.inherited(), log::descriptor())?;
     let terminal = bundle.spec.process.as_ref().is_some_and(|process| process.terminal);

@@ -4,7 +4,7 @@
 use super::{
     door::{self, Door},
     entry,
-    link::{self, Inside, Outside, ToOutside},
+    link::{self, Inside, NOT_STARTED, Outside, ToOutside},
     namespaces,
     network::{Arrival, Home},
     plan::{Plan, UserNamespace},
@@ -344,7 +344,7 @@ fn inside(prepared: Prepared, link: ToOutside) -> ! {
             drop(link);
             run_when_told(&waiting, &hooks, &state);
         }
-        Err(error) => link.fail(&error),
+        Err(error) => link.fail(&error.at("error during container init").at(NOT_STARTED)),
     }
     sys::exit(1)
 }

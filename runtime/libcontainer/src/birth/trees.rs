@@ -49,7 +49,7 @@ impl HostTrees {
             // Never a peer: what the container mounts on it would be mounted on the host. Once it is the root it becomes
             // what was asked, in a peer group of its own.
             root: open(&plan.rootfs, true, libc::MS_SLAVE).at("root.path")?,
-            binds: plan.mounts.iter().map(|step| bind(step).at_with(|| step.field.clone())).collect::<Result<_>>()?,
+            binds: plan.mounts.iter().map(|step| bind(step).at_with(|| step.failing.clone())).collect::<Result<_>>()?,
             devices: nodes.iter().map(devices::clone_host).collect::<Result<_>>()?,
         })
     }

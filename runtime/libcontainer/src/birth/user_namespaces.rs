@@ -24,7 +24,7 @@ impl UserNamespaces {
         for step in steps {
             let What::Bind { id_map: Some(id_map), .. } = &step.what else { continue };
             if all.find(&id_map.ids).is_none() {
-                let namespace = open(&id_map.ids).at_with(|| step.field.clone())?;
+                let namespace = open(&id_map.ids).at_with(|| step.failing.clone())?;
                 all.0.push((id_map.ids.clone(), namespace));
             }
         }

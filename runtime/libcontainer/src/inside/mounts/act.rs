@@ -52,7 +52,7 @@ pub(crate) fn mount_all(
     let mut writable = Vec::new();
     let sources = sources.into_iter().chain(std::iter::repeat_with(|| None));
     for ((i, step), source) in steps.iter().enumerate().zip(sources) {
-        let mount = mount_one(root, i, step, source, around).at_with(|| step.field.clone())?;
+        let mount = mount_one(root, i, step, source, around).at_with(|| step.failing.clone())?;
         if step.is_root() && !matches!(step.what, What::Remount) {
             *root = Root::new(mount.try_clone().at("duplicate the root's descriptor")?);
         }

@@ -11,8 +11,8 @@ use std::path::{Component, Path, PathBuf};
 /// One mount, ready to be made.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// `mounts[3]`, for errors.
-    pub(crate) field: String,
+    /// For errors: what fails, in runc's words, and the field that asks for it.
+    pub(crate) failing: String,
     /// Within the root.
     pub(crate) destination: PathBuf,
     pub(crate) what: What,
@@ -173,7 +173,10 @@ fn step(field: String, mount: &Mount, context: &Context<'_>) -> Result<Step> {
         },
     };
     let step = Step {
-        field: format!("{field}: error mounting {shown:?} to rootfs at {:?}", mount.destination.display().to_string()),
+        failing: format!(
+            "error mounting {shown:?} to rootfs at {:?}: {field}",
+            mount.destination.display().to_string()
+        ),
         // Some write the host's path of the place.
         destination: below(context.rootfs, &mount.destination).unwrap_or_else(|| mount.destination.clone()),
         what,
