@@ -172,6 +172,30 @@ fn a_users_container_runs_and_can_be_entered() {
 }
 
 #[test]
+fn a_users_container_may_have_the_id_of_one_of_roots() {
+    let roots = Case::new();
+    if !needs_namespaces(&roots) {
+        skip!("this host makes no user namespaces");
+    }
+    roots.hold();
+    let mut case = Case::new();
+    of_user(&mut case, own_ids());
+    // Lived in, and empty.
+    for lives in [true, false] {
+        if !lives {
+            roots.call(&["kill", &roots.id, "KILL"]).ok();
+            roots.wait();
+        }
+        let pid_file = case.dir.join("pid");
+        call(&case, &["run", "-d", "--pid-file", pid_file.to_str().unwrap(), "-b", &bundle(&case), &roots.id]).ok();
+        case.adopt(&pid_file);
+        assert_eq!(roots.status(), if lives { "running" } else { "stopped" });
+        call(&case, &["delete", "--force", &roots.id]).ok();
+        assert_eq!(roots.status(), if lives { "running" } else { "stopped" });
+    }
+}
+
+#[test]
 fn another_users_container_is_not_entered() {
     let mut case = Case::new();
     if case.runtime.kind != integration::programs::Kind::Tare {

@@ -8,7 +8,10 @@ use crate::{
     error::{At, Error, Result},
     spec::Resources,
 };
-use rustix::{fs::mkdir, io::Errno};
+use rustix::{
+    fs::{Access, AtFlags, accessat, mkdir},
+    io::Errno,
+};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -175,8 +178,16 @@ impl Cgroup {
 
     fn make_dirs(&mut self, hierarchies: Vec<Hierarchy>, early: &[Setting]) -> Result<()> {
         let Some(restrictions) = &mut self.restrictions else { return Ok(()) };
+        let may_go_without = !restrictions.privileged && !self.placement.chosen;
         for hierarchy in hierarchies {
-            match make_dir(&hierarchy, &mut self.made) {
+            let made = make_dir(&hierarchy, &mut self.made).and_then(|(dir, is_new)| {
+                if may_go_without && !is_new {
+                    // That of another user's container, which has the same id.
+                    accessat(&dir, "cgroup.procs", Access::WRITE_OK, AtFlags::EACCESS)?;
+                }
+                Ok((dir, is_new))
+            });
+            match made {
                 Ok((dir, is_new)) => {
                     if !is_new {
                         refuse_lived_in(&hierarchy, dir.as_fd())?;
@@ -185,9 +196,7 @@ impl Cgroup {
                     self.placement.hierarchies.push(hierarchy);
                     self.dirs.push(Some(dir));
                 }
-                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS))
-                    if !restrictions.privileged && !self.placement.chosen =>
-                {
+                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) if may_go_without => {
                     let mut all = early.iter().chain(&restrictions.settings);
                     if let Some(setting) = all.find(|it| hierarchy.is_v2() || hierarchy.has(&it.controller)) {
                         return Err(needs_permission(&hierarchy, setting, errno));
