@@ -22,6 +22,7 @@ bundle=$("$IMGTOOL" --root "$PLACE/store" bundle --quiet -p 5001:5000 flask-app)
 $shim run -d --name web "$bundle" >/dev/null
 tries=0 # the server may not listen yet
 until busybox wget -q -O - http://10.87.0.1:5001/; do tries=$((tries + 1)); [ $tries -lt 300 ] || { $shim logs web; exit 1; }; sleep 0.1; done
+$shim ps | grep -q ' 0.0.0.0:5001->5000/tcp ' && $shim ps | grep -q '^web  *[^ ]*flask-app:latest ' || { $shim ps; exit 1; }
 tries=0 # what it says of the request comes to the log by a pipe, maybe after its answer came to us
 until $shim logs web 2>&1 | grep -q 'GET / HTTP'; do tries=$((tries + 1)); [ $tries -lt 300 ] || { $shim logs web; exit 1; }; sleep 0.1; done
 $shim stop -t 1 web >/dev/null || :

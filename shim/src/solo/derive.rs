@@ -9,6 +9,9 @@ use crate::error::{Context, Error, Result};
 
 /// By which image tools carry an image's stop signal.
 const STOP_SIGNAL_ANNOTATION: &str = "org.opencontainers.image.stopSignal";
+/// By which imgtool says what a bundle is of.
+const IMAGE_ANNOTATION: &str = "org.tare.image.ref";
+const PORTS_ANNOTATION: &str = "org.tare.ports";
 /// The signal that asks a container to end if nobody says otherwise.
 const DEFAULT_STOP_SIGNAL: &str = "TERM";
 
@@ -16,6 +19,10 @@ const DEFAULT_STOP_SIGNAL: &str = "TERM";
 #[derive(Debug)]
 pub(crate) struct Derived {
     pub(crate) config: Value,
+    /// The image, if the bundle names it.
+    pub(crate) image: Option<String>,
+    /// The published ports, if the bundle names them.
+    pub(crate) ports: Option<String>,
     /// `process.args`.
     pub(crate) command: Vec<String>,
     pub(crate) stop_signal: String,
@@ -55,8 +62,10 @@ fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived>
     if command.is_empty() {
         return Err(Error::invalid("process.args is empty: there is no command to run"));
     }
-    let stop_signal = top.get("annotations").and_then(|annotations| annotations.get(STOP_SIGNAL_ANNOTATION));
-    let stop_signal = stop_signal.and_then(Value::as_str).filter(|name| !name.is_empty());
+    let annotation = |key| {
+        let value = top.get("annotations").and_then(|annotations| annotations.get(key)).and_then(Value::as_str);
+        value.filter(|value| !value.is_empty()).map(str::to_owned)
+    };
     let namespaces = top.get("linux").and_then(|linux| linux.get("namespaces")).and_then(Value::as_array);
     let owns_pids = namespaces.into_iter().flatten().any(|namespace| {
         let text = |key| namespace.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -64,8 +73,10 @@ fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived>
     });
     Ok(Derived {
         config: Value::Null,
+        image: annotation(IMAGE_ANNOTATION),
+        ports: annotation(PORTS_ANNOTATION),
         command,
-        stop_signal: stop_signal.unwrap_or(DEFAULT_STOP_SIGNAL).to_owned(),
+        stop_signal: annotation(STOP_SIGNAL_ANNOTATION).unwrap_or_else(|| DEFAULT_STOP_SIGNAL.to_owned()),
         owns_pids,
         shares_bundle: readonly && !hooked,
     })
@@ -112,7 +123,7 @@ mod tests {
             "mounts":[{"destination":"/d","source":"data","options":["rbind"]},
                       {"destination":"/e","type":"bind","source":"/abs"},
                       {"destination":"/t","type":"tmpfs","source":"tmpfs"}],
-            "annotations":{"org.opencontainers.image.stopSignal":"SIGQUIT"},
+            "annotations":{"org.opencontainers.image.stopSignal":"SIGQUIT","org.tare.image.ref":"web:1"},
             "linux":{"namespaces":[{"type":"pid"}],"future":{"field":1}}}"#;
         let derived = derived(text, false).unwrap();
         let config = &derived.config;
@@ -124,6 +135,7 @@ mod tests {
         assert_eq!(config["linux"]["future"]["field"], 1);
         assert_eq!((derived.stop_signal.as_str(), derived.owns_pids), ("SIGQUIT", true));
         assert_eq!(derived.command, ["sh", "-c", "x"]);
+        assert_eq!((derived.image.as_deref(), derived.ports), (Some("web:1"), None));
     }
 
     #[test]

@@ -325,6 +325,8 @@ mod tests {
             name: name.into(),
             bundle: "/b".into(),
             shares_bundle: false,
+            image: None,
+            ports: None,
             created: now(),
             command: vec!["sh".into()],
             terminal: false,

@@ -27,6 +27,12 @@ pub(crate) struct Options {
     /// Whether others may run from the bundle beside it: it writes nothing to its root, and has no hooks.
     #[serde(default)]
     pub(crate) shares_bundle: bool,
+    /// What the bundle was made of, if it says so.
+    #[serde(default)]
+    pub(crate) image: Option<String>,
+    /// Its published ports, as `docker ps` lists them.
+    #[serde(default)]
+    pub(crate) ports: Option<String>,
     /// RFC 3339.
     pub(crate) created: String,
     /// `process.args`.

@@ -17,7 +17,7 @@ const COMMAND_WIDTH: usize = 30;
 const STATUSES: [&str; 6] = ["created", "running", "paused", "restarting", "exited", "dead"];
 /// How a container can feel.
 const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
-const HEADING: [&str; 5] = ["NAME", "COMMAND", "CREATED", "STATUS", "PID"];
+const HEADING: [&str; 7] = ["NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "PID"];
 
 /// Prints the containers.
 pub(crate) fn ps(layout: &Layout, ps: &Ps) -> Result<u8> {
@@ -92,7 +92,7 @@ fn word(row: &Map<String, Value>) -> &str {
 }
 
 /// A container in fields: `name`, `status`, `status_text` and, where there is one, `pid`, `exit_code`, `oom_killed`, `created`,
-/// `command`. What cannot be read is shown as such: a list that fails over one broken container helps nobody.
+/// `command`, `image`, `ports`. What cannot be read is shown as such: a list that fails over one broken container helps nobody.
 pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
     let mut row = Map::new();
     row.insert("name".into(), directory.name.as_str().into());
@@ -139,6 +139,9 @@ pub(super) fn describe(directory: &Directory) -> Map<String, Value> {
     if let Ok(options) = directory.options() {
         row.insert("created".into(), options.created.into());
         row.insert("command".into(), options.command.into());
+        for (key, value) in [("image", options.image), ("ports", options.ports)] {
+            row.extend(value.map(|value| (key.to_owned(), value.into())));
+        }
     }
     row
 }
@@ -148,16 +151,18 @@ fn how(end: &Ended) -> String {
     format!("{}{}", end.code, if end.oom_killed { ", out of memory" } else { "" })
 }
 
-fn cells(row: &Map<String, Value>, directory: &Directory, whole: bool) -> [String; 5] {
+fn cells(row: &Map<String, Value>, directory: &Directory, whole: bool) -> [String; 7] {
     let text = |key: &str| row.get(key).and_then(Value::as_str);
     let words = row.get("command").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     let command = words.collect::<Vec<_>>().join(" ");
     let width = if whole { usize::MAX } else { COMMAND_WIDTH };
-    let command = if row.contains_key("command") { shorten(&command, width) } else { "?".to_owned() };
+    let command =
+        if row.contains_key("command") { format!("\"{}\"", shorten(&command, width)) } else { "?".to_owned() };
+    let bundles = |key: &str| shorten(text(key).unwrap_or("-"), usize::MAX);
     let created = text("created").map_or_else(|| "?".to_owned(), |created| format!("{} ago", age(created)));
     let status = text("status_text").unwrap_or_default().to_owned();
     let pid = row.get("pid").map_or_else(|| "-".to_owned(), Value::to_string);
-    [directory.name.clone(), command, created, status, pid]
+    [directory.name.clone(), bundles("image"), command, created, status, bundles("ports"), pid]
 }
 
 fn age(moment: &str) -> String {
@@ -165,16 +170,13 @@ fn age(moment: &str) -> String {
     rough(age.unwrap_or_default())
 }
 
-/// Quoted, free of control characters, and cut to the column's width.
-fn shorten(command: &str, width: usize) -> String {
-    let mut text: String = command.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().count() > width {
-        text = text.chars().take(width - 1).chain(['…']).collect();
-    }
-    format!("\"{text}\"")
+/// Free of control characters, and cut to the column's width.
+fn shorten(text: &str, width: usize) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().count() > width { text.chars().take(width - 1).chain(['…']).collect() } else { text }
 }
 
-fn table(rows: &[[String; 5]]) -> Vec<String> {
+fn table(rows: &[[String; 7]]) -> Vec<String> {
     align(HEADING, rows)
 }
 
@@ -197,17 +199,19 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let row = |name: &str, pid: &str| [name, "\"sh\"", "1 second ago", "Up 1 second", pid].map(str::to_owned);
+        let row = |name: &str, pid: &str| {
+            [name, "web:1", "\"sh\"", "1 second ago", "Up 1 second", "-", pid].map(str::to_owned)
+        };
         let lines = table(&[row("a", "1"), row("long-name", "12345")]);
-        assert_eq!(lines[0], "NAME        COMMAND   CREATED        STATUS        PID");
-        assert_eq!(lines[2], "long-name   \"sh\"      1 second ago   Up 1 second   12345");
+        assert_eq!(lines[0], "NAME        IMAGE   COMMAND   CREATED        STATUS        PORTS   PID");
+        assert_eq!(lines[2], "long-name   web:1   \"sh\"      1 second ago   Up 1 second   -       12345");
         assert_eq!(table(&[]).len(), 1);
     }
 
     #[test]
     fn commands_cannot_spoil_the_table() {
-        assert_eq!(shorten("sh -c \x1b[2J\n", COMMAND_WIDTH), "\"sh -c  [2J \"");
-        assert_eq!(shorten(&"ä".repeat(40), COMMAND_WIDTH).chars().count(), COMMAND_WIDTH + 2);
+        assert_eq!(shorten("sh -c \x1b[2J\n", COMMAND_WIDTH), "sh -c  [2J ");
+        assert_eq!(shorten(&"ä".repeat(40), COMMAND_WIDTH).chars().count(), COMMAND_WIDTH);
     }
 
     #[test]

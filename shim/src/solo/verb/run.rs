@@ -97,6 +97,8 @@ fn make(layout: &Layout, global: &Global, run: &Run) -> Result<Directory> {
     let options = Options {
         name,
         bundle,
+        image: derived.image,
+        ports: derived.ports,
         created: now(),
         command: derived.command,
         terminal: run.tty,
