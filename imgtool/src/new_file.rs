@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
@@ -114,10 +115,16 @@ pub(crate) fn write_to(dest: &Path, instead: &str, write: impl FnOnce(&mut dyn W
         return buffered(&mut stdout.lock());
     }
     let made = || -> Result<()> {
-        if fs::metadata(dest).is_ok_and(|meta| !meta.is_file()) {
+        let there = fs::metadata(dest).ok();
+        if there.as_ref().is_some_and(|meta| !meta.is_file()) {
             return buffered(&mut OpenOptions::new().write(true).open(dest)?);
         }
         let mut new = NewFile::beside(dest)?;
+        if let Some(there) = there {
+            // What others may not read does not become readable by being written anew.
+            let mode = there.permissions().mode() & 0o777;
+            new.file().set_permissions(fs::Permissions::from_mode(mode))?;
+        }
         buffered(new.file())?;
         new.finish(dest)
     };
@@ -142,6 +149,10 @@ mod tests {
         }
         drop(NewFile::beside(&target).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing but the file");
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
+        write_to(&target, "", |out| Ok(out.write_all(b"secret")?)).unwrap();
+        let mode = fs::metadata(&target).unwrap().permissions().mode() & 0o777;
+        assert_eq!((fs::read_to_string(&target).unwrap().as_str(), mode), ("secret", 0o600));
         assert!(NewFile::beside(Path::new("/")).is_err());
         assert!(NewFile::beside(&dir.path().join("absent/file")).is_err());
     }

@@ -3,10 +3,10 @@
 use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 
-use super::apply_change;
 use super::new_blob::{LayerCompression, NewBlob};
+use crate::build::change;
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::error::{Result, Step};
+use crate::error::Result;
 use crate::layer::write_changes;
 use crate::layout::{Image, Store, put_image};
 use crate::oci::{self, Descriptor, History};
@@ -34,9 +34,7 @@ pub(crate) struct Commit<'a> {
 /// Makes the image and names it. The caller holds the store.
 pub(crate) fn commit(store: &Store, commit: &Commit<'_>) -> Result<Descriptor> {
     let mut config = commit.base.config.clone();
-    for change in commit.changes {
-        apply_change(&mut config.config, change).with(|| format!("--change {change:?}"))?;
-    }
+    change(&mut config.config, commit.changes)?;
     let NewLayer { descriptor, diff_id, .. } =
         layer_of(store, commit.upper, commit.root_changed, commit.without, commit.compression, commit.level)?;
     config.rootfs.diff_ids.push(diff_id);

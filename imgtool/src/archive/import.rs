@@ -4,7 +4,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::new_blob::{LayerCompression, NewBlob};
-use super::{apply_change, input_name, open_input};
+use super::{input_name, open_input};
+use crate::build::change;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Step};
 use crate::layer::{self, Job, Limits, LowerStack};
@@ -32,9 +33,7 @@ pub(crate) struct Import<'a> {
 /// Imports a tar and gives the manifest's descriptor. The caller holds the store.
 pub(crate) fn import(store: &Store, import: &Import<'_>, progress: &Progress) -> Result<Descriptor> {
     let mut execution = Execution::default();
-    for change in import.changes {
-        apply_change(&mut execution, change).with(|| format!("--change {change:?}"))?;
-    }
+    change(&mut execution, import.changes)?;
     let name = input_name(import.input);
     let (layer, diff_id) = layer(store, import, progress).with(|| name.clone())?;
     let created = Some(time::now());

@@ -1,13 +1,11 @@
 //! Images as single files: root file system tars come in (`import`), OCI and Docker archives come in and go out.
 
-mod change;
 mod commit;
 mod import;
 mod load;
 mod new_blob;
 mod save;
 
-pub(crate) use change::apply as apply_change;
 pub(crate) use commit::{Commit, as_oci, commit, new_layer};
 pub(crate) use import::{Import, import};
 pub(crate) use load::{load, read_images};

@@ -70,7 +70,7 @@ impl Work<'_> {
                 text
             }
         };
-        let mut words = self.state.shell();
+        let mut words = super::state::shell(&self.state.config.config);
         words.push(text);
         (words, script)
     }

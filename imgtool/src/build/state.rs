@@ -13,6 +13,18 @@ pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:
 /// What Docker's builder leaves in the history.
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
+/// What the shell form of an instruction is run by.
+pub(super) fn shell(config: &Execution) -> Vec<String> {
+    let shell = config.shell.clone().filter(|shell| !shell.is_empty());
+    shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()])
+}
+
+/// `path`, from `workdir`.
+pub(super) fn absolute(workdir: &str, path: &str) -> String {
+    let whole = if path.starts_with('/') { path.to_owned() } else { format!("{workdir}/{path}") };
+    format!("/{}", super::ignore::clean(&whole))
+}
+
 /// The state after a step.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
@@ -93,23 +105,7 @@ impl State {
 
     /// A path as an instruction gives it, from the working directory.
     pub(crate) fn absolute(&self, path: &str) -> String {
-        let whole = if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", self.workdir()) };
-        format!("/{}", super::ignore::clean(&whole))
-    }
-
-    pub(crate) fn set_env(&mut self, key: &str, value: &str) {
-        self.env.set(key, value);
-        let all = self.config.config.env.get_or_insert_default();
-        let entry = format!("{key}={value}");
-        match all.iter_mut().find(|have| have.split_once('=').map_or(have.as_str(), |(k, _)| k) == key) {
-            Some(have) => *have = entry,
-            None => all.push(entry),
-        }
-    }
-
-    pub(crate) fn shell(&self) -> Vec<String> {
-        let shell = self.config.config.shell.clone().filter(|shell| !shell.is_empty());
-        shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()])
+        absolute(self.workdir(), path)
     }
 
     /// Adds a line to the history; without a layer if the step made none.

@@ -29,7 +29,7 @@ fn protocol(text: &str) -> Option<&'static str> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Publish {
     ip: Option<IpAddr>,
-    /// `None`: any free ports.
+    /// `None`: any free ports. Several for one of the container: the first of them that is free.
     host: Option<RangeInclusive<u16>>,
     container: RangeInclusive<u16>,
     protocol: &'static str,
@@ -55,7 +55,8 @@ impl FromStr for Publish {
             "" | "0" => None,
             host => {
                 let host = range(host).ok_or_else(|| bad("no port of the host"))?;
-                if host.len() != container.len() {
+                // One port of the container may be any of several of the host.
+                if container.len() != 1 && host.len() != container.len() {
                     return Err(bad("the ranges differ in length"));
                 }
                 Some(host)
@@ -133,8 +134,12 @@ impl Port {
 /// All that is published: what the user says, and of the `exposed` ports those that the user says nothing of.
 pub(super) fn ports(publish: &[Publish], exposed: &[Exposed]) -> Result<Vec<Port>> {
     let mut ports: Vec<Port> = Vec::new();
+    let mut choices = Vec::new();
     for Publish { ip, host, container, protocol } in publish {
         let mut host = host.clone();
+        if let Some(choice) = host.take_if(|host| host.len() > container.len()) {
+            choices.push((ports.len(), choice));
+        }
         for container in container.clone() {
             // 0: not chosen yet.
             let host = host.as_mut().and_then(Iterator::next).unwrap_or(0);
@@ -158,6 +163,9 @@ pub(super) fn ports(publish: &[Publish], exposed: &[Exposed]) -> Result<Vec<Port
         }
     }
     // After all that have a number of their own.
+    for (index, choice) in choices {
+        ports[index].host = choose_of(choice, &ports[index], &ports)?;
+    }
     for index in 0..ports.len() {
         if ports[index].host == 0 {
             ports[index].host = choose(&ports[index], &ports)?;
@@ -175,20 +183,39 @@ pub(super) fn as_docker_lists(ports: &[Port]) -> String {
 /// A port that nobody has at this moment: no program of the machine, no other container, and none of these.
 fn choose(port: &Port, others: &[Port]) -> Result<u16> {
     const ATTEMPTS: usize = 64;
-    let mut port = port.clone();
+    let port = Port { host: 0, ..port.clone() };
     for _ in 0..ATTEMPTS {
-        port.host = 0;
-        let found = if port.protocol == "udp" {
-            UdpSocket::bind(port.address()).and_then(|socket| socket.local_addr())
-        } else {
-            TcpListener::bind(port.address()).and_then(|listener| listener.local_addr())
-        };
-        port.host = found.at("--publish: find a free port")?.port();
-        if !link::is_taken(&port) && !others.iter().any(|other| link::overlap(other, &port)) {
-            return Ok(port.host);
+        let found = bind(&port).at("--publish: find a free port")?;
+        if is_free(&Port { host: found, ..port.clone() }, others) {
+            return Ok(found);
         }
     }
     Err(Error::other("--publish: no free port found"))
+}
+
+/// The same, of a choice.
+fn choose_of(mut choice: RangeInclusive<u16>, port: &Port, others: &[Port]) -> Result<u16> {
+    let (first, last) = (*choice.start(), *choice.end());
+    let found = choice.find(|host| {
+        let port = Port { host: *host, ..port.clone() };
+        bind(&port).is_ok() && is_free(&port, others)
+    });
+    found.ok_or_else(|| Error::other(format!("--publish: all ports from {first} to {last} are already allocated")))
+}
+
+/// Whether a program of this machine may have the port now, and which it is.
+fn bind(port: &Port) -> std::io::Result<u16> {
+    let found = if port.protocol == "udp" {
+        UdpSocket::bind(port.address()).and_then(|socket| socket.local_addr())
+    } else {
+        TcpListener::bind(port.address()).and_then(|listener| listener.local_addr())
+    };
+    found.map(|address| address.port())
+}
+
+/// Whether no other container has it, and none of these.
+fn is_free(port: &Port, others: &[Port]) -> bool {
+    !link::is_taken(port) && !others.iter().any(|other| link::overlap(other, port))
 }
 
 #[cfg(test)]
@@ -214,7 +241,17 @@ mod tests {
         assert_eq!(of("10-12:20-22").iter().map(|p| (p.1, p.2)).collect::<Vec<_>>(), [(10, 20), (11, 21), (12, 22)]);
         assert_eq!(of("65535:65535")[0].1, 65535);
         assert_ne!(of("80")[0].1, 0);
-        for bad in ["", "x", "1:x", "0", "1:2/icmp", "1-2:3", "999999:1", "host:1:2", "3-1:3-1"] {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let first = taken.local_addr().unwrap().port();
+        let next = |last: u16| {
+            let choice = format!("127.0.0.1:{first}-{last}:80");
+            publish(&[&choice, &choice], &[]).map(|ports| ports.iter().map(|port| port.host).collect::<Vec<_>>())
+        };
+        if let Some(last) = first.checked_add(20) {
+            let found = next(last).unwrap();
+            assert!(found[0] > first && found[1] > found[0] && found[1] <= last, "{found:?} of {first}-{last}");
+        }
+        for bad in ["", "x", "1:x", "0", "1:2/icmp", "1-2:3-5", "2-1:3", "999999:1", "host:1:2", "3-1:3-1"] {
             assert!(bad.parse::<Publish>().is_err(), "{bad}");
         }
         publish(&["127.0.0.1:1:2", "127.0.0.2:1:2", "1:2/udp"], &[]).unwrap();
