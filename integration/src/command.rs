@@ -10,7 +10,7 @@ use crate::report::{Outcome, Report};
 use crate::wait;
 
 /// Longer than anything here takes on a slow machine: a program that needs more hangs.
-pub const LIMIT: Duration = Duration::from_mins(1);
+pub const LIMIT: Duration = Duration::from_mins(3);
 
 /// How a program ended.
 #[derive(Debug, Clone)]
