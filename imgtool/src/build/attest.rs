@@ -216,23 +216,52 @@ pub(crate) fn provenance(facts: &Facts<'_>) -> (&'static str, Value) {
     (PROVENANCE, predicate)
 }
 
+/// What is said of an image, as an in-toto statement.
+pub(crate) struct Statement {
+    kind: &'static str,
+    document: Value,
+}
+
+impl Statement {
+    /// Of a predicate's type and the predicate.
+    pub(crate) fn of(image: &Descriptor, (kind, predicate): (&'static str, Value)) -> Self {
+        let document = json!({
+            "_type": "https://in-toto.io/Statement/v1", "predicateType": kind, "predicate": predicate,
+            "subject": [{
+                "name": "_", "digest": {image.digest.algorithm().name(): image.digest.hex()},
+            }],
+        });
+        Self { kind, document }
+    }
+
+    /// The name that BuildKit gives its file, where an image becomes files.
+    pub(crate) fn file_name(&self) -> &'static str {
+        match self.kind {
+            SPDX => "sbom.spdx.json",
+            CYCLONEDX => "sbom.cyclonedx.json",
+            _ => "provenance.json",
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
+        oci::to_json(&self.document)
+    }
+}
+
 /// Attaches statements to images: an index with each image, and a manifest of its statements behind it.
-pub(crate) fn attach(store: &Store, images: &[(Descriptor, Vec<(&'static str, Value)>)]) -> Result<Descriptor> {
+pub(crate) fn attach<'a>(
+    store: &Store,
+    images: impl Iterator<Item = (&'a Descriptor, &'a Vec<Statement>)> + Clone,
+) -> Result<Descriptor> {
     let mut index = Index::empty();
-    index.manifests = images.iter().map(|(image, _)| image.clone()).collect();
-    for (image, statements) in images.iter().filter(|(_, statements)| !statements.is_empty()) {
+    index.manifests = images.clone().map(|(image, _)| image.clone()).collect();
+    for (image, statements) in images.filter(|(_, statements)| !statements.is_empty()) {
         let mut layers = Vec::new();
         let mut diff_ids = Vec::new();
-        for (kind, predicate) in statements {
-            let statement = json!({
-                "_type": "https://in-toto.io/Statement/v1", "predicateType": kind, "predicate": predicate,
-                "subject": [{
-                    "name": "_", "digest": {image.digest.algorithm().name(): image.digest.hex()},
-                }],
-            });
-            let mut layer = store.put_blob(STATEMENT, &oci::to_json(&statement)?)?;
+        for statement in statements {
+            let mut layer = store.put_blob(STATEMENT, &statement.to_json()?)?;
             diff_ids.push(layer.digest.to_string());
-            layer.annotations = Some([("in-toto.io/predicate-type".to_owned(), (*kind).to_owned())].into());
+            layer.annotations = Some([("in-toto.io/predicate-type".to_owned(), statement.kind.to_owned())].into());
             layers.push(layer);
         }
         let config = json!({

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::args;
+use super::attest::Statement;
 use super::builder::Builder;
 use super::display::Display;
 use super::exchange::{self, Place as CachePlace};
@@ -57,20 +58,20 @@ pub(super) fn images(store: &Store, cli: &Cli, dockerfile: &str, made: &[Made]) 
     }
     let (sbom, detail) = cli.attestations();
     if sbom.is_some() || detail.is_some() {
-        let mut attested = Vec::new();
+        let mut statements = Vec::new();
         for ((image, layers), (builder, _)) in images.iter().zip(made) {
-            let mut statements = Vec::new();
+            let mut own = Vec::new();
             if let Some(form) = sbom {
                 let mounted = builder.workspace.mount(layers, None, None)?;
-                statements.push(attest::sbom(&mounted.target, image, form).at("--sbom")?);
+                own.push(attest::sbom(&mounted.target, image, form).at("--sbom")?);
             }
             if let Some(detail) = detail {
-                statements.push(facts(cli, dockerfile, builder, detail, attest::provenance));
+                own.push(facts(cli, dockerfile, builder, detail, attest::provenance));
             }
-            attested.push((image.descriptor.clone(), statements));
+            statements.push(own.into_iter().map(|said| Statement::of(&image.descriptor, said)).collect());
         }
-        let top = attest::attach(store, &attested)?;
-        return Ok(Built { top, images });
+        let top = attest::attach(store, images.iter().map(|(image, _)| &image.descriptor).zip(&statements))?;
+        return Ok(Built { top, images, statements });
     }
     let top = match images.as_slice() {
         [(image, _)] => Descriptor { platform: None, ..image.descriptor.clone() },
@@ -83,7 +84,7 @@ pub(super) fn images(store: &Store, cli: &Cli, dockerfile: &str, made: &[Made]) 
             store.put_blob(oci::OCI_INDEX, &oci::to_json(&index)?)?
         }
     };
-    Ok(Built { top, images })
+    Ok(Built { top, images, statements: Vec::new() })
 }
 
 /// What `tell` makes of the facts of a build.

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::attest::Statement;
 use super::parse::csv;
 use super::workspace::Workspace;
 use crate::archive::{Format, save};
 use crate::error::{Error, Result, Step};
 use crate::layer::{TreeForm, open_root, write_tree};
 use crate::layout::{Image, Layer, Store};
-use crate::new_file::write_to;
+use crate::new_file::{NewFile, write_to};
 use crate::oci::Descriptor;
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -99,6 +101,8 @@ impl std::str::FromStr for Output {
 pub(crate) struct Built {
     pub(crate) top: Descriptor,
     pub(crate) images: Vec<(Image, Vec<Layer>)>,
+    /// Of each image, or of none.
+    pub(crate) statements: Vec<Vec<Statement>>,
 }
 
 /// Who sends.
@@ -172,7 +176,7 @@ impl Sender<'_> {
                 write_to(dest, "give dest=FILE", |out| write_tree(&root, TreeForm::Plain, true, out))
             }
             Output::Local(dest) => {
-                for (image, layers) in &built.images {
+                for (number, (image, layers)) in built.images.iter().enumerate() {
                     // Of several platforms each has a directory of its own.
                     let dest = match built.images.len() {
                         1 => dest.clone(),
@@ -182,6 +186,16 @@ impl Sender<'_> {
                     fs::create_dir_all(&dest).with(step)?;
                     let mounted = self.workspace.mount(layers, None, None)?;
                     place_all(&mounted.target, &dest).with(step)?;
+                    for statement in built.statements.get(number).into_iter().flatten() {
+                        // In place of what the image may have there: a link of its leads nowhere.
+                        let path = dest.join(statement.file_name());
+                        let write = || -> Result<()> {
+                            let mut new = NewFile::beside(&path)?;
+                            new.file().write_all(&statement.to_json()?)?;
+                            new.finish(&path)
+                        };
+                        write().with(|| path.display().to_string())?;
+                    }
                 }
                 Ok(())
             }

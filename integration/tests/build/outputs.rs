@@ -242,6 +242,16 @@ fn what_is_in_it_and_how_it_was_built_are_attached_when_asked() {
         provenance["subject"][0]["digest"]["sha256"],
         image["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap()
     );
+    // Beside the files of an image that are only files: in place of what the image has there.
+    let files = yard.place.dir.join("files");
+    let linked = format!("{dockerfile}RUN ln -s /planted /sbom.spdx.json\n");
+    yard.build(&linked, &["--sbom", "--provenance", "-o", files.to_str().unwrap()]).ok();
+    for (name, kind) in [("sbom.spdx.json", &sbom), ("provenance.json", &provenance)] {
+        assert!(fs::symlink_metadata(files.join(name)).unwrap().is_file(), "{name}");
+        let told: Value = serde_json::from_str(&fs::read_to_string(files.join(name)).unwrap()).unwrap();
+        assert_eq!(told["predicateType"], kind["predicateType"]);
+    }
+    assert!(!std::path::Path::new("/planted").exists());
     // The long form says the same, and the short ones count above it.
     let of = |args: &[&str]| {
         let told = yard.place.dir.join("told");
