@@ -78,7 +78,13 @@ fn from_a_registry_to_a_container_under_the_shim() {
 
     shim(&["stop", "-t", "2", "web"]).ok();
     assert!(shim(&["ps", "-a"]).ok().stdout.contains("Exited"));
-    shim(&["rm", "web"]).ok();
+    // As after a restart of the machine.
+    imgtool(&["umount", &bundle]).ok();
+    let out = shim(&["start", "web"]).is(1);
+    assert!(out.stderr.contains(&format!("`imgtool mount {bundle}`")), "{out}");
+    imgtool(&["mount", &bundle]).ok();
+    shim(&["start", "web"]).ok();
+    shim(&["rm", "-f", "web"]).ok();
 
     // A second bundle has nothing of what the first container wrote.
     let second = imgtool(&["bundle", "--quiet", &reference, "--", "ls", "/etc/new"]).ok().stdout.trim().to_owned();

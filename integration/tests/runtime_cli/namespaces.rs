@@ -1,6 +1,7 @@
 //! Namespaces: new ones, shared ones, joined ones, and user namespaces with their mappings.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -91,6 +92,22 @@ fn a_container_in_a_joined_pid_namespace_ends_alone() {
     second.nothing_left();
     assert_eq!(first.status(), "running");
     first.exec(&["/probe", "say", "alive"]).ok();
+}
+
+#[test]
+fn a_pid_namespace_whose_init_has_ended_is_named() {
+    let first = Case::new();
+    first.hold();
+    let namespace = fs::File::open(format!("/proc/{}/ns/pid", first.pid())).unwrap();
+    first.kill("KILL").ok();
+    first.wait();
+    let mut second = Case::new();
+    not_on!(second, "runc", "has words of its own");
+    not_on!(second, "crun", "has words of its own");
+    let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    second.namespace("pid", Some(&path));
+    second.create().is(1).refused(&[&path, "its init has ended"]);
+    second.nothing_left();
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::env;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::io::retry_on_intr;
@@ -44,7 +46,10 @@ pub(crate) fn launch(
     let running = || Error::new(Kind::FailedPrecondition, format!("container {} is running already", directory.name));
     let lock = directory.lock().and_then(|lock| lock.ok_or_else(running));
     let lock = lock.map_err(|error| NotStarted { error, clean: false })?;
-    let bundle = directory.options().and_then(|options| tenancy::claim(layout, directory, &options));
+    let bundle = directory.options().and_then(|options| {
+        check_mounted(&options.bundle)?;
+        tenancy::claim(layout, directory, &options)
+    });
     let spawned = bundle.and_then(|bundle| spawn(directory, signals.is_some(), lock, bundle));
     let (mut session, monitor) = spawned.map_err(|error| NotStarted { error, clean: true })?;
     match session.await_start(signals) {
@@ -60,6 +65,20 @@ pub(crate) fn launch(
         }
         Err(error) => Err(abandon(directory, monitor, &error)),
     }
+}
+
+/// A restart of the machine unmounts the root file system of imgtool's bundles (its README.md, "Contract: the bundle"). What is
+/// below has no command to run, which would be all that anybody is told.
+fn check_mounted(bundle: &Path) -> Result<()> {
+    let root = bundle.join("rootfs");
+    let device = |path: &Path| fs::symlink_metadata(path).map(|found| found.dev()).ok();
+    if bundle.join("overlay/upper").is_dir() && device(&root).is_some_and(|root| Some(root) == device(bundle)) {
+        let (root, bundle) = (root.display(), bundle.display());
+        let text =
+            format!("{root} is not mounted, as after a restart of the machine: `imgtool mount {bundle}` does it");
+        return Err(Error::new(Kind::FailedPrecondition, text));
+    }
+    Ok(())
 }
 
 fn spawn(directory: &Directory, foreground: bool, lock: OwnedFd, bundle: Option<OwnedFd>) -> Result<(Session, Child)> {

@@ -5,13 +5,14 @@ use super::{
     plan::{Cradle, Plan, UserNamespace, flag},
 };
 use crate::{
-    error::{At, Result},
+    error::{At, Error, Result},
     inside::{identity, procfs::Procfs},
     sys::{self, Born, clone3},
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{Mode, OFlags},
+    io::Errno,
 };
 use std::path::Path;
 
@@ -21,8 +22,15 @@ pub(super) fn around_pid_namespace(cradle: &Cradle, clone: impl FnOnce() -> rust
     let Some(path) = &cradle.join_pid else { return clone().at("clone3") };
     let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .at("open /proc/self/ns/pid")?;
-    join(path, libc::CLONE_NEWPID as u64).at_with(|| format!("join the pid namespace {}", path.display()))?;
-    let born = clone().at("clone3");
+    let step = || format!("join the pid namespace {}", path.display());
+    join(path, libc::CLONE_NEWPID as u64).at_with(step)?;
+    let born = match clone() {
+        // pid_namespaces(7)
+        Err(Errno::NOMEM) => {
+            Err(Error::from(Errno::NOMEM).at("its init has ended, and so nothing is born in it any more")).at_with(step)
+        }
+        born => born.at("clone3"),
+    };
     if !matches!(born, Ok(Born::Child)) {
         sys::setns(own.as_fd(), libc::CLONE_NEWPID as u64).at("go back to the own pid namespace")?;
     }
