@@ -1,7 +1,7 @@
 //! Debian's docker-registry on a free port of 127.0.0.1.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Service;
@@ -11,6 +11,7 @@ pub struct Registry {
     /// `127.0.0.1:PORT`, as references begin.
     pub host: String,
     service: Service,
+    home: PathBuf,
 }
 
 impl Registry {
@@ -54,7 +55,12 @@ impl Registry {
         command.arg("serve").arg(home.join("config.yml"));
         let mut service = Service::start(&mut command, id, &home.join("log"));
         service.ready(|| TcpStream::connect(&host).is_ok());
-        Self { host, service }
+        Self { host, service, home }
+    }
+
+    /// The directory of its blobs, documents among them.
+    pub fn blobs(&self) -> PathBuf {
+        self.home.join("data/docker/registry/v2/blobs")
     }
 
     /// What it logged.

@@ -113,6 +113,60 @@ fn a_cache_goes_to_a_directory_or_a_registry_and_comes_back() {
 }
 
 #[test]
+fn a_registry_that_lies_about_a_cache_is_gone_on_without() {
+    let yard = Yard::new();
+    yard.file("one", "1").file("two", "2");
+    let registry = integration::peer::registry::Registry::start(&yard.place.id, &yard.place.dir);
+    let cache = format!("type=registry,ref={}/cache:1", registry.host);
+    yard.build(DOCKERFILE, &["--cache-to", &format!("{cache},mode=max")]).ok();
+    // Documents and layers.
+    let mut blobs = Vec::new();
+    let mut places = vec![registry.blobs()];
+    while let Some(place) = places.pop() {
+        for entry in fs::read_dir(place).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { &mut places } else { &mut blobs }.push(path);
+        }
+    }
+    assert!(blobs.len() > 5, "{blobs:?}");
+    let lies: [fn(Vec<u8>) -> Vec<u8>; 4] = [
+        |mut true_one| {
+            let middle = true_one.len() / 2;
+            true_one[middle] ^= 1;
+            true_one
+        },
+        |true_one| true_one[..true_one.len() / 2].to_vec(),
+        |true_one| [true_one, vec![b' '; 32 << 20]].concat(),
+        |_| br#"{"schemaVersion": 2, "steps": {"x": {}}, "layers": 7}"#.to_vec(),
+    ];
+    for lie in lies {
+        let mut true_ones = Vec::new();
+        for blob in &blobs {
+            let bytes = fs::read(blob).unwrap();
+            fs::write(blob, lie(bytes.clone())).unwrap();
+            true_ones.push(bytes);
+        }
+        yard.place.ours("imgtool", &["rm", "app"]).ok();
+        yard.place.ours("imgtool", &["prune", "--build-cache"]).ok();
+        let out = yard.build(DOCKERFILE, &["--cache-from", &cache]).ok();
+        assert!(out.stderr.contains("goes on without") && steps_of(&out.stderr) == (0, 4), "{out}");
+        assert_eq!(yard.prints("app", &["/bin/cat", "/copy", "/v"]), "11\n");
+        for (blob, bytes) in blobs.iter().zip(true_ones) {
+            fs::write(blob, bytes).unwrap();
+        }
+    }
+    // Layers alone.
+    for blob in blobs.iter().filter(|blob| !fs::read(blob).unwrap().starts_with(b"{")) {
+        fs::write(blob, "something else").unwrap();
+    }
+    yard.place.ours("imgtool", &["rm", "app"]).ok();
+    yard.place.ours("imgtool", &["prune", "--build-cache"]).ok();
+    let out = yard.build(DOCKERFILE, &["--cache-from", &cache]).ok();
+    assert!(out.stderr.contains("goes on without") && steps_of(&out.stderr) == (0, 4), "{out}");
+    yard.place.ours("imgtool", &["fsck"]).ok();
+}
+
+#[test]
 fn an_image_can_be_its_own_cache() {
     let yard = Yard::new();
     yard.file("one", "1").file("two", "2");
