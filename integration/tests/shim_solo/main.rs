@@ -123,7 +123,7 @@ impl Solo {
             left
         };
         // The monitor answers before it ends.
-        let gone = wait::until(Duration::from_millis(10), Duration::from_secs(10), || left().is_empty().then_some(()));
+        let gone = wait::until(Duration::from_millis(10), LIMIT, || left().is_empty().then_some(()));
         assert!(gone.is_some(), "left behind:\n{}", left().join("\n"));
     }
 }
