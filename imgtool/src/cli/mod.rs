@@ -65,12 +65,43 @@ impl Cli {
     /// What the words mean. Whoever is used to `docker run` is told where the command stands.
     pub(crate) fn read(words: &[OsString]) -> clap::error::Result<Self> {
         Self::try_parse_from(words).map_err(|mut e| {
-            if let Some(hint) = bundle::hint(&e, words) {
+            if let Some(hint) = bundle::hint(&e, words).or_else(|| others_verb(&e)) {
+                e.remove(ContextKind::SuggestedSubcommand);
                 e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
             }
             e
         })
     }
+}
+
+/// Verbs of `docker` that are about containers.
+const CONTAINERS: [&str; 19] = [
+    "attach",
+    "container",
+    "cp",
+    "create",
+    "exec",
+    "kill",
+    "logs",
+    "pause",
+    "ps",
+    "rename",
+    "restart",
+    "run",
+    "start",
+    "stats",
+    "stop",
+    "top",
+    "unpause",
+    "update",
+    "wait",
+];
+
+fn others_verb(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    CONTAINERS
+        .contains(&verb.as_str())
+        .then(|| "containers are the shim's: shim run $(imgtool bundle IMAGE)".to_owned())
 }
 
 #[derive(Debug, Subcommand)]
@@ -347,6 +378,9 @@ mod tests {
             let said = Cli::read(&other.iter().map(OsString::from).collect::<Vec<_>>()).err().map(|e| e.to_string());
             assert!(!said.unwrap_or_default().contains("comes after"), "{other:?}");
         }
+        let run = said(&["imgtool", "run", "x"]);
+        assert!(run.contains("containers are the shim's") && !run.contains("prune"), "{run}");
+        assert!(!said(&["imgtool", "prun"]).contains("shim"));
         assert!(Cli::try_parse_from(["imgtool", "pull", "BAD/../x"]).is_err());
         for flag in ["--tls-verify=false", "--tls-verify", "--tls-verify=true"] {
             assert!(Cli::try_parse_from(["imgtool", "pull", flag, "x"]).is_ok());

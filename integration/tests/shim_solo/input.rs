@@ -98,6 +98,14 @@ fn a_container_that_is_not_there() {
 }
 
 #[test]
+fn who_looks_for_images_here_is_told_where_they_are() {
+    let solo = Solo::new();
+    let out = solo.shim(&["pull", "busybox"]).is(125);
+    assert!(out.stderr.contains("imgtool's: imgtool --help"), "{out}");
+    assert!(!solo.shim(&["nonsense"]).is(125).stderr.contains("imgtool"));
+}
+
+#[test]
 fn a_signal_that_is_none() {
     let solo = Solo::new();
     solo.hold();

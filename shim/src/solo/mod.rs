@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
 
 pub(crate) use self::verb::exec::{HOLD, hold};
 
@@ -37,12 +38,23 @@ use crate::error::{Error, Kind, Result};
 
 /// The exit code of `run` when the shim itself is at fault, as Docker has it.
 const RUN_FAILED: u8 = 125;
+/// Verbs of `docker` that are about images.
+const IMAGES: [&str; 18] = [
+    "build", "commit", "diff", "export", "history", "image", "images", "import", "load", "login", "logout", "port",
+    "pull", "push", "rmi", "save", "tag", "volume",
+];
 
 /// Does what the command line says and turns an error into a line and an exit code.
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(std::iter::once(OsString::from("shim")).chain(arguments)) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+                && IMAGES.contains(&verb.as_str())
+            {
+                let hint = vec!["images, bundles, their ports and volumes are imgtool's: imgtool --help".into()];
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(hint));
+            }
             // Help and version are not failures.
             let _: io::Result<()> = error.print();
             return if error.use_stderr() { ExitCode::from(RUN_FAILED) } else { ExitCode::SUCCESS };
