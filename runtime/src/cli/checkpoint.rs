@@ -1,7 +1,7 @@
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// What `checkpoint` and `restore` share.
+// What `checkpoint` and `restore` share; a doc comment would become the help of both.
 #[derive(Args)]
 pub(crate) struct Criu {
     /// The directory of criu's images [default: ./checkpoint]

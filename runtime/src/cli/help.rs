@@ -76,7 +76,9 @@ mod tests {
         for verb in Cli::command().get_subcommands() {
             let help = text(&["x", verb.get_name(), "--help"]);
             let name = verb.get_name();
-            assert!(help.starts_with(&format!("NAME:\n   runc {name} - ")), "{help}");
+            let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty(), "{name} says nothing of itself");
+            assert!(help.starts_with(&format!("NAME:\n   runc {name} - {about}\n\nUSAGE:")), "{help}");
             assert!(help.contains(&format!("USAGE:\n   runc {name}")), "{help}");
         }
     }

@@ -136,7 +136,7 @@ pub(crate) struct Create {
     pub(crate) id: String,
 }
 
-/// What `create` and `run` share.
+// What `create` and `run` share; a doc comment would become the help of both.
 #[derive(Args)]
 pub(crate) struct Birth {
     /// The bundle's directory

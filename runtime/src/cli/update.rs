@@ -1,7 +1,7 @@
 use clap::Args;
 
-/// Limits by flag are strings or numbers as runc has them: an amount of memory may have a unit (`64m`), and 0 leaves a limit as
-/// it is.
+// Limits by flag are strings or numbers as runc has them: an amount of memory may have a unit (`64m`), and 0 leaves a limit as
+// it is. No doc comment: it would become the verb's help.
 #[derive(Args, Default)]
 pub(crate) struct Update {
     /// Read all limits from this file, `-` for standard input, and ignore the other flags. JSON, as linux.resources of config.json
