@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
@@ -121,8 +121,11 @@ pub(crate) fn write_to(dest: &Path, instead: &str, write: impl FnOnce(&mut dyn W
         }
         let mut new = NewFile::beside(dest)?;
         if let Some(there) = there {
-            // What others may not read does not become readable by being written anew.
-            let mode = there.permissions().mode() & 0o777;
+            // What others may not read does not become readable by being written anew; of somebody else's file only that
+            // counts, who might have made it to write to ours.
+            let own = there.uid() == rustix::process::geteuid().as_raw();
+            let most = if own { 0o777 } else { new.file().metadata()?.permissions().mode() };
+            let mode = there.permissions().mode() & most & 0o777;
             new.file().set_permissions(fs::Permissions::from_mode(mode))?;
         }
         buffered(new.file())?;
@@ -153,6 +156,15 @@ mod tests {
         write_to(&target, "", |out| Ok(out.write_all(b"secret")?)).unwrap();
         let mode = fs::metadata(&target).unwrap().permissions().mode() & 0o777;
         assert_eq!((fs::read_to_string(&target).unwrap().as_str(), mode), ("secret", 0o600));
+        if rustix::process::geteuid().is_root() {
+            fs::set_permissions(&target, fs::Permissions::from_mode(0o666)).unwrap();
+            std::os::unix::fs::chown(&target, Some(65534), None).unwrap();
+            write_to(&target, "", |out| Ok(out.write_all(b"ours")?)).unwrap();
+            let mode = fs::metadata(&target).unwrap().permissions().mode();
+            assert_eq!(mode & 0o022, 0, "what another made for all to write to");
+        } else {
+            eprintln!("skipped: a file of somebody else's takes root to make");
+        }
         assert!(NewFile::beside(Path::new("/")).is_err());
         assert!(NewFile::beside(&dir.path().join("absent/file")).is_err());
     }
