@@ -9,6 +9,7 @@ use super::args::BuildArgs;
 use super::cache::{Cache, CachedLayer, Key, Record};
 use super::contexts::{Context, Contexts};
 use super::display::{Display, StepId};
+use super::expand::Room;
 use super::images::Images;
 use super::parse::{self, Instruction, Kind};
 use super::plan::{Base, Origin, Plan, origins};
@@ -172,6 +173,7 @@ impl Builder {
             state: state.begin(),
             platform,
             cmd_set: false,
+            room: Room::new(),
             time: None,
         };
         for command in &commands {
@@ -272,6 +274,8 @@ pub(crate) struct Work<'a> {
     pub(crate) state: State,
     pub(crate) platform: Platform,
     pub(crate) cmd_set: bool,
+    /// What the instruction may still become.
+    pub(crate) room: Room,
     /// When the last layer was made.
     pub(crate) time: Option<String>,
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::env::Env;
-use super::expand::Expander;
+use super::expand::{Expander, Room};
 use super::parse::{self, Command, Instruction, Kind, Pair, Word};
 use super::source::{Fault, Locate as _, Result};
 use super::state;
@@ -24,6 +24,8 @@ pub(crate) struct Describe<'a> {
     pub(crate) env: &'a mut Env,
     /// The Dockerfile's escape character.
     pub(crate) escape: char,
+    /// What it may become.
+    pub(crate) room: &'a Room,
     /// Whether there was a CMD, in this stage.
     pub(crate) cmd_set: &'a mut bool,
 }
@@ -114,7 +116,8 @@ impl Describe<'_> {
     }
 
     fn expand(&self, command: &Instruction, text: &str, at: usize) -> Result<String> {
-        Expander::new(self.escape).word(text, self.env).locate(command.line.span(at))
+        let word = Expander::new(self.escape).word(text, self.env).and_then(|word| self.room.grown(text, word));
+        word.locate(command.line.span(at))
     }
 
     fn pairs(&self, command: &Instruction, pairs: &[Pair]) -> Result<Vec<(String, String)>> {
@@ -164,7 +167,11 @@ impl Describe<'_> {
                 let (low, high) = numbers.split_once('-').unwrap_or((numbers, numbers));
                 let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
                 let (low, high) = port(low).zip(port(high)).filter(|(low, high)| low <= high).ok_or_else(bad)?;
-                ports.extend((low..=high).map(|port| format!("{port}/{lower}")));
+                for port in low..=high {
+                    let port = format!("{port}/{lower}");
+                    self.room.take(port.len()).locate(command.at(word))?;
+                    ports.push(port);
+                }
             }
         }
         let text: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
@@ -186,8 +193,8 @@ pub(crate) fn change(config: &mut Execution, changes: &[String]) -> crate::error
                 return Err(Error::malformed("want one instruction of a Dockerfile").into());
             };
             let command = parse::instruction(statement)?;
-            let mut describe =
-                Describe { config: &mut *config, env: &mut env, escape: parsed.escape, cmd_set: &mut cmd_set };
+            let (room, escape) = (&Room::new(), parsed.escape);
+            let mut describe = Describe { config: &mut *config, env: &mut env, escape, room, cmd_set: &mut cmd_set };
             if let Kind::Workdir(word) = &command.kind {
                 let path = describe.word(&command, word)?;
                 config.working_dir = state::absolute(&config.working_dir, &path);
@@ -282,6 +289,7 @@ mod tests {
             "STOPSIGNAL nothing",
             "HEALTHCHECK true",
             "ARG A",
+            &format!("EXPOSE {}", "1-65535 ".repeat(100)),
         ] {
             let error = after(&[bad]).map(drop).expect_err(bad).to_string();
             assert!(error.starts_with(&format!("--change {bad:?}: ")), "{bad}: {error}");

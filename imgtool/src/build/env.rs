@@ -2,7 +2,10 @@
 
 /// Names and values, in the order in which they were set first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Env(Vec<(String, String)>);
+pub(crate) struct Env {
+    all: Vec<(String, String)>,
+    bytes: usize,
+}
 
 impl Env {
     /// From `NAME=VALUE`; without a `=` the value is empty.
@@ -16,21 +19,30 @@ impl Env {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(have, _)| have == key).map(|(_, value)| value.as_str())
+        self.all.iter().find(|(have, _)| have == key).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn set(&mut self, key: &str, value: &str) {
-        match self.0.iter_mut().find(|(have, _)| have == key) {
-            Some((_, have)) => value.clone_into(have),
-            None => self.0.push((key.to_owned(), value.to_owned())),
+        self.bytes += value.len();
+        match self.all.iter_mut().find(|(have, _)| have == key) {
+            Some((_, have)) => {
+                self.bytes -= have.len();
+                value.clone_into(have);
+            }
+            None => self.all.push((key.to_owned(), value.to_owned())),
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.all.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(key, _)| key.as_str())
+        self.all.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// Of all values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 }

@@ -1,6 +1,7 @@
 //! Variables and quotes in the words of a Dockerfile, by the rules of the Dockerfile reference ("Environment
 //! replacement"): `$name`, `${name}`, `${name:-word}`, `:+`, `:?`, the same without the colon, `#`, `##`, `%`, `%%`, `/`, `//`.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::str::Chars;
@@ -43,6 +44,9 @@ impl Expander {
 
     /// Expands `text` with the variables of `env`.
     pub(crate) fn expand(self, text: &str, env: &Env) -> Result<Expanded> {
+        if env.bytes() > VALUES_MAX {
+            return Err(Error::malformed(format!("all variables together have more than {VALUES_MAX} bytes")));
+        }
         let mut run =
             Run { how: self, chars: text.chars().peekable(), env, done: Expanded::default(), depth: 0, bytes: 0 };
         let (text, words) = run.until(None, self.raw_escapes)?;
@@ -79,8 +83,30 @@ impl Words {
     }
 }
 
-/// Bytes that the variables of one text may become: one that has itself twice, and so on, would soon fill the memory.
+/// Bytes that the variables of one text may become, and all together: one that has itself twice, and so on, would soon fill
+/// the memory.
 const VALUES_MAX: usize = 16 << 20;
+
+/// Bytes that may still come of one instruction beyond what is written: each of its words may have a large variable.
+#[derive(Debug)]
+pub(crate) struct Room(Cell<usize>);
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self(Cell::new(VALUES_MAX))
+    }
+
+    pub(crate) fn take(&self, bytes: usize) -> Result<()> {
+        self.0.set(self.0.get().checked_sub(bytes).ok_or_else(too_much)?);
+        Ok(())
+    }
+
+    /// A text that became another.
+    pub(crate) fn grown(&self, from: &str, to: String) -> Result<String> {
+        self.take(to.len().saturating_sub(from.len()))?;
+        Ok(to)
+    }
+}
 /// How deep variables may stand in the words of others.
 const DEPTH_MAX: usize = 100;
 
@@ -98,7 +124,7 @@ fn syntax(why: impl std::fmt::Display) -> Error {
 }
 
 fn too_much() -> Error {
-    Error::malformed(format!("the variables in it make more than {VALUES_MAX} bytes"))
+    Error::malformed(format!("what is in it makes more than {VALUES_MAX} bytes"))
 }
 
 impl Run<'_> {

@@ -42,6 +42,7 @@ pub(super) fn images(store: &Store, cli: &Cli, dockerfile: &str, made: &[Made]) 
             config.created = Some(newest.unwrap_or_else(crate::time::now));
         }
         let config_blob = if inline { exchange::with_cache(&config, builder, state)? } else { oci::to_json(&config)? };
+        oci::check_config_size(config_blob.len() as u64)?;
         let config_blob = store.put_blob(oci::OCI_CONFIG, &config_blob)?;
         let manifest = Manifest {
             schema_version: 2,

@@ -4,7 +4,7 @@ use super::builder::Work;
 use super::cache::Key;
 use super::describe::Describe;
 use super::env::Env;
-use super::expand::Expander;
+use super::expand::{Expander, Room};
 use super::parse::{Arg, Instruction, Kind, Word};
 use super::source::{Locate as _, Result};
 use super::state::State;
@@ -17,7 +17,11 @@ impl Work<'_> {
 
     /// Puts the variables into a text of an instruction.
     pub(crate) fn expand(&self, command: &Instruction, text: &str, at: usize) -> Result<String> {
-        self.expander().word(text, &self.state.env).locate(command.line.span(at))
+        self.value(text).locate(command.line.span(at))
+    }
+
+    pub(crate) fn value(&self, text: &str) -> crate::error::Result<String> {
+        self.expander().word(text, &self.state.env).and_then(|value| self.room.grown(text, value))
     }
 
     pub(crate) fn word(&self, command: &Instruction, word: &Word) -> Result<String> {
@@ -30,6 +34,12 @@ impl Work<'_> {
     }
 
     pub(crate) fn instruction(&mut self, command: &Instruction) -> Result<()> {
+        self.room = Room::new();
+        self.carry_out(command)?;
+        Ok(self.state.check_size()?)
+    }
+
+    fn carry_out(&mut self, command: &Instruction) -> Result<()> {
         match &command.kind {
             Kind::Arg(list) => self.arg(command, list),
             Kind::Maintainer(word) => {
@@ -44,7 +54,8 @@ impl Work<'_> {
             _ => {
                 let State { config, env, .. } = &mut self.state;
                 let escape = self.builder.plan.escape;
-                let mut describe = Describe { config: &mut config.config, env, escape, cmd_set: &mut self.cmd_set };
+                let (config, room, cmd_set) = (&mut config.config, &self.room, &mut self.cmd_set);
+                let mut describe = Describe { config, env, escape, room, cmd_set };
                 if let Some(line) = describe.instruction(command)? {
                     self.commit(line, false);
                 }
@@ -63,6 +74,7 @@ impl Work<'_> {
                 (None, None) => self.builder.plan.globals.get(&arg.key).map(str::to_owned),
             };
             if let Some(value) = &value {
+                self.room.take(value.len()).locate(command.span())?;
                 self.state.env.set(&arg.key, value);
             }
             texts.push(match &value {
@@ -130,7 +142,8 @@ impl Work<'_> {
             return Ok(text);
         }
         let how = Expander { no_quotes: true, ..self.expander() };
-        how.word(&text, &self.state.env).locate(command.span())
+        let grown = how.word(&text, &self.state.env).and_then(|value| self.room.grown(&text, value));
+        grown.locate(command.span())
     }
 
     /// The variables of a process of this stage.

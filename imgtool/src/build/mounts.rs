@@ -94,7 +94,7 @@ impl Work<'_> {
         let mut all = Vec::new();
         for word in &run.mounts {
             let at = command.at(word);
-            let expand = |text: &str| self.expander().word(text, &self.state.env);
+            let expand = |text: &str| self.value(text);
             let mut mount = Mount::parse(&word.text, &expand).locate(at)?;
             let target = match (&mount.target, mount.kind) {
                 (Some(target), _) => self.state.absolute(target),

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::env::Env;
 use crate::archive::as_oci;
 use crate::digest::Digest;
+use crate::error::Result;
 use crate::layout::{Image, Layer};
-use crate::oci::{Descriptor, Execution, History, ImageConfig, RootFs};
+use crate::oci::{self, Descriptor, Execution, History, ImageConfig, RootFs};
 use crate::platform::Platform;
 
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -117,6 +118,13 @@ impl State {
             empty_layer: (!layer).then_some(true),
             ..History::default()
         });
+    }
+
+    /// Refuses what would be an image that nobody reads: every instruction has a line.
+    pub(crate) fn check_size(&self) -> Result<()> {
+        let bytes =
+            self.config.history.iter().filter_map(|step| step.created_by.as_ref()).map(String::len).sum::<usize>();
+        oci::check_config_size(bytes as u64)
     }
 
     /// Adds a layer.

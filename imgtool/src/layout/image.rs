@@ -214,7 +214,9 @@ impl Store {
 
 /// Writes an image's config and manifest, as OCI documents, and names it.
 pub(crate) fn put_image(store: &Store, config: &ImageConfig, layers: Vec<Descriptor>) -> Result<Descriptor> {
-    let config_descriptor = store.put_blob(oci::OCI_CONFIG, &oci::to_json(config)?)?;
+    let config = oci::to_json(config)?;
+    oci::check_config_size(config.len() as u64)?;
+    let config_descriptor = store.put_blob(oci::OCI_CONFIG, &config)?;
     put_manifest(store, config_descriptor, layers)
 }
 

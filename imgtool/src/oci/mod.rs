@@ -31,6 +31,14 @@ pub(crate) const MANIFEST_MAX: u64 = 4 << 20;
 /// Largest image config that is read.
 pub(crate) const CONFIG_MAX: u64 = 8 << 20;
 
+/// Before a config is written: what is in the store can be read.
+pub(crate) fn check_config_size(bytes: u64) -> Result<()> {
+    match bytes {
+        0..=CONFIG_MAX => Ok(()),
+        _ => Err(Error::malformed(format!("the image's config has {bytes} bytes (at most {CONFIG_MAX} are read)"))),
+    }
+}
+
 /// Where content is found and what it is: media type, digest, size in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -57,6 +57,37 @@ fn a_heredocs_name_leads_out_of_the_image() {
 }
 
 #[test]
+fn a_dockerfile_that_would_fill_the_memory_or_make_an_image_that_nobody_reads() {
+    let yard = Yard::new();
+    let double = |number: usize| format!("ARG A{0}=$A{1}$A{1}\n", number + 1, number);
+    let large = "ARG A0=0123456789abcdef\n".to_owned() + &(0..14).map(double).collect::<String>();
+    let many = |word: &str| (0..1000).map(|number| word.replace('#', &number.to_string())).collect::<String>();
+    for (what, want) in [
+        // 256 KiB, a thousand times.
+        (format!("FROM scratch\n{large}LABEL{}\n", many(" l#=$A14")), "makes more than"),
+        (format!("FROM scratch\n{large}VOLUME{}\n", many(" $A14/#")), "makes more than"),
+        (format!("FROM scratch\n{large}ARG{}\n", many(" B#=$A14")), "makes more than"),
+        (format!("FROM scratch\n{large}{}", many("ARG B#=$A14\n")), "config has"),
+        (format!("{large}{}FROM scratch\n", many("ARG B#=$A14\n")), "all variables together"),
+        (format!("{large}FROM scratch\n{}", many("ARG A14\n")), "config has"),
+        (format!("FROM scratch\nEXPOSE{}\n", many(" 1-65535")), "makes more than"),
+        (format!("FROM scratch\n{large}LABEL a={}\n", "$A14".repeat(40)), "config has"),
+        // Longer as JSON than it is.
+        (
+            format!("FROM scratch\n{}LABEL a=$A14 b=$A14\n", large.replace("0123456789abcdef", &"\x01".repeat(64))),
+            "config has",
+        ),
+    ] {
+        let out = yard.build(&what, &["--no-cache"]);
+        let shown: String = out.stderr.lines().last().unwrap_or_default().chars().take(300).collect();
+        let begins: String = what.lines().rev().take(2).map(|line| line.chars().take(60).collect::<String>()).collect();
+        assert!(out.code == 1 && shown.contains(want), "{begins}: {} {shown}", out.code);
+        // Nothing that the store's other commands cannot read.
+        yard.place.ours("imgtool", &["images"]).ok();
+    }
+}
+
+#[test]
 fn cve_2024_1753_the_source_of_a_bind_is_a_link_to_the_hosts_root() {
     let yard = Yard::new();
     let host = host(&yard);
