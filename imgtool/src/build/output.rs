@@ -183,6 +183,10 @@ impl Sender<'_> {
                         _ => dest.join(image.config.platform().to_string().replace('/', "_")),
                     };
                     let step = || dest.display().to_string();
+                    // Another build may have put files of its image there.
+                    if built.images.len() > 1 && fs::symlink_metadata(&dest).is_ok_and(|found| found.is_symlink()) {
+                        return Err(Error::other("is a link")).with(step);
+                    }
                     fs::create_dir_all(&dest).with(step)?;
                     let mounted = self.workspace.mount(layers, None, None)?;
                     place_all(&mounted.target, &dest).with(step)?;

@@ -88,6 +88,25 @@ fn a_dockerfile_that_would_fill_the_memory_or_make_an_image_that_nobody_reads() 
 }
 
 #[test]
+fn a_link_of_an_image_is_where_the_next_build_has_its_directory_of_a_platform() {
+    let yard = Yard::new();
+    let host = host(&yard);
+    let out = yard.place.dir.join("out");
+    let output = format!("type=local,dest={}", out.display());
+    yard.file("links/file", "");
+    for name in ["linux_amd64", "linux_arm64"] {
+        symlink(&host, yard.context.join("links").join(name)).unwrap();
+    }
+    yard.build("FROM scratch\nCOPY links/ /\n", &["-o", &output]).ok();
+    let args = ["-o", output.as_str(), "--platform", "linux/amd64,linux/arm64", "--provenance"];
+    let next = yard.build("FROM scratch\nCOPY Dockerfile /mark\n", &args);
+    assert!(next.code == 1 && next.stderr.contains(": is a link"), "{next}");
+    let names: Vec<_> = fs::read_dir(&host).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["mark"]);
+    assert_eq!(fs::read_to_string(host.join("mark")).unwrap(), MARK);
+}
+
+#[test]
 fn cve_2024_1753_the_source_of_a_bind_is_a_link_to_the_hosts_root() {
     let yard = Yard::new();
     let host = host(&yard);
