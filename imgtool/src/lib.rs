@@ -40,7 +40,10 @@ use cli::{Cli, Verb};
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::read(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_else(|e| e.exit());
+    let cli = match Cli::read(&std::env::args_os().collect::<Vec<_>>()) {
+        Ok(cli) => cli,
+        Err(e) => return cli::explain(&e),
+    };
     let (name, result) = run(&cli);
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -115,12 +115,11 @@ pub(crate) fn write_to(dest: &Path, instead: &str, write: impl FnOnce(&mut dyn W
         return buffered(&mut stdout.lock());
     }
     let made = || -> Result<()> {
-        let there = fs::metadata(dest).ok();
-        if there.as_ref().is_some_and(|meta| !meta.is_file()) {
+        if fs::metadata(dest).is_ok_and(|meta| !meta.is_file()) {
             return buffered(&mut OpenOptions::new().write(true).open(dest)?);
         }
         let mut new = NewFile::beside(dest)?;
-        if let Some(there) = there {
+        if let Some(there) = fs::symlink_metadata(dest).ok().filter(fs::Metadata::is_file) {
             // What others may not read does not become readable by being written anew; of somebody else's file only that
             // counts, who might have made it to write to ours.
             let own = there.uid() == rustix::process::geteuid().as_raw();

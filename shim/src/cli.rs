@@ -223,7 +223,7 @@ pub(crate) struct Attach {
     /// Do not connect our stdin
     #[arg(long)]
     pub(crate) no_stdin: bool,
-    /// Pass signals on to the container; `--sig-proxy=false` lets them end only us
+    /// Pass signals on to the container, which the third one ends only us; `--sig-proxy=false` lets the first do so
     #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub(crate) sig_proxy: bool,
     /// Keys that detach

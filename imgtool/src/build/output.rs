@@ -172,6 +172,7 @@ impl Sender<'_> {
             Output::Tar(dest) => {
                 let (_, layers) = single(built, "a tar")?;
                 let mounted = self.workspace.mount(layers, None, None)?;
+                put_statements(&mounted.target, built.statements.first())?;
                 let root = open_root(&mounted.target)?;
                 write_to(dest, "give dest=FILE", |out| write_tree(&root, TreeForm::Plain, true, out))
             }
@@ -190,16 +191,7 @@ impl Sender<'_> {
                     fs::create_dir_all(&dest).with(step)?;
                     let mounted = self.workspace.mount(layers, None, None)?;
                     place_all(&mounted.target, &dest).with(step)?;
-                    for statement in built.statements.get(number).into_iter().flatten() {
-                        // In place of what the image may have there: a link of its leads nowhere.
-                        let path = dest.join(statement.file_name());
-                        let write = || -> Result<()> {
-                            let mut new = NewFile::beside(&path)?;
-                            new.file().write_all(&statement.to_json()?)?;
-                            new.finish(&path)
-                        };
-                        write().with(|| path.display().to_string())?;
-                    }
+                    put_statements(&dest, built.statements.get(number))?;
                 }
                 Ok(())
             }
@@ -243,6 +235,20 @@ fn single<'a>(built: &'a Built, what: &str) -> Result<&'a (Image, Vec<Layer>)> {
         [one] => Ok(one),
         _ => Err(Error::other(format!("{what} has one platform: use type=oci,tar=false or type=registry"))),
     }
+}
+
+/// Writes what is said of an image beside its files, in place of what it may have there: a link of its leads nowhere.
+fn put_statements(directory: &Path, statements: Option<&Vec<Statement>>) -> Result<()> {
+    for statement in statements.into_iter().flatten() {
+        let path = directory.join(statement.file_name());
+        let write = || -> Result<()> {
+            let mut new = NewFile::beside(&path)?;
+            new.file().write_all(&statement.to_json()?)?;
+            new.finish(&path)
+        };
+        write().with(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 /// Copies a root file system over what is in a directory of the user's.

@@ -53,7 +53,7 @@ pub(crate) use namespaces::{Ipc, Origin};
 pub(crate) use network::{HostEntry, Network};
 pub(crate) use options::{Options, parse_cpus, parse_memory, parse_size, read_env_file};
 pub(crate) use publish::{Exposed, Port, Publish};
-pub(crate) use remove::{check_unused, remove, user_of};
+pub(crate) use remove::{check_idle, check_unused, remove, user_of};
 pub(crate) use security::{Device, Rlimit, SecurityOpt};
 pub(crate) use step::{
     StepSpec, connect_step, mount_copy, mount_stack, resolve_user, step_network, step_spec, unmount_stack,

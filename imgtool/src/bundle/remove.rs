@@ -114,13 +114,23 @@ pub(crate) fn user_of(directory: &Path) -> Result<Option<String>> {
     if let Some(container) = container_of(directory) {
         return Ok(Some(container));
     }
-    if let Ok(meta) = fs::metadata(directory.join("rootfs"))
-        && let Some(pid) =
-            containers::process_in(&meta, fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev()))?
-    {
-        return Ok(Some(format!("process {pid}")));
+    process_in(directory)
+}
+
+/// A process whose root is the bundle's.
+fn process_in(directory: &Path) -> Result<Option<String>> {
+    let Ok(meta) = fs::metadata(directory.join("rootfs")) else { return Ok(None) };
+    let is_mounted = fs::metadata(directory).is_ok_and(|above| above.dev() != meta.dev());
+    Ok(containers::process_in(&meta, is_mounted)?.map(|pid| format!("process {pid}")))
+}
+
+/// Refuses while something runs in the bundle: it would keep the mount, and another one over the same directories is none that
+/// the kernel vouches for.
+pub(crate) fn check_idle(directory: &Path) -> Result<()> {
+    match process_in(&std::path::absolute(directory)?)? {
+        Some(user) => Err(Error::other(format!("{user} runs in it: stop its container first"))),
+        None => Ok(()),
     }
-    Ok(None)
 }
 
 /// A container, perhaps a stopped one, that a runtime or the standalone shim has a record of.

@@ -99,6 +99,9 @@ fn environment(image: &Execution, options: &Options, context: &Context) -> Resul
     };
     set(DEFAULT_PATH.to_owned());
     set(format!("HOSTNAME={}", context.hostname));
+    if options.tty {
+        set("TERM=xterm".to_owned());
+    }
     for entry in image.env.iter().flatten().filter(|entry| !entry.starts_with('=') && entry.contains('=')) {
         set(entry.clone());
     }

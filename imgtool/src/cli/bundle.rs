@@ -93,7 +93,7 @@ pub(crate) struct BundleArgs {
     /// Cgroup namespace: private, host, container:NAME-or-DIR, ns:/PATH
     #[arg(long, value_name = "NAMESPACE", default_value = "private", hide_default_value = true)]
     pub(crate) cgroupns: Origin,
-    /// Publish a port on the host, FIRST-LAST:CONTAINER at the first free one; may be repeated
+    /// Publish a port on the host, FIRST-LAST:CONTAINER at the first that is free when the bundle is made; may be repeated
     #[arg(short, long, value_name = "[[IP:]HOST:]CONTAINER[/PROTOCOL]")]
     pub(crate) publish: Vec<Publish>,
     /// Publish each port that the image or --expose names, as a free port of the host: imgtool port DIR tells which

@@ -24,9 +24,11 @@ pub(crate) use store::{
 pub(crate) use volume::{VolumeArgs, VolumeFilter, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs, VolumeVerb};
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 use crate::archive::Format;
@@ -43,13 +45,7 @@ use crate::archive::LayerCompression;
 
 /// Pull, keep and run container images: from a registry to a bundle for any OCI runtime, without a daemon.
 #[derive(Debug, Parser)]
-#[command(
-    name = "imgtool",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true,
-    arg_required_else_help = true
-)]
+#[command(name = "imgtool", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// The image store [default: /var/lib/tare/images, or $XDG_DATA_HOME/tare/images for users]
     #[arg(long, global = true, value_name = "STORE")]
@@ -72,6 +68,17 @@ impl Cli {
             e
         })
     }
+}
+
+/// Prints help, or what is wrong with the words. Who gives none is shown what there is, as by docker, and that is no failure.
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed stream.
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && std::env::args_os().len() < 2 {
+        let _ = write!(std::io::stdout(), "{}", error.render());
+        return ExitCode::SUCCESS;
+    }
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(u8::MAX))
 }
 
 /// Verbs of `docker` that are about containers.

@@ -252,6 +252,12 @@ fn what_is_in_it_and_how_it_was_built_are_attached_when_asked() {
         assert_eq!(told["predicateType"], kind["predicateType"]);
     }
     assert!(!std::path::Path::new("/planted").exists());
+    let tar = yard.place.dir.join("files.tar");
+    yard.build(&linked, &["--sbom", "--provenance", "-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    let names = command::tool("tar", &["tvf", tar.to_str().unwrap()]).ok().stdout;
+    for name in ["sbom.spdx.json", "provenance.json"] {
+        assert!(names.lines().any(|line| line.starts_with("-rw-r--r--") && line.ends_with(name)), "{names}");
+    }
     // The long form says the same, and the short ones count above it.
     let of = |args: &[&str]| {
         let told = yard.place.dir.join("told");

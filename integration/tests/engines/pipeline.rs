@@ -76,6 +76,8 @@ fn from_a_registry_to_a_container_under_the_shim() {
     assert!(shim(&["exec", "web", "apt-get", "--version"]).ok().stdout.starts_with("apt "));
     assert!(shim(&["exec", "web", "sh", "-c", "echo new >/etc/new && cat /etc/new"]).ok().stdout.contains("new"));
 
+    let out = imgtool(&["umount", &bundle]).is(1);
+    assert!(out.stderr.contains("runs in it"), "{out}");
     shim(&["stop", "-t", "2", "web"]).ok();
     assert!(shim(&["ps", "-a"]).ok().stdout.contains("Exited"));
     // As after a restart of the machine.

@@ -103,6 +103,8 @@ fn who_looks_for_images_here_is_told_where_they_are() {
     let out = solo.shim(&["pull", "busybox"]).is(125);
     assert!(out.stderr.contains("imgtool's: imgtool --help"), "{out}");
     assert!(!solo.shim(&["nonsense"]).is(125).stderr.contains("imgtool"));
+    let out = solo.shim(&["run", "-p", "80:80", "bundle"]).is(125);
+    assert!(out.stderr.contains("imgtool bundle --help") && !out.stderr.contains("as a value"), "{out}");
 }
 
 #[test]

@@ -50,5 +50,5 @@ pub(crate) fn create(
         notify,
         announce: &mut |pid, pidfd| super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd),
     };
-    birth::create(store, &bundle.spec, request)
+    birth::create(store, &bundle.spec, request).map_err(super::not_started)
 }

@@ -54,7 +54,7 @@ fn exec(global: &Global, args: &Exec) -> Result<u8> {
             super::announce(args.pid_file.as_deref(), args.pidfd_socket.as_deref(), pid, pidfd)
         },
     };
-    let visitor = birth::exec(&state, &spec, visit)?;
+    let visitor = birth::exec(&state, &spec, visit).map_err(super::not_started)?;
     let Some(signals) = signals else { return Ok(0) };
     wait::foreground(visitor.pid, visitor.pidfd.as_fd(), &signals, picture, None)
 }

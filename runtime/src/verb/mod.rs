@@ -38,6 +38,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What `create`, `run` and `exec` say of what was not refused, but did not become anything: runc's words, which engines and
+/// their users know.
+fn not_started(error: Error) -> Error {
+    match error.kind() {
+        Kind::Invalid | Kind::Exists => error,
+        _ => error.at("unable to start container process"),
+    }
+}
+
 /// `--root`, or the default for the caller.
 fn root(global: &Global) -> Result<PathBuf> {
     if let Some(root) = &global.root {

@@ -57,6 +57,9 @@ fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived>
     let process = top.get_mut("process").ok_or_else(|| Error::invalid("process is missing"))?;
     let process = object(process, "process")?;
     process.insert("terminal".to_owned(), Value::Bool(terminal));
+    if terminal {
+        name_terminal(process)?;
+    }
     let arguments = process.get("args").and_then(Value::as_array).into_iter().flatten();
     let command: Vec<_> = arguments.filter_map(Value::as_str).map(str::to_owned).collect();
     if command.is_empty() {
@@ -80,6 +83,16 @@ fn rewrite(config: &mut Value, bundle: &Path, terminal: bool) -> Result<Derived>
         owns_pids,
         shares_bundle: readonly && !hooked,
     })
+}
+
+/// As Docker has it: programs at a terminal want to know of which kind it is.
+pub(super) fn name_terminal(process: &mut Map<String, Value>) -> Result<()> {
+    let env = process.entry("env").or_insert_with(|| Value::Array(Vec::new()));
+    let env = env.as_array_mut().ok_or_else(|| Error::invalid("process.env is not a list"))?;
+    if !env.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM="))) {
+        env.push("TERM=xterm".into());
+    }
+    Ok(())
 }
 
 fn object<'a>(value: &'a mut Value, name: &str) -> Result<&'a mut Map<String, Value>> {
@@ -144,6 +157,10 @@ mod tests {
         let derived = derived(text, true).unwrap();
         assert_eq!(derived.config["root"]["path"], "/r");
         assert_eq!(derived.config["process"]["terminal"], true);
+        assert_eq!(derived.config["process"]["env"], serde_json::json!(["TERM=xterm"]));
+        let named = r#"{"root":{"path":"/r"},"process":{"args":["x"],"env":["TERM=vt100"]}}"#;
+        assert_eq!(self::derived(named, true).unwrap().config["process"]["env"], serde_json::json!(["TERM=vt100"]));
+        assert_eq!(self::derived(text, false).unwrap().config["process"].get("env"), None);
         assert_eq!((derived.stop_signal.as_str(), derived.owns_pids), ("TERM", false));
     }
 

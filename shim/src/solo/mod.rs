@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 pub(crate) use self::verb::exec::{HOLD, hold};
 
@@ -44,18 +44,65 @@ const IMAGES: [&str; 18] = [
     "pull", "push", "rmi", "save", "tag", "volume",
 ];
 
+/// Flags of `docker run` that say what a bundle has.
+const BUNDLES: [&str; 22] = [
+    "-p",
+    "-P",
+    "-v",
+    "-e",
+    "-w",
+    "-u",
+    "-m",
+    "-h",
+    "--publish",
+    "--volume",
+    "--mount",
+    "--env",
+    "--env-file",
+    "--user",
+    "--workdir",
+    "--entrypoint",
+    "--memory",
+    "--cpus",
+    "--network",
+    "--hostname",
+    "--privileged",
+    "--cap-add",
+];
+
+/// What who is used to `docker` may have meant.
+fn hint(error: &clap::Error) -> Option<&'static str> {
+    let said = |kind, known: &[&str]| match error.get(kind) {
+        Some(ContextValue::String(word)) => known.contains(&word.split('=').next().unwrap_or_default()),
+        _ => false,
+    };
+    if said(ContextKind::InvalidSubcommand, &IMAGES) {
+        Some("images, bundles, their ports and volumes are imgtool's: imgtool --help")
+    } else if said(ContextKind::InvalidArg, &BUNDLES) {
+        Some("what a container has is said when its bundle is made: imgtool bundle --help")
+    } else {
+        None
+    }
+}
+
 /// Does what the command line says and turns an error into a line and an exit code.
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(std::iter::once(OsString::from("shim")).chain(arguments)) {
+    let words: Vec<_> = std::iter::once(OsString::from("shim")).chain(arguments).collect();
+    let bare = words.len() == 1;
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(mut error) => {
-            if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
-                && IMAGES.contains(&verb.as_str())
-            {
-                let hint = vec!["images, bundles, their ports and volumes are imgtool's: imgtool --help".into()];
-                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(hint));
+            // clap would have words passed on that only imgtool knows.
+            error.remove(ContextKind::Suggested);
+            if let Some(hint) = hint(&error) {
+                error.remove(ContextKind::SuggestedSubcommand);
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
             }
-            // Help and version are not failures.
+            // Who gives no words is shown what there is, as by docker. That is no failure, nor are help and version.
+            if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && bare {
+                let _: io::Result<()> = write!(io::stdout(), "{}", error.render());
+                return ExitCode::SUCCESS;
+            }
             let _: io::Result<()> = error.print();
             return if error.use_stderr() { ExitCode::from(RUN_FAILED) } else { ExitCode::SUCCESS };
         }

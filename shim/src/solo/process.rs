@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::Exec;
 use crate::error::{Context, Error, Result};
 use crate::io::file::{CAUTIOUS, read_open};
+use crate::solo::derive::name_terminal;
 
 /// The capabilities by number, as capability.h has them.
 const CAPABILITIES: [&str; 41] = [
@@ -77,6 +78,9 @@ pub(crate) fn derive(config: &Value, exec: &Exec, pid: u32, size: Option<(u16, u
         let found = lists.find(user)?;
         home = found.home;
         process.insert("user".into(), found.user);
+    }
+    if exec.tty {
+        name_terminal(&mut process).context(|| "config.json")?;
     }
     let env = process.entry("env").or_insert_with(|| json!([]));
     let env = env.as_array_mut().ok_or_else(|| Error::invalid("config.json: process.env is not a list"))?;
@@ -256,7 +260,7 @@ mod tests {
             "noNewPrivileges": true, "apparmorProfile": "p"}});
         let process = derive(&config, &exec, 1, Some((24, 80))).unwrap();
         assert_eq!(process["args"], json!(["ls"]));
-        assert_eq!(process["env"], json!(["P=/bin", "A=2", "B=3"]));
+        assert_eq!(process["env"], json!(["P=/bin", "TERM=xterm", "A=2", "B=3"]));
         assert_eq!((&process["cwd"], &process["terminal"]), (&json!("/srv"), &json!(true)));
         assert_eq!(process["consoleSize"], json!({"height": 24, "width": 80}));
         assert_eq!((&process["noNewPrivileges"], &process["rlimits"]), (&json!(false), &json!([])));

@@ -71,9 +71,6 @@ pub(crate) enum Outside {
 /// Longer texts are cut: a packet is read whole or not at all.
 const MAX_TEXT: usize = 8 << 10;
 
-/// Begins the last word of an inside, as runc's does: engines and their users know it.
-pub(super) const NOT_STARTED: &str = "unable to start container process";
-
 /// The half that the outside keeps.
 pub(crate) struct ToInside(OwnedFd);
 /// The half that the inside keeps.

@@ -4,7 +4,7 @@
 use super::{
     door::{self, Door},
     entry,
-    link::{self, Inside, NOT_STARTED, Outside, ToOutside},
+    link::{self, Inside, Outside, ToOutside},
     namespaces,
     network::{Arrival, Home},
     plan::{Plan, UserNamespace},
@@ -202,7 +202,7 @@ pub fn create(store: Store, spec: &Spec, mut request: Request<'_>) -> Result<Cre
     to_inside.expect_mounts(|index, mount| prepared.map_ids(index, mount))?;
     if let Some(cgroup) = &mut undo.cgroup {
         // Not earlier: what init did until now, devices and all, was the runtime's work and not the container's.
-        cgroup.restrict().at("linux.resources")?;
+        cgroup.restrict()?;
     }
     affinity::reset(pid);
     undo.devices.give(&prepared.plan.net_devices, pid)?;
@@ -344,7 +344,7 @@ fn inside(prepared: Prepared, link: ToOutside) -> ! {
             drop(link);
             run_when_told(&waiting, &hooks, &state);
         }
-        Err(error) => link.fail(&error.at("error during container init").at(NOT_STARTED)),
+        Err(error) => link.fail(&error.at("error during container init")),
     }
     sys::exit(1)
 }

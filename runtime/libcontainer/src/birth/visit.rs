@@ -17,7 +17,7 @@
 //! CAP_SYS_PTRACE in the container, finds no way out in it.
 
 use super::{
-    link::{self, Inside, NOT_STARTED, Outside, ToOutside},
+    link::{self, Inside, Outside, ToOutside},
     network,
     story::{hide_from_others, join_keyring, oci_state, send_listener, set_oom_score},
     undo::Undo,
@@ -225,7 +225,7 @@ fn may_set_groups(pid: i32) -> Result<bool> {
 fn inside(prepared: Prepared, link: &ToOutside) -> ! {
     let failed = become_ready(prepared, link).and_then(|poised| poised.enforce().and_then(|()| poised.execute()));
     let Err(error) = failed.map(|never| match never {});
-    link.fail(&error.at(NOT_STARTED));
+    link.fail(&error);
     sys::exit(1)
 }
 

@@ -156,7 +156,7 @@ fn notified(
             }
             if let Some(cgroup) = &mut undo.cgroup {
                 // Not earlier: what was made until now, devices and all, was criu's work and not the container's.
-                cgroup.restrict().at("linux.resources")?;
+                cgroup.restrict()?;
             }
             state.pid = notification.pid;
             state.start_time = start_time(notification.pid)?;

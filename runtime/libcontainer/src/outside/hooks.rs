@@ -99,7 +99,11 @@ fn run_one(hook: &Hook, state: &[u8], cwd: Option<&Path>, env: &[String]) -> Res
         (Some(code), _) => format!("exit status {code}"),
         (None, signal) => format!("signal: {}", sys::signal_text(signal.unwrap_or_default())),
     };
-    Err(Error::other(format!("{ended}, output: {}", text.trim().replace('\n', "; "))))
+    let output = match text.trim() {
+        "" => String::new(),
+        text => format!(", output: {}", text.replace('\n', "; ")),
+    };
+    Err(Error::other(format!("{ended}{output}")))
 }
 
 fn wait(child: &mut Child, timeout: Option<i64>) -> Result<ExitStatus> {

@@ -153,12 +153,12 @@ impl Cgroup {
     /// already: the runtime's own work in a container (block devices to mount, memory, time) is not the container's, and goes
     /// on meanwhile.
     pub fn restrict(&mut self) -> Result<()> {
-        self.load_filter()?;
+        self.load_filter().at("linux.resources.devices")?;
         let Some(Restrictions { mut settings, rules, filter, is_new, privileged }) = self.restrictions.take() else {
             return Ok(());
         };
         if let Some(unit) = &self.placement.unit {
-            unit.set(self.manager.take(), self.placement.mode, &mut settings, Some(&rules))?;
+            unit.set(self.manager.take(), self.placement.mode, &mut settings, Some(&rules)).at("linux.resources")?;
         }
         let hierarchies = &self.placement.hierarchies;
         for ((hierarchy, dir), is_new) in hierarchies.iter().zip(self.dirs.iter().flatten()).zip(is_new) {
@@ -170,7 +170,9 @@ impl Cgroup {
             match filtered {
                 // An unprivileged caller has no devices to give away.
                 Err(error) if !privileged && matches!(error.errno(), Some(PERM | ACCES)) => {}
-                result => result.at_with(|| format!("cgroup {}", hierarchy.dir().display()))?,
+                result => {
+                    result.at_with(|| format!("cgroup {}", hierarchy.dir().display())).at("linux.resources.devices")?;
+                }
             }
         }
         setting::apply(&settings, |controller| self.dir_of(controller))
@@ -275,7 +277,11 @@ fn refuse_lived_in(hierarchy: &Hierarchy, dir: BorrowedFd<'_>) -> Result<()> {
     let pids = tree::pids(dir).at("read cgroup.procs").at_with(step)?;
     if !pids.is_empty() {
         return Err(
-            Error::other(format!("container's cgroup is not empty: {} process(es) found", pids.len())).at(step())
+            Error::other(format!(
+                "container's cgroup is not empty: {} process(es) found, of a container of the same id below another --root?",
+                pids.len()
+            ))
+            .at(step())
         );
     }
     if (hierarchy.is_v2() || hierarchy.has("freezer")) && freeze::is_frozen(dir, hierarchy.is_v2())? {
