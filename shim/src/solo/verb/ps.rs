@@ -13,6 +13,8 @@ use crate::solo::say;
 
 /// The longest command that is shown whole.
 const COMMAND_WIDTH: usize = 30;
+/// The same of what a bundle says of itself.
+const BUNDLE_WIDTH: usize = 120;
 /// What a container can be.
 const STATUSES: [&str; 6] = ["created", "running", "paused", "restarting", "exited", "dead"];
 /// How a container can feel.
@@ -155,10 +157,13 @@ fn cells(row: &Map<String, Value>, directory: &Directory, whole: bool) -> [Strin
     let text = |key: &str| row.get(key).and_then(Value::as_str);
     let words = row.get("command").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     let command = words.collect::<Vec<_>>().join(" ");
-    let width = if whole { usize::MAX } else { COMMAND_WIDTH };
-    let command =
-        if row.contains_key("command") { format!("\"{}\"", shorten(&command, width)) } else { "?".to_owned() };
-    let bundles = |key: &str| shorten(text(key).unwrap_or("-"), usize::MAX);
+    let width = |most: usize| if whole { usize::MAX } else { most };
+    let command = if row.contains_key("command") {
+        format!("\"{}\"", shorten(&command, width(COMMAND_WIDTH)))
+    } else {
+        "?".to_owned()
+    };
+    let bundles = |key: &str| shorten(text(key).unwrap_or("-"), width(BUNDLE_WIDTH));
     let created = text("created").map_or_else(|| "?".to_owned(), |created| format!("{} ago", age(created)));
     let status = text("status_text").unwrap_or_default().to_owned();
     let pid = row.get("pid").map_or_else(|| "-".to_owned(), Value::to_string);
@@ -170,9 +175,10 @@ fn age(moment: &str) -> String {
     rough(age.unwrap_or_default())
 }
 
-/// Free of control characters, and cut to the column's width.
+/// Free of what moves the cursor or turns the direction of a line, and cut to the column's width.
 fn shorten(text: &str, width: usize) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let text: String = text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect();
     if text.chars().count() > width { text.chars().take(width - 1).chain(['…']).collect() } else { text }
 }
 
@@ -211,6 +217,7 @@ mod tests {
     #[test]
     fn commands_cannot_spoil_the_table() {
         assert_eq!(shorten("sh -c \x1b[2J\n", COMMAND_WIDTH), "sh -c  [2J ");
+        assert_eq!(shorten("a\u{202e}b\u{9b}c", BUNDLE_WIDTH), "a b c");
         assert_eq!(shorten(&"ä".repeat(40), COMMAND_WIDTH).chars().count(), COMMAND_WIDTH);
     }
 
