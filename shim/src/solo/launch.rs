@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::io::retry_on_intr;
 use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};
+use serde_json::Value;
 
 use super::directory::{Directory, Layout};
 use super::frames::Type;
@@ -21,6 +22,7 @@ use super::session::{Birth, Session};
 use super::tenancy;
 use super::verb::rm::forget_in_runtime;
 use crate::error::{Context, Error, Kind, Result};
+use crate::io::file;
 
 /// Why a container does not run.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub(crate) fn launch(
     let lock = directory.lock().and_then(|lock| lock.ok_or_else(running));
     let lock = lock.map_err(|error| NotStarted { error, clean: false })?;
     let bundle = directory.options().and_then(|options| {
-        check_mounted(&options.bundle)?;
+        check_mounted(directory, &options.bundle)?;
         tenancy::claim(layout, directory, &options)
     });
     let spawned = bundle.and_then(|bundle| spawn(directory, signals.is_some(), lock, bundle));
@@ -68,11 +70,19 @@ pub(crate) fn launch(
 }
 
 /// A restart of the machine unmounts the root file system of imgtool's bundles (its README.md, "Contract: the bundle"). What is
-/// below has no command to run, which would be all that anybody is told.
-fn check_mounted(bundle: &Path) -> Result<()> {
+/// below has no command to run, which would be all that anybody is told. Those of an ordinary user have a mount for the runtime to
+/// make instead.
+fn check_mounted(directory: &Directory, bundle: &Path) -> Result<()> {
     let root = bundle.join("rootfs");
     let device = |path: &Path| fs::symlink_metadata(path).map(|found| found.dev()).ok();
-    if bundle.join("overlay/upper").is_dir() && device(&root).is_some_and(|root| Some(root) == device(bundle)) {
+    let looks_unmounted =
+        || bundle.join("overlay/upper").is_dir() && device(&root).is_some_and(|root| Some(root) == device(bundle));
+    let is_for_the_runtime = || {
+        let config: Value = serde_json::from_slice(&file::read(&directory.path.join("bundle/config.json"))?)?;
+        let mounts = config["mounts"].as_array();
+        Ok::<_, Error>(mounts.into_iter().flatten().any(|mount| mount["destination"] == "/"))
+    };
+    if looks_unmounted() && !is_for_the_runtime()? {
         let (root, bundle) = (root.display(), bundle.display());
         let text =
             format!("{root} is not mounted, as after a restart of the machine: `imgtool mount {bundle}` does it");

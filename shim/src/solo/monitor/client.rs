@@ -13,6 +13,8 @@ use crate::solo::frames::{self, Frame, MAX_PAYLOAD, Type};
 const HIGH_WATER: usize = 256 * 1024;
 /// How much output waits for any other client before it misses some.
 const MAX_BEHIND: usize = 1024 * 1024;
+/// How often one that has gone is read: more than what a socket holds.
+const LAST_READS: usize = 64;
 
 /// A connected client.
 #[derive(Debug)]
@@ -75,6 +77,17 @@ impl Client {
                 Err(errno) => return Err(errno).context(|| "read from a client"),
             }
         }
+    }
+
+    /// Reads what is left of a client that has gone, or hears nothing any more. One that talks on is not heard to its end.
+    pub(super) fn receive_last(&mut self) -> Result<()> {
+        for _ in 0..LAST_READS {
+            let before = self.input.len();
+            if !self.receive()? || self.input.len() == before {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The next request that has come completely.
@@ -225,6 +238,22 @@ mod tests {
         assert_eq!(seen, [Request::Hello, stdin, resize, Request::Signal(15), Request::EndOfInput]);
         drop(peer);
         assert!(!client.receive().unwrap(), "gone");
+    }
+
+    #[test]
+    fn who_goes_without_hearing_the_answer_is_heard() {
+        let (mut peer, mut client) = pair(false);
+        send_frames(&mut peer, &[(Type::Hello, &[0])]);
+        assert!(client.receive().unwrap());
+        assert_eq!(client.next_request().unwrap(), Some(Request::Hello));
+        client.tell(Type::Started, &[1, 0, 0, 0]);
+        // It comes between our reading and our answer.
+        send_frames(&mut peer, &[(Type::Stop, &[]), (Type::Signal, &[9])]);
+        drop(peer);
+        assert!(!client.flush().unwrap(), "nobody is told");
+        client.receive_last().unwrap();
+        let left = [client.next_request().unwrap(), client.next_request().unwrap()];
+        assert_eq!(left, [Some(Request::Stop), Some(Request::Signal(9))]);
     }
 
     #[test]

@@ -39,19 +39,28 @@ impl Monitor {
 
     /// Obeys what the client has asked for so far. `false` means that it has gone; its last words count.
     fn converse(&mut self, client: &mut Client, gone: bool) -> Result<bool> {
-        let mut alive = true;
-        if gone {
-            while client.receive()? {}
-            alive = false;
-        } else if self.takes_input() {
-            alive = client.receive()?;
+        if !gone && (!self.takes_input() || client.receive()?) {
+            while self.takes_input()
+                && let Some(request) = client.next_request()?
+            {
+                self.obey(client, request)?;
+            }
+            if client.flush()? {
+                return Ok(true);
+            }
         }
-        while (self.takes_input() || !alive)
-            && let Some(request) = client.next_request()?
-        {
+        self.hear_out(client)?;
+        Ok(false)
+    }
+
+    /// Obeys the last words of a client that has gone. They may have come after we have read what came before: whoever kills a
+    /// container says so and goes, and does not wait to be greeted.
+    pub(super) fn hear_out(&mut self, client: &mut Client) -> Result<()> {
+        client.receive_last()?;
+        while let Some(request) = client.next_request()? {
             self.obey(client, request)?;
         }
-        Ok(alive && client.flush()?)
+        Ok(())
     }
 
     pub(super) fn takes_input(&self) -> bool {

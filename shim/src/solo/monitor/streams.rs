@@ -58,8 +58,8 @@ impl Monitor {
             client.output(kind, bytes);
             if client.flush().unwrap_or(false) {
                 self.refresh(slot);
-            } else if let Some(client) = self.clients[slot].take() {
-                self.dismiss(&client);
+            } else {
+                self.serve_client(slot, true);
             }
         }
         Ok(())
