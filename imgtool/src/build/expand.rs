@@ -107,6 +107,7 @@ impl Room {
         Ok(to)
     }
 }
+
 /// How deep variables may stand in the words of others.
 const DEPTH_MAX: usize = 100;
 
