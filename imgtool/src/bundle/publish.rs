@@ -196,11 +196,18 @@ fn choose(port: &Port, others: &[Port]) -> Result<u16> {
 /// The same, of a choice.
 fn choose_of(mut choice: RangeInclusive<u16>, port: &Port, others: &[Port]) -> Result<u16> {
     let (first, last) = (*choice.start(), *choice.end());
+    let mut why = "of other containers".to_owned();
     let found = choice.find(|host| {
         let port = Port { host: *host, ..port.clone() };
-        bind(&port).is_ok() && is_free(&port, others)
+        match bind(&port) {
+            Ok(_) => is_free(&port, others),
+            Err(e) => {
+                why = e.to_string();
+                false
+            }
+        }
     });
-    found.ok_or_else(|| Error::other(format!("--publish: all ports from {first} to {last} are already allocated")))
+    found.ok_or_else(|| Error::other(format!("--publish: no port from {first} to {last} is free: {why}")))
 }
 
 /// Whether a program of this machine may have the port now, and which it is.
@@ -250,6 +257,10 @@ mod tests {
         if let Some(last) = first.checked_add(20) {
             let found = next(last).unwrap();
             assert!(found[0] > first && found[1] > found[0] && found[1] <= last, "{found:?} of {first}-{last}");
+            // Ours now, or somebody's already.
+            let _second = TcpListener::bind(("127.0.0.1", first + 1));
+            let none = next(first + 1).unwrap_err().to_string();
+            assert!(none.contains(&format!("no port from {first} to {} is free: ", first + 1)), "{none}");
         }
         for bad in ["", "x", "1:x", "0", "1:2/icmp", "1-2:3-5", "2-1:3", "999999:1", "host:1:2", "3-1:3-1"] {
             assert!(bad.parse::<Publish>().is_err(), "{bad}");

@@ -21,6 +21,8 @@ use crate::runtime::Runtime;
 const MAX_NAME: usize = 64;
 /// Directories that are being made or taken apart begin so; no name can.
 const UNFINISHED: &str = ".";
+/// Within a container's directory.
+const CONFIG: &str = "bundle/config.json";
 
 /// More than any record of a container's end takes, in bytes.
 const RESERVED: usize = 512;
@@ -138,7 +140,7 @@ impl Layout {
 fn fill(path: &Path, options: &Options, config: &serde_json::Value) -> Result<()> {
     private_dir(path)?;
     private_dir(&path.join("bundle"))?;
-    write_file(&path.join("bundle/config.json"), config)?;
+    write_file(&path.join(CONFIG), config)?;
     write_file(&path.join("options.json"), options)?;
     JsonLog::open(&path.join("log"), None).map(drop).context(|| "make the log")
 }
@@ -154,6 +156,19 @@ impl Directory {
             let text = format!("container {} has no options.json: remove it with shim rm -f", self.name);
             Error::new(Kind::NotFound, text)
         })
+    }
+
+    /// The configuration that the runtime gets.
+    pub(crate) fn config(&self) -> Result<serde_json::Value> {
+        self.read(CONFIG)?.ok_or_else(|| {
+            let text = format!("container {} has no {CONFIG}: remove it with shim rm -f", self.name);
+            Error::new(Kind::NotFound, text)
+        })
+    }
+
+    /// Where that stands.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.path.join(CONFIG)
     }
 
     pub(crate) fn state(&self) -> Result<Option<State>> {

@@ -12,7 +12,6 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::io::retry_on_intr;
 use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};
-use serde_json::Value;
 
 use super::directory::{Directory, Layout};
 use super::frames::Type;
@@ -22,7 +21,6 @@ use super::session::{Birth, Session};
 use super::tenancy;
 use super::verb::rm::forget_in_runtime;
 use crate::error::{Context, Error, Kind, Result};
-use crate::io::file;
 
 /// Why a container does not run.
 #[derive(Debug)]
@@ -78,7 +76,7 @@ fn check_mounted(directory: &Directory, bundle: &Path) -> Result<()> {
     let looks_unmounted =
         || bundle.join("overlay/upper").is_dir() && device(&root).is_some_and(|root| Some(root) == device(bundle));
     let is_for_the_runtime = || {
-        let config: Value = serde_json::from_slice(&file::read(&directory.path.join("bundle/config.json"))?)?;
+        let config = directory.config()?;
         let mounts = config["mounts"].as_array();
         Ok::<_, Error>(mounts.into_iter().flatten().any(|mount| mount["destination"] == "/"))
     };

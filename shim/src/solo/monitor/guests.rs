@@ -55,7 +55,7 @@ impl Monitor {
 
     /// Obeys the last words of a client that has gone. They may have come after we have read what came before: whoever kills a
     /// container says so and goes, and does not wait to be greeted.
-    pub(super) fn hear_out(&mut self, client: &mut Client) -> Result<()> {
+    fn hear_out(&mut self, client: &mut Client) -> Result<()> {
         client.receive_last()?;
         while let Some(request) = client.next_request()? {
             self.obey(client, request)?;

@@ -75,11 +75,8 @@ pub(crate) struct Begun {
 /// Has the runtime start the command in the container whose init is `pid`. Who calls this must be a subreaper.
 pub(crate) fn begin(directory: &Directory, options: &Options, exec: &Exec, pid: u32) -> Result<Begun> {
     let pid_file = Scratch(directory.run.join(format!("exec-{}", std::process::id())));
-    let config = directory.path.join("bundle/config.json");
-    let text = fs::read(&config).context(|| format!("read {}", config.display()))?;
-    let config = serde_json::from_slice(&text).context(|| format!("read {}", config.display()))?;
     // A terminal has its size from the first moment on: the command may ask at once.
-    let process = process::derive(&config, exec, pid, terminal::size())?;
+    let process = process::derive(&directory.config()?, exec, pid, terminal::size())?;
     let process_file = Scratch(directory.path.join(format!(".exec-{}.json", std::process::id())));
     write_bytes(&process_file.0, &serde_json::to_vec(&process)?)?;
     let call = directory.runtime(options).call("exec").arg("--detach").arg("--pid-file").arg(&pid_file.0);

@@ -101,14 +101,12 @@ fn apply(directory: &Directory, resources: &Map<String, Value>) -> Result<()> {
 
 /// Has the next run begin with the limits.
 fn persist(directory: &Directory, resources: &Map<String, Value>) -> Result<()> {
-    let path = directory.path.join("bundle/config.json");
-    let step = || format!("change {}", path.display());
-    let text = std::fs::read(&path).context(step)?;
-    let mut config: Value = serde_json::from_slice(&text).context(step)?;
+    let path = directory.config_path();
+    let mut config = directory.config()?;
     merge(&mut config["linux"]["resources"], &Value::Object(resources.clone()));
     let fresh = path.with_file_name(".config.json");
     write_bytes(&fresh, &serde_json::to_vec(&config)?)?;
-    std::fs::rename(&fresh, &path).context(step)
+    std::fs::rename(&fresh, &path).context(|| format!("change {}", path.display()))
 }
 
 /// Puts the fields of `change` over those of `base`, level by level.
